@@ -1,0 +1,45 @@
+"""Every field of a configuration with its default: the baseline of the seven.
+
+The other configurations are this tree with a few fields changed. Any field can be set on
+the command line too: `--config.train.num_epochs=5`.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the default configuration."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # makes the run: parameters, data order, samples, dropout
+    config.latent_size = 64
+
+    config.data = ml_collections.ConfigDict()
+    config.data.name = "mnist"  # mnist, fashion_mnist, kmnist or mnist_5k
+    config.data.data_dir = config_dict.placeholder(str)  # prepared data; TFDS's own if None
+    config.data.manual_dir = config_dict.placeholder(str)  # where the four files already lie
+    config.data.validation_size = 5000  # the first training images; mnist_5k has its own split
+    config.data.binarization = "none"  # none (grey pixels) or dynamic
+
+    config.encoder = ml_collections.ConfigDict()
+    config.encoder.kind = "lstm"  # lstm or dense
+    config.encoder.hidden_size = 64  # lstm
+    config.encoder.dense_sizes = (512, 256)  # dense
+
+    config.decoder = ml_collections.ConfigDict()
+    config.decoder.dense_sizes = (196, 392)  # the last is the product of the grid
+    config.decoder.grid = (14, 14, 2)  # height, width, channels
+    config.decoder.filters = (32, 16, 16)  # of the 3 x 3 transposed convolutions
+    config.decoder.strides = (1, 1, 2)  # grid times strides must reach 28 x 28
+    config.decoder.dropout_rate = 0.0
+    config.decoder.dropout_after = ()  # indices of transposed convolutions, from 0
+    config.decoder.head = "dense"  # dense or conv
+
+    config.loss = ml_collections.ConfigDict()
+    config.loss.kl_weight = 1.0
+
+    config.train = ml_collections.ConfigDict()
+    config.train.num_epochs = 50
+    config.train.batch_size = 100
+    config.train.learning_rate = 0.0005  # of Adam
+    return config

@@ -1,0 +1,120 @@
+"""Variational autoencoders of MNIST digits.
+
+  python main.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+trains; the same command again resumes. Any field of the configuration can be set:
+--config.train.num_epochs=5. A mode other than train may leave --config out: it takes the
+configuration the run directory holds.
+"""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from configs import default
+from vae_jax import configuration, run_directory
+from vae_jax.errors import UserError
+
+# Each mode's module and function; imported when called, so that --help need not wait for JAX.
+_MODES = {
+    "train": ("vae_jax.train", "train_and_evaluate"),
+    "evaluate": ("vae_jax.evaluate", "evaluate"),
+    "sample": ("vae_jax.evaluate", "sample"),
+    "interpolate": ("vae_jax.evaluate", "interpolate"),
+}
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory.")
+_MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(_MODES)}.")
+
+_OVERRIDE = re.compile(r"--?config\.([^=]+)")
+
+
+def _explain(error: Exception) -> str:
+    """A flag parser's error, with what the field it is about allows."""
+    message = " ".join(str(error).split())
+    if named := _OVERRIDE.search(message):
+        path = named[1].split()[0]
+        default_value = run_directory.flatten(default.get_config().to_dict()).get(path)
+        message += f"; {path} must be {configuration.describe_type(default_value)}"
+    return message
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; any mistake in it is a UserError."""
+    overridden = [match[1] for argument in argv[1:] if (match := _OVERRIDE.match(argument))]
+    for path in overridden:
+        configuration.check_field(path, default.get_config())
+    if overridden and not any(re.match(r"--?config(=|$)", argument) for argument in argv):
+        raise UserError(f"--config.{overridden[0]} needs --config=FILE too, the file it changes")
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(_explain(error)) from error
+
+
+def _config(mode: str, workdir: Path) -> ml_collections.ConfigDict:
+    """The configuration to use, checked."""
+    schema = default.get_config()
+    if flags.FLAGS["config"].present:
+        try:
+            config = _CONFIG.value
+            fields = config.to_dict()
+        except Exception as error:  # whatever the file's own code raises
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            path = flags.FLAGS["config"].config_filename
+            raise UserError(f"--config={path}: cannot be used: {message}") from error
+    elif mode != "train":
+        fields = run_directory.held_config(workdir)
+    else:
+        raise UserError("--config is missing; give a file, e.g. --config=configs/baseline.py")
+    config = configuration.from_dict(fields, schema)
+    configuration.check(config, schema)
+    return config
+
+
+def _run(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        raise UserError(f"{arguments[1]!r} is not understood; flags begin with --")
+    mode = _MODE.value
+    if mode not in _MODES:
+        nearest = configuration.nearest(mode, [*_MODES])
+        raise UserError(f"--mode={mode}: must be one of {', '.join(_MODES)}; nearest: {nearest}")
+    if not _WORKDIR.value:
+        raise UserError(
+            "--workdir is missing; give the run directory, e.g. --workdir=runs/baseline"
+        )
+    workdir = Path(_WORKDIR.value).expanduser()
+    config = _config(mode, workdir)
+    module, function = _MODES[mode]
+    getattr(importlib.import_module(module), function)(config, workdir)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the mode the flags name."""
+    logging.set_verbosity(logging.WARNING)  # the checkpoint library reports every save at INFO
+    try:
+        _run(arguments)
+    except UserError as error:
+        _fail(error)
+
+
+def _fail(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _parse_or_fail(argv: list[str]) -> list[str]:
+    try:
+        return _parse_flags(argv)
+    except UserError as error:
+        _fail(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_or_fail)

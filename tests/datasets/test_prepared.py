@@ -1,0 +1,355 @@
+"""Preparing the official data sets: from a folder, from a server, and every way it fails."""
+
+import functools
+import gzip
+import http.server
+import pathlib
+import shutil
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import requests
+
+from vae_jax import datasets
+from vae_jax.datasets import builder, network, official_files, prepared
+from vae_jax.errors import UserError
+
+TRAIN_IMAGES, TRAIN_LABELS = official_files.SPLIT_FILES["train"]
+TEST_IMAGES, TEST_LABELS = official_files.SPLIT_FILES["test"]
+WAYS_OUT = (
+    "--config.data.manual_dir=FOLDER",
+    "--config.data.data_dir=FOLDER",
+    "--config.data.name=mnist_5k",
+)
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def load(small_files, data_dir):
+    return functools.partial(
+        datasets.load,
+        data_dir=str(data_dir),
+        manual_dir=str(small_files.folder),
+        validation_size=20,
+    )
+
+
+def error_of(load) -> str:
+    with pytest.raises(UserError) as caught:
+        load()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def assert_nothing_prepared(data_dir: pathlib.Path) -> None:
+    left = [path for path in data_dir.rglob("*") if "incomplete" in path.name]
+    left += data_dir.glob("vae_jax_mnist/*/1.0.0")
+    assert not left
+    assert not list(data_dir.rglob("*array_record*"))
+
+
+def assert_holds(dataset: datasets.Dataset, arrays: dict[str, np.ndarray]) -> None:
+    for split, images, labels, rows in (
+        (dataset.validation, TRAIN_IMAGES, TRAIN_LABELS, slice(None, 20)),
+        (dataset.train, TRAIN_IMAGES, TRAIN_LABELS, slice(20, None)),
+        (dataset.test, TEST_IMAGES, TEST_LABELS, slice(None)),
+    ):
+        assert split.images.dtype == split.labels.dtype == np.uint8
+        np.testing.assert_array_equal(split.images, arrays[images][rows])
+        np.testing.assert_array_equal(split.labels, arrays[labels][rows])
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+def test_prepares_from_a_folder(load, small_files, data_dir, name):
+    dataset = load(name)
+    assert dataset.name == name
+    assert_holds(dataset, small_files.arrays)
+    assert (data_dir / "vae_jax_mnist" / name / "1.0.0").is_dir()
+
+
+def test_blocks_are_joined_in_order(load, small_files, monkeypatch):
+    monkeypatch.setattr(builder, "IMAGES_PER_RECORD", 8)  # 9 records, the last one short
+    assert_holds(load(), small_files.arrays)
+
+
+def test_a_second_run_starts_from_the_prepared_files(load, small_files, monkeypatch):
+    first = load()
+    shutil.rmtree(small_files.folder)
+    monkeypatch.setattr(builder.VaeJaxMnist, "download_and_prepare", None)
+    monkeypatch.setattr(network, "why_unreachable", None)
+    second = load(manual_dir=None)
+    assert_holds(second, small_files.arrays)
+    assert second.sha256 == first.sha256
+
+
+def test_default_data_dir_is_that_of_tensorflow_datasets(load, data_dir, monkeypatch):
+    from tensorflow_datasets.core import constants
+
+    monkeypatch.setattr(constants, "DATA_DIR", str(data_dir / "default"))
+    load(data_dir="")
+    assert (data_dir / "default" / "vae_jax_mnist" / "mnist" / "1.0.0").is_dir()
+
+
+def test_home_is_expanded(load, data_dir, monkeypatch):
+    monkeypatch.setenv("HOME", str(data_dir.parent))
+    load(data_dir="~/data", manual_dir="~/official")
+    assert (data_dir / "vae_jax_mnist").is_dir()
+
+
+def test_data_of_other_builders_are_neither_read_nor_touched(load, small_files, data_dir):
+    other = data_dir / "mnist" / "3.0.1"
+    other.mkdir(parents=True)
+    (other / "dataset_info.json").write_text("{}")
+    assert_holds(load(), small_files.arrays)
+    assert [path.name for path in other.iterdir()] == ["dataset_info.json"]
+    assert (other / "dataset_info.json").read_text() == "{}"
+
+
+def test_is_quiet(load, capfd):
+    load()
+    output = capfd.readouterr()
+    assert output.out == output.err == ""
+
+
+def test_a_run_that_prepares_meanwhile_wins(load, small_files, data_dir, monkeypatch):
+    load(data_dir=str(data_dir / "elsewhere"))
+
+    def prepare_elsewhere(self, **kwargs):
+        shutil.copytree(data_dir / "elsewhere" / "vae_jax_mnist", data_dir / "vae_jax_mnist")
+        raise OSError("Directory not empty")
+
+    monkeypatch.setattr(builder.VaeJaxMnist, "download_and_prepare", prepare_elsewhere)
+    assert_holds(load(), small_files.arrays)
+
+
+# Files that are not the official ones.
+
+
+def _missing(path):
+    path.unlink()
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _not_gzip(path):
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+def _other_magic(path):
+    path.write_bytes(gzip.compress(b"\0\0\x0d\x03" + gzip.decompress(path.read_bytes())[4:]))
+
+
+def _longer(path):
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + b"\0"))
+
+
+def _shorter(path):
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
+
+
+def _other_content(path):
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[-1] ^= 1
+    path.write_bytes(gzip.compress(bytes(data)))
+
+
+def _recompressed(path):
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=1, mtime=1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (_missing, "is missing in data.manual_dir="),
+        (_truncated, "truncated"),
+        (_not_gzip, "not a valid gzip file"),
+        (_other_magic, "magic number 3331"),
+        (_longer, "holds more"),
+        (_shorter, "holds only"),
+        (_other_content, "SHA-256"),
+        (_recompressed, "SHA-256"),
+    ],
+)
+@pytest.mark.parametrize("file_name", official_files.FILE_NAMES)
+def test_spoilt_file(load, small_files, data_dir, file_name, spoil, expected):
+    spoil(small_files.folder / file_name)
+    message = error_of(load)
+    assert expected in message
+    assert file_name in message and str(small_files.folder) in message
+    assert not data_dir.exists()
+
+
+def test_images_and_labels_that_differ_in_number(load, small_files, data_dir):
+    shutil.copy(small_files.folder / TEST_LABELS, small_files.folder / TRAIN_LABELS)
+    message = error_of(load)
+    assert f"{TRAIN_IMAGES} holds 70 images" in message
+    assert f"{TRAIN_LABELS} holds 30 labels" in message
+    assert not data_dir.exists()
+
+
+def test_manual_dir_that_is_no_folder(load, tmp_path, data_dir):
+    message = error_of(functools.partial(load, manual_dir=str(tmp_path / "nowhere")))
+    assert "nowhere is not a folder" in message and TEST_LABELS in message
+    assert not data_dir.exists()
+
+
+# The network.
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """Serves a folder and counts the requests."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.num_requests = 0
+        handler = functools.partial(_Handler, directory=str(folder))
+        super().__init__(("127.0.0.1", 0), handler)
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        self.server.num_requests += 1
+        super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server(small_files, no_proxy):
+    with _Server(small_files.folder) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        small_files.address = f"http://127.0.0.1:{server.server_port}/"
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def hanging_address(small_files, no_proxy):
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts, never answers
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+
+def assert_names_the_ways_out(message: str) -> None:
+    for part in (*WAYS_OUT, *official_files.FILE_NAMES, "vae_jax_mnist/mnist/1.0.0"):
+        assert part in message
+
+
+def test_downloads(load, server, small_files, data_dir):
+    assert_holds(load(manual_dir=None), small_files.arrays)
+    assert server.num_requests == 5  # the probe and the four files
+    assert [path.name for path in data_dir.iterdir()] == ["vae_jax_mnist"]
+
+
+def test_nothing_is_downloaded_while_manual_dir_is_set(load, server, small_files):
+    manual_dir = small_files.folder.parent / "manual"
+    shutil.copytree(small_files.folder, manual_dir)
+    (manual_dir / TEST_IMAGES).unlink()
+    message = error_of(functools.partial(load, manual_dir=str(manual_dir)))
+    assert f"{TEST_IMAGES} is missing in data.manual_dir={manual_dir}" in message
+    assert server.num_requests == 0
+
+
+@pytest.mark.parametrize("spoil", [_missing, _truncated, _other_content])
+def test_spoilt_download(load, server, small_files, data_dir, spoil):
+    spoil(small_files.folder / TEST_LABELS)
+    assert_names_the_ways_out(error_of(functools.partial(load, manual_dir=None)))
+    assert_nothing_prepared(data_dir)
+
+
+def test_a_malformed_download_is_not_prepared(load, server, small_files, data_dir, monkeypatch):
+    # With the checksum of the malformed file registered, so that it gets past the download.
+    _other_magic(small_files.folder / TEST_LABELS)
+    small_files.contents[TEST_LABELS] = (small_files.folder / TEST_LABELS).read_bytes()
+    assert "magic number 3331" in error_of(functools.partial(load, manual_dir=None))
+    assert_nothing_prepared(data_dir)
+
+
+def test_no_network(load, data_dir):
+    start = time.monotonic()
+    assert_names_the_ways_out(error_of(functools.partial(load, manual_dir=None)))
+    assert time.monotonic() - start < 20
+    assert not data_dir.exists()
+
+
+def test_the_time_limit_leaves_room_below_20_seconds():
+    assert prepared.PROBE_SECONDS <= 12
+
+
+def test_server_that_hangs(load, small_files, hanging_address, data_dir, monkeypatch):
+    monkeypatch.setattr(prepared, "PROBE_SECONDS", 0.3)
+    small_files.address = hanging_address
+    start = time.monotonic()
+    assert_names_the_ways_out(error_of(functools.partial(load, manual_dir=None)))
+    assert time.monotonic() - start < 5
+    assert not data_dir.exists()
+
+
+def test_name_server_that_hangs(monkeypatch):
+    # No timeout reaches a name server: the call simply does not return.
+    monkeypatch.setattr(requests, "get", lambda *args, **kwargs: time.sleep(30))
+    start = time.monotonic()
+    assert network.why_unreachable("http://files.invalid/x", 0.2) == "no answer within 0.2 s"
+    assert time.monotonic() - start < 5
+
+
+def test_why_unreachable(server, small_files):
+    assert network.why_unreachable(small_files.address + TRAIN_IMAGES, 5) is None
+    assert network.why_unreachable(small_files.address + "x", 5) == "HTTP status 404"
+    assert network.why_unreachable("http://files.invalid/x", 5) == "ConnectionError"
+    assert network.why_unreachable("no address", 5) is not None
+
+
+# Prepared data that cannot be read or written.
+
+
+def _delete_records(folder):
+    next(folder.glob("*train*")).unlink()
+
+
+def _truncate_records(folder):
+    path = next(folder.glob("*train*"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _delete_description(folder):
+    (folder / "dataset_info.json").unlink()
+
+
+def _spoil_description(folder):
+    (folder / "dataset_info.json").write_text("{\n")
+
+
+@pytest.mark.parametrize(
+    "spoil", [_delete_records, _truncate_records, _delete_description, _spoil_description]
+)
+def test_damaged_prepared_data(load, data_dir, spoil):
+    load()
+    spoil(data_dir / "vae_jax_mnist" / "mnist" / "1.0.0")
+    message = error_of(load)
+    assert f"{data_dir}/vae_jax_mnist/mnist" in message
+    assert "delete that folder" in message
+
+
+def test_data_dir_that_cannot_be_written(load, data_dir):
+    data_dir.write_text("a file, not a folder")
+    message = error_of(load)
+    assert str(data_dir) in message and "--config.data.data_dir=FOLDER" in message

@@ -1,0 +1,1 @@
+"""Variational autoencoders of MNIST digits in JAX and Flax."""

@@ -1,0 +1,189 @@
+"""What a configuration may hold: fields, types and values, checked before anything else.
+
+Imports neither JAX nor the data, so that a mistake is answered at once. Wherever a field is
+named, it is by its dotted path: `train.batch_size`.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from vae_jax import datasets
+from vae_jax.errors import UserError
+from vae_jax.run_directory import flatten
+
+ENCODERS = ("lstm", "dense")
+HEADS = ("dense", "conv")
+_MAX_SEED = 2**32 - 1
+
+
+def nearest(name: str, allowed: Sequence[str]) -> str:
+    """The allowed name that is most like `name`."""
+    return max(allowed, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
+
+
+def check_field(path: str, schema: ml_collections.ConfigDict) -> None:
+    """Raises UserError, with the nearest field, unless the schema has a field at `path`."""
+    fields = flatten(schema.to_dict())
+    groups = {field.rpartition(".")[0] for field in fields} - {""}
+    if path in groups:
+        raise UserError(
+            f"{path} is a group of fields; set one of them, e.g. {_example(path, fields)}"
+        )
+    if path not in fields:
+        raise UserError(
+            f"{path} is no field of a configuration; nearest: {nearest(path, [*fields])}"
+        )
+
+
+def _example(group: str, fields: Mapping[str, Any]) -> str:
+    return next(field for field in fields if field.startswith(f"{group}."))
+
+
+def describe_type(default: Any) -> str:
+    """What values a field takes, told from its default."""
+    if isinstance(default, tuple):
+        return 'a tuple of int, like "(1, 2)"'
+    return "str or None" if default is None else type(default).__name__
+
+
+def _has_type_of(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(type(item) is int for item in value)
+    if default is None:
+        return value is None or isinstance(value, str)
+    if isinstance(default, float):
+        return type(value) in (int, float)
+    return type(value) is type(default)
+
+
+def check_types(config: Mapping[str, Any], schema: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Checks a configuration's fields and their types.
+
+    Args:
+      config: nested dictionaries, from a configuration file or a run's `config.json`.
+      schema: the default configuration.
+
+    Returns:
+      The fields by dotted path.
+
+    Raises:
+      UserError: a field is unknown, missing or of a wrong type.
+    """
+    fields, defaults = flatten(dict(config)), flatten(schema.to_dict())
+    for path in fields:
+        check_field(path, schema)
+    for path, default in defaults.items():
+        if path not in fields:
+            raise UserError(f"{path} is missing from the configuration; its default: {default!r}")
+        if not _has_type_of(fields[path], default):
+            raise UserError(f"{path} is {fields[path]!r}, must be {describe_type(default)}")
+    return fields
+
+
+def from_dict(
+    config: Mapping[str, Any], schema: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """The configuration that nested dictionaries hold, lists taken as tuples.
+
+    Raises:
+      UserError: a field is unknown, missing or of a wrong type.
+    """
+    result = schema.copy_and_resolve_references()
+    result.update_from_flattened_dict(check_types(config, schema))
+    return result
+
+
+class _Rules:
+    """The fields of one configuration, and the checks on their values."""
+
+    def __init__(self, fields: Mapping[str, Any]):
+        self.fields = fields
+
+    def require(self, path: str, condition: bool, allowed: str) -> None:
+        if not condition:
+            raise UserError(f"{path} is {self.fields[path]!r}, must be {allowed}")
+
+    def at_least(self, path: str, lowest: int) -> None:
+        self.require(path, self.fields[path] >= lowest, f"at least {lowest}")
+
+    def one_of(self, path: str, names: Sequence[str]) -> None:
+        value = self.fields[path]
+        hint = f"one of {', '.join(names)}; nearest: {nearest(value, names)}"
+        self.require(path, value in names, hint)
+
+    def positive_sizes(self, path: str) -> None:
+        value = self.fields[path]
+        valid = bool(value) and all(size >= 1 for size in value)
+        self.require(path, valid, "one or more sizes of at least 1")
+
+
+def _check_decoder(rules: _Rules) -> None:
+    fields = rules.fields
+    for name in ("dense_sizes", "grid", "filters", "strides"):
+        rules.positive_sizes(f"decoder.{name}")
+    grid, dense_sizes, filters, strides = (
+        fields[f"decoder.{name}"] for name in ("grid", "dense_sizes", "filters", "strides")
+    )
+    rules.require("decoder.grid", len(grid) == 3, "three sizes: height, width, channels")
+    rules.require(
+        "decoder.dense_sizes",
+        dense_sizes[-1] == math.prod(grid),
+        f"a tuple that ends with {math.prod(grid)}, the values of decoder.grid {grid}",
+    )
+    rules.require(
+        "decoder.strides",
+        len(strides) == len(filters),
+        f"{len(filters)} strides, one for each of decoder.filters {filters}",
+    )
+    reached = tuple(size * math.prod(strides) for size in grid[:2])
+    rules.require(
+        "decoder.strides",
+        reached == datasets.IMAGE_SHAPE,
+        f"strides that lead from decoder.grid {grid} to 28x28; these lead to "
+        f"{reached[0]}x{reached[1]}",
+    )
+    rate, after = fields["decoder.dropout_rate"], fields["decoder.dropout_after"]
+    rules.require("decoder.dropout_rate", 0.0 <= rate < 1.0, "at least 0 and below 1")
+    rules.require(
+        "decoder.dropout_after",
+        all(0 <= index < len(filters) for index in after) and len(set(after)) == len(after),
+        f"different indices from 0 to {len(filters) - 1}, one for each of decoder.filters",
+    )
+    rules.require(
+        "decoder.dropout_rate",
+        (rate > 0.0) == bool(after),
+        f"above 0 exactly where decoder.dropout_after, here {after}, names transposed convolutions",
+    )
+    rules.one_of("decoder.head", HEADS)
+
+
+def check(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDict) -> None:
+    """Checks everything that can be checked without the data.
+
+    Args:
+      config: the configuration.
+      schema: the default configuration.
+
+    Raises:
+      UserError: names the field, its value and what is allowed.
+    """
+    fields = check_types(config.to_dict(), schema)
+    rules = _Rules(fields)
+    rules.require("seed", 0 <= fields["seed"] <= _MAX_SEED, f"between 0 and {_MAX_SEED}")
+    rules.at_least("latent_size", 1)
+    rules.one_of("data.name", datasets.NAMES)
+    rules.one_of("data.binarization", datasets.BINARIZATIONS)
+    rules.at_least("data.validation_size", 1)
+    rules.one_of("encoder.kind", ENCODERS)
+    rules.at_least("encoder.hidden_size", 1)
+    rules.positive_sizes("encoder.dense_sizes")
+    _check_decoder(rules)
+    weight, rate = fields["loss.kl_weight"], fields["train.learning_rate"]
+    rules.require("loss.kl_weight", 0.0 <= weight < math.inf, "finite and at least 0")
+    rules.at_least("train.num_epochs", 1)
+    rules.at_least("train.batch_size", 1)
+    rules.require("train.learning_rate", 0.0 < rate < math.inf, "finite and above 0")

@@ -1,0 +1,62 @@
+"""Decoders: each maps latent vectors to Bernoulli logits of images."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from vae_jax.conv_transpose import ConvTranspose
+from vae_jax.datasets import IMAGE_SHAPE
+
+_KERNEL_SIZE = (3, 3)
+
+
+class ConvTransposeDecoder(nn.Module):
+    """Dense layers, a grid, transposed convolutions, then a head that gives the logits.
+
+    Attributes:
+      dense_sizes: widths of the dense layers; the last is the grid's number of values.
+      grid: `(height, width, channels)` the last dense layer is reshaped to.
+      filters: output channels of each 3 x 3 transposed convolution.
+      strides: stride of each transposed convolution.
+      dropout_rate: share of values that dropout sets to 0.
+      dropout_after: indices of the transposed convolutions that dropout follows.
+      head: "dense" (784 logits from the flattened maps) or "conv" (a 3 x 3 convolution to
+        one channel).
+    """
+
+    dense_sizes: Sequence[int]
+    grid: Sequence[int]
+    filters: Sequence[int]
+    strides: Sequence[int]
+    dropout_rate: float = 0.0
+    dropout_after: Sequence[int] = ()
+    head: str = "dense"
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Decodes latent vectors.
+
+        Args:
+          latents: `<float>[batch, latent_size]`.
+          dropout_key: key of the dropout masks; without one dropout is off.
+
+        Returns:
+          Logits, `<float>[batch, 28, 28]`.
+        """
+        x = latents
+        for size in self.dense_sizes:
+            x = nn.relu(nn.Dense(size)(x))
+        x = x.reshape(-1, *self.grid)
+        for index, (features, stride) in enumerate(zip(self.filters, self.strides, strict=True)):
+            x = nn.relu(ConvTranspose(features, _KERNEL_SIZE, (stride, stride))(x))
+            if dropout_key is not None and index in self.dropout_after:
+                layer_key = jax.random.fold_in(dropout_key, index)
+                x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)
+        if self.head == "dense":
+            x = nn.Dense(math.prod(IMAGE_SHAPE), name="logits")(x.reshape(x.shape[0], -1))
+        else:
+            # At stride 1 a transposed convolution is a convolution.
+            x = ConvTranspose(1, _KERNEL_SIZE, name="logits")(x)
+        return x.reshape(-1, *IMAGE_SHAPE)

@@ -1,0 +1,74 @@
+"""Encoders: each maps a batch of images to the mean and log-variance of q(z | x)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+
+class LSTMEncoder(nn.Module):
+    """One LSTM layer that reads an image as a sequence of its rows, top to bottom.
+
+    The outputs after every row are flattened, then two dense heads follow.
+
+    Attributes:
+      latent_size: number of latent dimensions.
+      hidden_size: size of the LSTM's hidden state.
+    """
+
+    latent_size: int
+    hidden_size: int = 64
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Encodes images.
+
+        Args:
+          images: `<float>[batch, rows, columns]`.
+
+        Returns:
+          `(mean, log_var)`, each `<float>[batch, latent_size]`.
+        """
+        lstm = nn.scan(
+            nn.OptimizedLSTMCell,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+        )(self.hidden_size, name="lstm")
+        # The carry starts at zero: this key is never drawn from.
+        carry = lstm.initialize_carry(jax.random.key(0), images[:, 0].shape)
+        _, outputs = lstm(carry, images)
+        features = outputs.reshape(images.shape[0], -1)
+        mean = nn.Dense(self.latent_size, name="mean")(features)
+        log_var = nn.Dense(self.latent_size, name="log_var")(features)
+        return mean, log_var
+
+
+class DenseEncoder(nn.Module):
+    """Dense layers over the flattened image, then two dense heads.
+
+    Attributes:
+      latent_size: number of latent dimensions.
+      dense_sizes: widths of the hidden layers.
+    """
+
+    latent_size: int
+    dense_sizes: Sequence[int] = (512, 256)
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Encodes images.
+
+        Args:
+          images: `<float>[batch, rows, columns]`.
+
+        Returns:
+          `(mean, log_var)`, each `<float>[batch, latent_size]`.
+        """
+        features = images.reshape(images.shape[0], -1)
+        for size in self.dense_sizes:
+            features = nn.relu(nn.Dense(size)(features))
+        mean = nn.Dense(self.latent_size, name="mean")(features)
+        log_var = nn.Dense(self.latent_size, name="log_var")(features)
+        return mean, log_var

@@ -1,0 +1,132 @@
+"""Figures of a run: grids of digits and loss curves, drawn without any global state."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vae_jax.run_directory import write_atomically
+
+_DPI = 150
+_INCHES_PER_IMAGE = 0.5
+_GAP = 2  # white pixels between images
+_PANELS = (
+    ("loss", "Total (negative ELBO)"),
+    ("reconstruction", "Reconstruction"),
+    ("kl", "KL divergence"),
+)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    png = io.BytesIO()
+    # Without a software entry the same figure is the same file, whatever drew it.
+    figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, png.getvalue())
+
+
+def tile(images: np.ndarray) -> np.ndarray:
+    """Lays images out as one, white gaps between them.
+
+    Args:
+      images: `<float>[rows, columns, height, width]`, ink in [0, 1].
+
+    Returns:
+      `<float>[rows * (height + gap) - gap, columns * (width + gap) - gap]`.
+    """
+    rows, columns, height, width = images.shape
+    padded = np.pad(images, ((0, 0), (0, 0), (0, _GAP), (0, _GAP)))
+    page = padded.transpose(0, 2, 1, 3).reshape(rows * (height + _GAP), columns * (width + _GAP))
+    return page[:-_GAP, :-_GAP]
+
+
+def _draw(axes: Axes, images: np.ndarray) -> None:
+    axes.imshow(tile(images), cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def save_image_grid(path: Path, images: np.ndarray, title: str) -> None:
+    """Saves images `<float>[rows, columns, height, width]` in [0, 1] as dark ink on white."""
+    rows, columns = images.shape[:2]
+    figure = Figure(
+        figsize=(columns * _INCHES_PER_IMAGE, rows * _INCHES_PER_IMAGE + 0.4), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    _draw(axes, images)
+    axes.set_title(title, fontsize=10)
+    _save(figure, path)
+
+
+def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.ndarray) -> None:
+    """Saves rows of images, each above the row of their reconstructions.
+
+    Args:
+      path: the PNG file.
+      images: `<float>[rows, columns, height, width]` in [0, 1].
+      reconstructions: of the same shape.
+    """
+    rows, columns = images.shape[:2]
+    figure = Figure(
+        figsize=(columns * _INCHES_PER_IMAGE, rows * (2 * _INCHES_PER_IMAGE + 0.15) + 0.4),
+        layout="constrained",
+    )
+    pairs = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    for axes, above, below in zip(pairs, images, reconstructions, strict=True):
+        _draw(axes, np.stack([above, below]))
+    figure.suptitle("Test images (above) and their reconstructions (below)", fontsize=10)
+    _save(figure, path)
+
+
+def save_interpolation(path: Path, first: np.ndarray, steps: np.ndarray, last: np.ndarray) -> None:
+    """Saves rows that lead from one image to another through the latent space.
+
+    Args:
+      path: the PNG file.
+      first: `<float>[rows, height, width]`, the images each row begins with.
+      steps: `<float>[rows, steps, height, width]`, decoded latent vectors.
+      last: `<float>[rows, height, width]`, the images each row ends with.
+    """
+    widths = (1, steps.shape[1], 1)
+    figure = Figure(
+        figsize=((sum(widths) + 0.6) * _INCHES_PER_IMAGE, len(first) * _INCHES_PER_IMAGE + 0.6),
+        layout="constrained",
+    )
+    panels = figure.subplots(1, 3, width_ratios=widths)
+    titles = ("from", "through the latent space", "to")
+    for axes, title, images in zip(
+        panels, titles, (first[:, None], steps, last[:, None]), strict=True
+    ):
+        _draw(axes, images)
+        axes.set_title(title, fontsize=10)
+    _save(figure, path)
+
+
+def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: int) -> None:
+    """Saves the loss and its terms by epoch, training and validation.
+
+    Args:
+      path: the PNG file.
+      rows: of `metrics.csv`, at least one.
+      best_epoch: the epoch validation chooses; it is marked.
+    """
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) < 15 else None
+    for axes, (term, title) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
+        for split in ("train", "validation"):
+            axes.plot(epochs, [row[f"{split}_{term}"] for row in rows], label=split, marker=marker)
+        axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"best epoch ({best_epoch})")
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("nats per image")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    _save(figure, path)

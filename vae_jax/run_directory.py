@@ -1,0 +1,150 @@
+"""The folder a run leaves: what is in it, who may write there, files never half-written."""
+
+import json
+import os
+import subprocess
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vae_jax.errors import UserError
+
+_RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+# Where the data lies is no part of what a run is: its SHA-256 is.
+_LOCATION_FIELDS = ("data.data_dir", "data.manual_dir")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file that is, at any moment, either the old one or the new one, whole."""
+    if isinstance(content, str):
+        content = content.encode()
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      UserError: the file is missing, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); the file is damaged") from error
+
+
+def held_config(workdir: Path) -> dict[str, Any]:
+    """The configuration of the run that `workdir` holds, as nested dictionaries.
+
+    Raises:
+      UserError: there is no run, or its `config.json` is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UserError(
+            f"--workdir={workdir}: holds no run (no config.json); train one there first"
+        )
+    record = read_json(path)
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise UserError(f"{path}: has no 'config' entry; the file is damaged")
+    return record["config"]
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit the code was at, `-dirty` behind it if it was changed; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def provenance(device_kind: str, data_sha256: str, binarization_seed: int | None) -> dict[str, Any]:
+    """What beside the configuration decides a run's numbers.
+
+    Args:
+      device_kind: what the run computes on, as JAX names it.
+      data_sha256: digest of the images and labels.
+      binarization_seed: of the validation and test pixels, None for grey pixels.
+    """
+    return {
+        "versions": {name: metadata.version(name) for name in _RECORDED_PACKAGES},
+        "device_kind": device_kind,
+        "git_commit": git_commit(Path(__file__).parent),
+        "data_sha256": data_sha256,
+        "evaluation_binarization_seed": binarization_seed,
+    }
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, its keys joined by dots; lists become tuples."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def check_same_config(workdir: Path, config: dict[str, Any]) -> None:
+    """Raises UserError where `workdir` holds a run of another configuration."""
+    held, wanted = flatten(held_config(workdir)), flatten(config)
+    differing = [
+        f"{name} is {held.get(name)!r} there, {wanted.get(name)!r} here"
+        for name in sorted(held.keys() | wanted.keys())
+        if name not in _LOCATION_FIELDS and held.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"--workdir={workdir}: holds a run with another configuration: "
+            f"{'; '.join(differing)}. Use another --workdir, or the same configuration"
+        )
+
+
+def check_workdir(workdir: Path, config: dict[str, Any]) -> None:
+    """Raises UserError unless a run of this configuration can begin or go on in `workdir`."""
+    nearest = workdir
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"--workdir={workdir}: {nearest} is a file; give a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={workdir}: {nearest} is not writable; give another folder")
+    if (workdir / "config.json").exists():
+        check_same_config(workdir, config)
+    elif nearest == workdir and any(workdir.iterdir()):
+        raise UserError(
+            f"--workdir={workdir}: is neither empty nor a run directory; give a new folder"
+        )
+
+
+def check_same_data(workdir: Path, sha256: str) -> None:
+    """Raises UserError where the run in `workdir` was made from other data."""
+    path = workdir / "config.json"
+    held = read_json(path).get("data_sha256")
+    if held != sha256:
+        raise UserError(
+            f"{path}: the run was made from data with SHA-256 {held}, this is {sha256}; "
+            "give the same data, or another --workdir"
+        )

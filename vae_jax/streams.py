@@ -1,0 +1,36 @@
+"""Named streams of random keys: the one place that says which key is for what.
+
+A run has one root key, `jax.random.key(seed)`. A stream is a fixed number folded into it,
+and within a stream the epoch, the step or the image index is folded in. No key is carried
+or split along a loop, so that any step can be computed again from `(seed, step)`.
+"""
+
+import enum
+
+import jax
+
+
+class Stream(enum.IntEnum):
+    """What a key is for. The numbers are part of a run's result: never change or reuse one."""
+
+    PARAMETERS = 0  # initialisation
+    DATA_ORDER = 1  # by epoch
+    POSTERIOR = 2  # by training step
+    DROPOUT = 3  # by training step
+    BINARIZATION = 4  # by training step
+    EVALUATION = 5  # by image index
+    PRIOR_SAMPLES = 6  # figures and sample mode
+
+
+def stream_key(root_key: jax.Array, stream: Stream, index: int | jax.Array = 0) -> jax.Array:
+    """Key number `index` of a stream.
+
+    Args:
+      root_key: the run's root key.
+      stream: what the key is for.
+      index: epoch, step or image index, as the stream's comment says.
+
+    Returns:
+      A PRNG key.
+    """
+    return jax.random.fold_in(jax.random.fold_in(root_key, stream.value), index)

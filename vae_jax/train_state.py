@@ -1,0 +1,50 @@
+"""What a training step changes, and nothing else: with the configuration it makes a run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from vae_jax.datasets import IMAGE_SHAPE
+from vae_jax.streams import Stream, stream_key
+from vae_jax.vae import VAE
+
+
+@struct.dataclass
+class TrainState:
+    """The state of a run between two training steps.
+
+    Attributes:
+      step: `<int32>[]`, number of steps taken.
+      params: the model's parameters.
+      opt_state: the optimiser's state.
+      root_key: the key all others are folded from; it never changes.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: optax.OptState
+    root_key: jax.Array
+
+
+def create_train_state(
+    model: VAE, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """Returns the state before the first step; the seed alone decides it."""
+    root_key = jax.random.key(seed)
+    images = jnp.zeros((1, *IMAGE_SHAPE))
+    # The latent sample's key has no influence on the parameters' shapes or values.
+    params = model.init(stream_key(root_key, Stream.PARAMETERS), images, root_key)["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        root_key=root_key,
+    )
+
+
+def num_parameters(state: TrainState) -> int:
+    """How many numbers the model learns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))

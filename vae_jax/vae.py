@@ -1,0 +1,88 @@
+"""The variational autoencoder: an encoder, a latent sample and a decoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import struct
+
+from vae_jax import distributions
+from vae_jax.decoders import ConvTransposeDecoder
+from vae_jax.encoders import DenseEncoder, LSTMEncoder
+
+
+@struct.dataclass
+class VAEOutput:
+    """What one pass through the autoencoder gives.
+
+    Attributes:
+      logits: `<float>[batch, 28, 28]`, Bernoulli logits of the reconstruction.
+      mean: `<float>[batch, latent]`, mean of q(z | x).
+      log_var: `<float>[batch, latent]`, log-variance of q(z | x).
+      latents: `<float>[batch, latent]`, the sample that was decoded.
+    """
+
+    logits: jax.Array
+    mean: jax.Array
+    log_var: jax.Array
+    latents: jax.Array
+
+
+class VAE(nn.Module):
+    """A variational autoencoder of 28 x 28 images.
+
+    Attributes:
+      encoder: maps images to `(mean, log_var)`; has a `latent_size`.
+      decoder: maps latents to logits.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __call__(
+        self, images: jax.Array, sample_key: jax.Array, dropout_key: jax.Array | None = None
+    ) -> VAEOutput:
+        """Encodes images, draws one latent vector for each and decodes it.
+
+        Args:
+          images: `<float>[batch, 28, 28]`, pixels in [0, 1].
+          sample_key: key of the latent sample.
+          dropout_key: key of the decoder's dropout; without one dropout is off.
+        """
+        mean, log_var = self.encode(images)
+        latents = distributions.sample_gaussian(sample_key, mean, log_var)
+        logits = self.decode(latents, dropout_key)
+        return VAEOutput(logits=logits, mean=mean, log_var=log_var, latents=latents)
+
+    def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps `<float>[batch, 28, 28]` to `(mean, log_var)`, each `<float>[batch, latent]`."""
+        return self.encoder(images)
+
+    def decode(self, latents: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Maps `<float>[batch, latent]` to logits, `<float>[batch, 28, 28]`."""
+        return self.decoder(latents, dropout_key)
+
+    def generate(self, key: jax.Array, num_images: int) -> jax.Array:
+        """Decodes `num_images` latent vectors drawn from the prior N(0, I).
+
+        Returns:
+          Pixel means, `<float>[num_images, 28, 28]`, in [0, 1].
+        """
+        latents = jax.random.normal(key, (num_images, self.encoder.latent_size))
+        return nn.sigmoid(self.decode(latents))
+
+
+def create_vae(latent_size: int, encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> VAE:
+    """Builds the model that the fields of a configuration describe.
+
+    Args:
+      latent_size: number of latent dimensions.
+      encoder: `kind` ("lstm" or "dense"), and `hidden_size` or `dense_sizes`.
+      decoder: the attributes of `ConvTransposeDecoder`.
+    """
+    if encoder["kind"] == "lstm":
+        encoder_module = LSTMEncoder(latent_size, encoder["hidden_size"])
+    else:
+        encoder_module = DenseEncoder(latent_size, tuple(encoder["dense_sizes"]))
+    return VAE(encoder_module, ConvTransposeDecoder(**decoder))
