@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from configs import default
 from vae_jax import configuration, run_directory
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, check_choice
 
 # Each mode's module and function; imported when called, so that --help need not wait for JAX.
 _MODES = {
@@ -35,7 +35,7 @@ _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(_MODES)}."
 _OVERRIDE = re.compile(r"--?config\.([^=]+)")
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: flags.Error) -> str:
     """A flag parser's error, with what the field it is about allows."""
     message = " ".join(str(error).split())
     if named := _OVERRIDE.search(message):
@@ -43,6 +43,12 @@ def _explain(error: Exception) -> str:
         default_value = run_directory.flatten(default.get_config().to_dict()).get(path)
         message += f"; {path} must be {configuration.describe_type(default_value)}"
     return message
+
+
+def _config_file_error(error: Exception) -> UserError:
+    # An error in the file comes with a traceback: its last line says what is wrong.
+    last_line = str(error).strip().splitlines()[-1].strip()
+    return UserError(f"the file that --config names cannot be used: {last_line}")
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -54,8 +60,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise UserError(f"--config.{overridden[0]} needs --config=FILE too, the file it changes")
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(_explain(error)) from error
+    except flags.Error as error:
+        in_file = "Traceback" in str(error)
+        raise _config_file_error(error) if in_file else UserError(_explain(error)) from error
+    except Exception as error:  # whatever the configuration file's own code raises
+        raise _config_file_error(error) from error
 
 
 def _config(mode: str, workdir: Path) -> ml_collections.ConfigDict:
@@ -63,12 +72,9 @@ def _config(mode: str, workdir: Path) -> ml_collections.ConfigDict:
     schema = default.get_config()
     if flags.FLAGS["config"].present:
         try:
-            config = _CONFIG.value
-            fields = config.to_dict()
-        except Exception as error:  # whatever the file's own code raises
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            path = flags.FLAGS["config"].config_filename
-            raise UserError(f"--config={path}: cannot be used: {message}") from error
+            fields = _CONFIG.value.to_dict()
+        except Exception as error:  # get_config returned something else, or there is no file
+            raise _config_file_error(error) from error
     elif mode != "train":
         fields = run_directory.held_config(workdir)
     else:
@@ -82,9 +88,7 @@ def _run(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise UserError(f"{arguments[1]!r} is not understood; flags begin with --")
     mode = _MODE.value
-    if mode not in _MODES:
-        nearest = configuration.nearest(mode, [*_MODES])
-        raise UserError(f"--mode={mode}: must be one of {', '.join(_MODES)}; nearest: {nearest}")
+    check_choice("--mode", mode, [*_MODES])
     if not _WORKDIR.value:
         raise UserError(
             "--workdir is missing; give the run directory, e.g. --workdir=runs/baseline"

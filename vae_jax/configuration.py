@@ -4,7 +4,6 @@ Imports neither JAX nor the data, so that a mistake is answered at once. Whereve
 named, it is by its dotted path: `train.batch_size`.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,17 +11,12 @@ from typing import Any
 import ml_collections
 
 from vae_jax import datasets
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, check_choice, nearest
 from vae_jax.run_directory import flatten
 
 ENCODERS = ("lstm", "dense")
 HEADS = ("dense", "conv")
 _MAX_SEED = 2**32 - 1
-
-
-def nearest(name: str, allowed: Sequence[str]) -> str:
-    """The allowed name that is most like `name`."""
-    return max(allowed, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
 
 
 def check_field(path: str, schema: ml_collections.ConfigDict) -> None:
@@ -35,7 +29,7 @@ def check_field(path: str, schema: ml_collections.ConfigDict) -> None:
         )
     if path not in fields:
         raise UserError(
-            f"{path} is no field of a configuration; nearest: {nearest(path, [*fields])}"
+            f"{path} is no field of a configuration; nearest: {nearest(path, [*fields, *groups])}"
         )
 
 
@@ -111,9 +105,7 @@ class _Rules:
         self.require(path, self.fields[path] >= lowest, f"at least {lowest}")
 
     def one_of(self, path: str, names: Sequence[str]) -> None:
-        value = self.fields[path]
-        hint = f"one of {', '.join(names)}; nearest: {nearest(value, names)}"
-        self.require(path, value in names, hint)
+        check_choice(path, self.fields[path], names)
 
     def positive_sizes(self, path: str) -> None:
         value = self.fields[path]

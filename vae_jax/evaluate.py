@@ -118,9 +118,12 @@ def save_interpolation(run: TrainedRun, test: datasets.Split) -> None:
     between = generate.interpolate(
         run.model, run.state.params, first, last, _NUM_INTERPOLATION_STEPS
     )
-    pixels = (images / steps.MAX_PIXEL for images in (first, last))
-    begin, end = pixels
-    figures.save_interpolation(run.figures / "interpolation.png", begin, between, end)
+    figures.save_interpolation(
+        run.figures / "interpolation.png",
+        first / steps.MAX_PIXEL,
+        between,
+        last / steps.MAX_PIXEL,
+    )
 
 
 def save_reconstructions(run: TrainedRun, test: datasets.Split) -> None:

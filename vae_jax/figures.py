@@ -46,8 +46,9 @@ def tile(images: np.ndarray) -> np.ndarray:
     return page[:-_GAP, :-_GAP]
 
 
-def _draw(axes: Axes, images: np.ndarray) -> None:
-    axes.imshow(tile(images), cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+def _show(axes: Axes, page: np.ndarray) -> None:
+    """Shows ink in [0, 1] as dark on white, without axes."""
+    axes.imshow(page, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set_axis_off()
 
 
@@ -58,7 +59,7 @@ def save_image_grid(path: Path, images: np.ndarray, title: str) -> None:
         figsize=(columns * _INCHES_PER_IMAGE, rows * _INCHES_PER_IMAGE + 0.4), layout="constrained"
     )
     axes = figure.add_subplot()
-    _draw(axes, images)
+    _show(axes, tile(images))
     axes.set_title(title, fontsize=10)
     _save(figure, path)
 
@@ -78,7 +79,7 @@ def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.nda
     )
     pairs = figure.subplots(rows, 1, squeeze=False)[:, 0]
     for axes, above, below in zip(pairs, images, reconstructions, strict=True):
-        _draw(axes, np.stack([above, below]))
+        _show(axes, tile(np.stack([above, below])))
     figure.suptitle("Test images (above) and their reconstructions (below)", fontsize=10)
     _save(figure, path)
 
@@ -92,18 +93,21 @@ def save_interpolation(path: Path, first: np.ndarray, steps: np.ndarray, last: n
       steps: `<float>[rows, steps, height, width]`, decoded latent vectors.
       last: `<float>[rows, height, width]`, the images each row ends with.
     """
-    widths = (1, steps.shape[1], 1)
+    parts = [tile(images) for images in (first[:, None], steps, last[:, None])]
+    height, margin = len(parts[0]), first.shape[-1] // 2
+    blank = np.zeros((height, margin))
+    page = np.concatenate([parts[0], blank, parts[1], blank, parts[2]], axis=1)
+    inches_per_pixel = _INCHES_PER_IMAGE / first.shape[-1]
     figure = Figure(
-        figsize=((sum(widths) + 0.6) * _INCHES_PER_IMAGE, len(first) * _INCHES_PER_IMAGE + 0.6),
+        figsize=(page.shape[1] * inches_per_pixel, height * inches_per_pixel + 0.4),
         layout="constrained",
     )
-    panels = figure.subplots(1, 3, width_ratios=widths)
-    titles = ("from", "through the latent space", "to")
-    for axes, title, images in zip(
-        panels, titles, (first[:, None], steps, last[:, None]), strict=True
-    ):
-        _draw(axes, images)
-        axes.set_title(title, fontsize=10)
+    axes = figure.add_subplot()
+    _show(axes, page)
+    left = 0
+    for title, part in zip(("from", "through the latent space", "to"), parts, strict=True):
+        axes.text(left + part.shape[1] / 2, -4, title, ha="center", va="bottom", fontsize=10)
+        left += part.shape[1] + margin
     _save(figure, path)
 
 
@@ -118,7 +122,8 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) < 15 else None
-    for axes, (term, title) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
+    panels = figure.subplots(1, len(_PANELS))
+    for axes, (term, title) in zip(panels, _PANELS, strict=True):
         for split in ("train", "validation"):
             axes.plot(epochs, [row[f"{split}_{term}"] for row in rows], label=split, marker=marker)
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"best epoch ({best_epoch})")
@@ -128,5 +133,5 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    panels[0].legend(frameon=False)
     _save(figure, path)

@@ -38,7 +38,12 @@ def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datase
         data_sha256=dataset.sha256,
         binarization_seed=datasets.EVALUATION_BINARIZATION_SEED if binarized else None,
     )
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot be made ({error.strerror}); give another folder"
+        ) from error
     run_directory.write_json(workdir / "config.json", record)
 
 

@@ -1,13 +1,11 @@
 """Loading a data set by its name."""
 
-import difflib
 import os
-from collections.abc import Sequence
 
 from vae_jax.datasets import embedded
 from vae_jax.datasets.binarization import BINARIZATIONS, binarize_for_evaluation
 from vae_jax.datasets.structs import Dataset, Split, sha256_of
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, check_choice
 
 NAMES = ("mnist", "fashion_mnist", "kmnist", "mnist_5k")
 
@@ -39,8 +37,8 @@ def load(
     Raises:
         UserError: an argument is not allowed, or the data cannot be had, read or written.
     """
-    _check_choice("data.name", name, NAMES)
-    _check_choice("data.binarization", binarization, BINARIZATIONS)
+    check_choice("data.name", name, NAMES)
+    check_choice("data.binarization", binarization, BINARIZATIONS)
     if name == "mnist_5k":
         splits = embedded.load()
     else:
@@ -69,20 +67,11 @@ def _load_official(
     train = splits["train"]
     if not 1 <= validation_size < len(train):
         raise UserError(
-            f"data.validation_size={validation_size} is not allowed: of the {len(train)} training "
-            f"images of {name}, 1 to {len(train) - 1} can be held out for validation"
+            f"data.validation_size is {validation_size}, must be from 1 to {len(train) - 1}: "
+            f"{name} has {len(train)} training images"
         )
     return {
         "train": train[validation_size:],
         "validation": train[:validation_size],
         "test": splits["test"],
     }
-
-
-def _check_choice(field: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises a UserError that names the nearest allowed value unless `value` is allowed."""
-    if value in allowed:
-        return
-    nearest = difflib.get_close_matches(str(value).lower(), allowed, n=1)
-    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    raise UserError(f"{field}={value!r} is not known{hint}; allowed: {', '.join(allowed)}")
