@@ -1,0 +1,124 @@
+"""Every field's check, by the message a user sees."""
+
+import json
+import pathlib
+
+import pytest
+
+from configs import default
+from vae_jax import configuration
+from vae_jax.errors import UserError
+
+CONFIGS = sorted(path for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def check(**changes):
+    config = default.get_config()
+    config.update_from_flattened_dict(changes)
+    configuration.check(config, default.get_config())
+
+
+def message_of(**changes):
+    with pytest.raises(UserError) as error:
+        check(**changes)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_is_valid_and_documented(path):
+    namespace = {}
+    exec(compile(path.read_text(), path, "exec"), namespace)
+    config = namespace["get_config"]()
+    configuration.check(config, default.get_config())
+    if path.stem != "default":
+        assert f"--config=configs/{path.name}" in namespace["__doc__"]
+
+
+def test_a_configuration_survives_json():
+    config = default.get_config()
+    config.data.manual_dir = "somewhere"
+    stored = json.loads(json.dumps(config.to_dict()))
+    loaded = configuration.from_dict(stored, default.get_config())
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.decoder.grid == (14, 14, 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("seed", -1, "seed is -1, must be between 0 and 4294967295"),
+        ("latent_size", 0, "latent_size is 0, must be at least 1"),
+        ("data.name", "minst", "data.name is 'minst', must be one of .* nearest: mnist"),
+        ("data.binarization", "static", "data.binarization is 'static', must be one of none, dyn"),
+        ("data.validation_size", 0, "data.validation_size is 0, must be at least 1"),
+        ("encoder.kind", "gru", "encoder.kind is 'gru', must be one of lstm, dense"),
+        ("encoder.hidden_size", 0, "encoder.hidden_size is 0, must be at least 1"),
+        ("encoder.dense_sizes", (), r"encoder.dense_sizes is \(\), must be one or more sizes"),
+        ("decoder.dense_sizes", (196,), r"decoder.dense_sizes is \(196,\), .* ends with 392"),
+        ("decoder.grid", (14, 14), r"decoder.grid is \(14, 14\), must be three sizes"),
+        ("decoder.filters", (32, 0, 16), r"decoder.filters is \(32, 0, 16\), must be one or more"),
+        ("decoder.strides", (1, 2), r"decoder.strides is \(1, 2\), must be 3 strides"),
+        ("decoder.strides", (2, 1, 2), r"decoder.strides .* 28x28; these lead to 56x56"),
+        (
+            "decoder.dropout_rate",
+            1.0,
+            "decoder.dropout_rate is 1.0, must be at least 0 and below 1",
+        ),
+        (
+            "decoder.dropout_rate",
+            0.5,
+            r"decoder.dropout_rate is 0.5, must be above 0 exactly where",
+        ),
+        ("decoder.dropout_after", (3,), r"decoder.dropout_after is \(3,\), must be .* from 0 to 2"),
+        ("decoder.dropout_after", (0,), "decoder.dropout_rate is 0.0, must be above 0 exactly"),
+        ("decoder.head", "linear", "decoder.head is 'linear', must be one of dense, conv"),
+        ("loss.kl_weight", -0.1, "loss.kl_weight is -0.1, must be finite and at least 0"),
+        ("loss.kl_weight", float("nan"), "loss.kl_weight is nan, must be finite"),
+        ("train.num_epochs", 0, "train.num_epochs is 0, must be at least 1"),
+        ("train.batch_size", -5, "train.batch_size is -5, must be at least 1"),
+        ("train.learning_rate", -0.1, "train.learning_rate is -0.1, must be finite and above 0"),
+        ("train.learning_rate", float("inf"), "train.learning_rate is inf, must be finite"),
+    ],
+)
+def test_a_value_that_is_not_allowed(field, value, expected):
+    with pytest.raises(UserError, match=f"^{expected}"):
+        check(**{field: value})
+    message_of(**{field: value})
+
+
+def test_dropout_with_its_layers_is_allowed():
+    check(**{"decoder.dropout_rate": 0.5, "decoder.dropout_after": (0, 1)})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("train.batch_size", "100", "train.batch_size is '100', must be int"),
+        ("train.batch_size", 1.5, "train.batch_size is 1.5, must be int"),
+        ("train.batch_size", True, "train.batch_size is True, must be int"),
+        ("train.learning_rate", "x", "train.learning_rate is 'x', must be float"),
+        ("decoder.grid", 14, "decoder.grid is 14, must be a tuple of int"),
+        ("decoder.grid", [14, 14, 2.5], r"decoder.grid is \(14, 14, 2.5\), must be a tuple of int"),
+        ("data.data_dir", 3, "data.data_dir is 3, must be str or None"),
+        ("train", 3, "train is a group of fields"),
+        ("train.bach_size", 3, "train.bach_size is no field .* nearest: train.batch_size"),
+        ("trian", 3, "trian is no field .* nearest: train"),
+    ],
+)
+def test_a_stored_configuration_with_a_wrong_field(field, value, expected):
+    stored = default.get_config().to_dict()
+    *groups, name = field.split(".")
+    group = stored
+    for part in groups:
+        group = group[part]
+    group[name] = value
+    with pytest.raises(UserError, match=f"^{expected}"):
+        configuration.from_dict(stored, default.get_config())
+
+
+def test_a_stored_configuration_that_lacks_a_field():
+    stored = default.get_config().to_dict()
+    del stored["train"]["batch_size"]
+    with pytest.raises(UserError, match="^train.batch_size is missing .* default: 100"):
+        configuration.from_dict(stored, default.get_config())

@@ -1,0 +1,117 @@
+"""The layer against the one it stands in for, over drawn shapes, and every derivative of it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from vae_jax.conv_transpose import ConvTranspose, conv_transpose
+
+PAIRS = st.tuples(st.integers(1, 4), st.integers(1, 4))
+CASES = st.fixed_dictionaries(
+    {
+        "size": st.tuples(st.integers(1, 5), st.integers(1, 5)),
+        # Above and below the number of channels at which the form of the product changes.
+        "in_channels": st.sampled_from([1, 3, 5, 6]),
+        "features": st.integers(1, 4),
+        "kernel_size": PAIRS,
+        "strides": PAIRS,
+        "padding": st.sampled_from(["SAME", "VALID"]),
+        "seed": st.integers(0, 2**31),
+    }
+)
+
+
+def assert_equal_values_and_gradients(case, dtype, tolerance):
+    key = jax.random.key(case["seed"])
+    x = jax.random.normal(key, (2, *case["size"], case["in_channels"]), dtype)
+    names = ("features", "kernel_size", "strides", "padding")
+    ours, library = (
+        layer(**{name: case[name] for name in names}) for layer in (ConvTranspose, nn.ConvTranspose)
+    )
+    shape = (*case["kernel_size"], case["in_channels"], case["features"])
+    kernel = jax.random.normal(jax.random.key(1), shape, dtype)
+    bias = jax.random.normal(jax.random.key(2), (case["features"],), dtype)
+
+    @jax.jit
+    def both(kernel, bias, x):
+        def value_and_gradients(layer):
+            def apply(*arguments):
+                kernel, bias, x = arguments
+                return layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+
+            value, vjp = jax.vjp(apply, kernel, bias, x)
+            # A weight for each output: in a plain sum, errors in places could cancel.
+            return value, *vjp(jax.random.normal(jax.random.key(3), value.shape, dtype))
+
+        return value_and_gradients(ours), value_and_gradients(library)
+
+    actual, expected = both(kernel, bias, x)
+    assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, expected)
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(case=CASES)
+def test_equals_the_library_in_float32(case):
+    assert_equal_values_and_gradients(case, jnp.float32, 2e-4)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(case=CASES)
+def test_equals_the_library_in_float64(case):
+    with jax.enable_x64(True):
+        assert_equal_values_and_gradients(case, jnp.float64, 1e-11)
+
+
+def test_parameters_are_the_librarys():
+    x = jnp.ones((1, 4, 4, 3))
+    ours = ConvTranspose(5, (3, 2), (2, 1)).init(jax.random.key(0), x)
+    library = nn.ConvTranspose(5, (3, 2), (2, 1)).init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, ours, library)
+
+
+def test_stride_one_is_a_convolution():
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 6))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 6, 2))
+    expected = nn.Conv(2, (3, 3), use_bias=False).apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(conv_transpose(x, kernel, (1, 1)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("in_channels", [2, 6])
+def test_second_derivatives_equal_numerical_ones(in_channels):
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (1, 3, 3, in_channels), jnp.float64)
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, in_channels, 2), jnp.float64)
+        check_grads(lambda *a: conv_transpose(*a, (2, 2)), (x, kernel), order=2, modes=["rev"])
+
+
+def test_the_same_inside_a_scan():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 7, 6))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 6, 4))
+
+    def gradient(kernel):
+        return jax.grad(lambda k: jnp.square(conv_transpose(x, k, (2, 2))).sum())(kernel)
+
+    _, scanned = jax.lax.scan(lambda _, k: (None, gradient(k)), None, jnp.stack([kernel, -kernel]))
+    np.testing.assert_allclose(scanned[0], gradient(kernel), rtol=1e-4)
+    np.testing.assert_allclose(scanned[1], gradient(-kernel), rtol=1e-4)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_platforms_run_the_librarys_own(platform):
+    def lowered(platform):
+        shapes = ((2, 7, 7, 6), (3, 3, 6, 4))
+        arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        function = jax.jit(lambda x, kernel: conv_transpose(x, kernel, (2, 2)))
+        return function.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+    # The library's form dilates its input by the stride; the sub-pixel form does not.
+    assert "lhs_dilate = [2, 2]" in lowered(platform)
+    assert "lhs_dilate = [2, 2]" not in lowered("cpu")

@@ -1,0 +1,68 @@
+"""The figures: where the pixels go, and that each file is a picture of the right kind."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from vae_jax import figures
+from vae_jax.metrics import COLUMNS
+
+IMAGES = np.random.RandomState(0).uniform(size=(2, 10, 28, 28))
+
+
+def read_gray(path):
+    """A PNG as `<float>[height, width]`, 0 for black; it must have no colour."""
+    pixels = matplotlib.image.imread(path)
+    np.testing.assert_allclose(pixels[..., 0], pixels[..., 1], atol=1e-6)
+    np.testing.assert_allclose(pixels[..., 0], pixels[..., 2], atol=1e-6)
+    return pixels[..., 0]
+
+
+def test_tile_puts_images_in_rows_with_white_between():
+    page = figures.tile(IMAGES)
+    assert page.shape == (2 * 30 - 2, 10 * 30 - 2)
+    np.testing.assert_array_equal(page[30:58, 60:88], IMAGES[1, 2])
+    np.testing.assert_array_equal(page[28:30], 0.0)
+
+
+def test_image_grid_is_dark_ink_on_white(tmp_path):
+    path = tmp_path / "figures" / "samples.png"
+    figures.save_image_grid(path, np.zeros((2, 10, 28, 28)), "")
+    np.testing.assert_array_equal(read_gray(path), 1.0)
+    figures.save_image_grid(path, np.ones((2, 10, 28, 28)), "")
+    assert read_gray(path).mean() < 0.6
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_reconstructions_show_both(tmp_path, num_rows):
+    path = tmp_path / "reconstructions.png"
+    images = np.ones((num_rows, 10, 28, 28))
+    figures.save_reconstructions(path, images, np.zeros_like(images))
+    half = read_gray(path).mean()
+    figures.save_reconstructions(path, images, images)
+    assert read_gray(path).mean() < half - 0.2
+
+
+def test_interpolation_has_one_scale_for_all(tmp_path):
+    path = tmp_path / "interpolation.png"
+    ones = np.ones((3, 28, 28))
+    figures.save_interpolation(path, ones, np.ones((3, 5, 28, 28)), ones)
+    # Rows of ink begin and end at the same heights in every column of images.
+    ink = read_gray(path) < 0.1
+    columns = ink[:, ink.sum(0) > ink.shape[0] / 2]
+    assert columns.shape[1] > ink.shape[1] / 2
+    np.testing.assert_array_equal(columns, np.broadcast_to(columns[:, :1], columns.shape))
+
+
+def test_loss_curves(tmp_path):
+    rows = [dict.fromkeys(COLUMNS, 100.0 / epoch) | {"epoch": epoch} for epoch in (1, 2, 3)]
+    figures.save_loss_curves(tmp_path / "loss_curves.png", rows, best_epoch=3)
+    pixels = matplotlib.image.imread(tmp_path / "loss_curves.png")
+    assert pixels.shape[1] > 2.5 * pixels.shape[0]  # three panels
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 100
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    for name in ("a.png", "b.png"):
+        figures.save_image_grid(tmp_path / name, IMAGES, "title")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
