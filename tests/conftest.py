@@ -1,5 +1,6 @@
-"""A small configuration, so that a test of a whole run is short."""
+"""What makes tests of whole runs short: a small configuration, and no program compiled twice."""
 
+import jax
 import ml_collections
 import pytest
 
@@ -20,3 +21,18 @@ def small_config() -> ml_collections.ConfigDict:
     config.train.num_epochs = 2
     config.train.learning_rate = 0.003
     return config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Keeps compiled programs for the session, for processes that tests start too."""
+    folder = str(tmp_path_factory.mktemp("compilation_cache"))
+    options = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in options.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield

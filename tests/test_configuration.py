@@ -120,5 +120,5 @@ def test_a_stored_configuration_with_a_wrong_field(field, value, expected):
 def test_a_stored_configuration_that_lacks_a_field():
     stored = default.get_config().to_dict()
     del stored["train"]["batch_size"]
-    with pytest.raises(UserError, match="^train.batch_size is missing .* default: 100"):
+    with pytest.raises(UserError, match=r"^train.batch_size is missing .* default: 100"):
         configuration.from_dict(stored, default.get_config())

@@ -36,7 +36,7 @@ def assert_equal_trees(first, second):
 def without_keys(tree):
     return jax.tree.map(
         lambda leaf: (
-            jax.random.key_data(leaf) if jnp.issubdtype(leaf, jax.dtypes.prng_key) else leaf
+            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         ),
         tree,
     )
@@ -65,7 +65,7 @@ def test_a_step_is_adam_on_the_mean_loss(state):
         terms = losses.negative_elbo(output.logits, pixels, output.mean, output.log_var)
         return terms.loss.mean()
 
-    value, gradients = jax.value_and_grad(loss)(state.params)
+    value, gradients = jax.jit(jax.value_and_grad(loss))(state.params)
     before = jax.tree.map(np.array, state.params)
     new_state, sums = steps.train_step(SETTINGS, state, batch)
     np.testing.assert_allclose(sums.loss / 5, value, rtol=1e-5)
@@ -73,7 +73,7 @@ def test_a_step_is_adam_on_the_mean_loss(state):
     # Adam's first step (Kingma and Ba 2015, algorithm 1): m / sqrt(v) = g / |g|.
     jax.tree.map(
         lambda old, new, g: np.testing.assert_allclose(
-            new, old - 0.01 * g / (np.abs(g) + 1e-8), rtol=1e-3, atol=1e-5
+            new, old - 0.01 * g / (np.abs(g) + 1e-8), rtol=0, atol=5e-4
         ),
         before,
         new_state.params,

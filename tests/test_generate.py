@@ -1,0 +1,53 @@
+"""Reconstructions, samples and interpolations against the model's parts."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from vae_jax import generate, steps
+from vae_jax.vae import create_vae
+
+DECODER = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (2, 2), "strides": (2, 2)}
+IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 28, 28)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = create_vae(3, {"kind": "dense", "dense_sizes": (16,)}, DECODER)
+    return model, steps.initial_state(steps.StepSettings(model, optax.sgd(0.1), 2), seed=0)
+
+
+def test_reconstructions_decode_the_posterior_mean(trained):
+    model, state = trained
+    mean, _ = model.apply({"params": state.params}, IMAGES / 255.0, method="encode")
+    logits = model.apply({"params": state.params}, mean, method="decode")
+    actual = generate.reconstruct(model, state.params, IMAGES)
+    np.testing.assert_allclose(actual, jax.nn.sigmoid(logits), rtol=1e-4)
+
+
+def test_interpolation_leads_from_one_reconstruction_to_the_other(trained):
+    model, state = trained
+    images = generate.interpolate(model, state.params, IMAGES[:3], IMAGES[3:], num_steps=5)
+    ends = generate.reconstruct(model, state.params, IMAGES)
+    assert images.shape == (3, 5, 28, 28)
+    np.testing.assert_allclose(images[:, 0], ends[:3], rtol=1e-4)
+    np.testing.assert_allclose(images[:, -1], ends[3:], rtol=1e-4)
+    means, _ = steps.encode(model, state.params, IMAGES)
+    middle = steps.decode(model, state.params, (means[:3] + means[3:]) / 2)
+    np.testing.assert_allclose(images[:, 2], middle, rtol=1e-4)
+
+
+def test_samples_differ_from_each_other(trained):
+    model, state = trained
+    images = generate.sample_prior(model, state.params, state.root_key, 4)
+    assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
+
+
+@pytest.mark.parametrize("labels", [np.arange(20) % 10, [3, 3, 7], [0, 1, 1, 9, 0]])
+def test_pairs_are_of_different_classes(labels):
+    labels = np.array(labels, np.uint8)
+    first, last = generate.pairs_of_different_classes(labels)
+    assert np.all(labels[first] != labels[last])
+    np.testing.assert_array_equal(labels[first], np.unique(labels))
+    np.testing.assert_array_equal(np.sort(labels[last]), np.unique(labels))

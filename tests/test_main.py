@@ -1,0 +1,120 @@
+"""The command line in processes of its own, as a user meets it."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+QUICKSTART = "--config=configs/quickstart.py"
+SMALL = (
+    "--config.encoder.hidden_size=8",
+    "--config.decoder.dense_sizes=(49,)",
+    "--config.decoder.grid=(7,7,1)",
+    "--config.decoder.filters=(2,2)",
+    "--config.decoder.strides=(2,2)",
+)
+
+
+def run(*arguments, cwd=ROOT, interpreter=()):
+    return subprocess.run(
+        [sys.executable, *interpreter, str(ROOT / "main.py"), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": ""},
+    )
+
+
+def error_of(*arguments):
+    """The one line a mistake is answered with."""
+    result = run(*arguments)
+    assert result.returncode == 1, result
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
+    result = run("--help", interpreter=("-X", "importtime"))
+    for name in ("train", "evaluate", "sample", "interpolate", "--config", "--workdir"):
+        assert name in result.stdout
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "ml_collections" in imported
+    slow = {"jax", "tensorflow_datasets", "tensorflow", "matplotlib", "orbax", "mlxtend"}
+    assert not imported & slow
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config.train.num_epochz=5"], "train.num_epochz is no field"),
+        (["--config.train.num_epochz=5"], "nearest: train.num_epochs"),
+        (["--config.train.num_epochs=five"], "train.num_epochs must be int"),
+        (["--config.decoder.filters=(1,'a')"], "decoder.filters is (1, 'a'), must be a tuple of"),
+        (["--config.train.learning_rate=-0.1"], "train.learning_rate is -0.1, must be finite"),
+        (["--config.train.batch_size=4001"], "train.batch_size is 4001, must be at most 4000"),
+        (
+            ["--config.decoder.strides=(1,1,1)"],
+            "decoder.strides is (1, 1, 1), must be strides that",
+        ),
+        (["--config.data.name=minst"], "data.name is 'minst', must be one of mnist, fashion_mnist"),
+        (["--mode=trian"], "--mode is 'trian', must be one of train, evaluate, sample, interp"),
+        (["--mdoe=train"], "Unknown command line flag 'mdoe'"),
+        (["train"], "'train' is not understood"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, arguments, expected):
+    workdir = tmp_path / "run"
+    message = error_of(QUICKSTART, f"--workdir={workdir}", *arguments)
+    assert message.startswith("error: ")
+    assert expected in message
+    assert not workdir.exists()
+
+
+def test_missing_flags(tmp_path):
+    assert "--workdir is missing" in error_of(QUICKSTART)
+    assert "--config is missing" in error_of(f"--workdir={tmp_path}")
+    message = error_of(f"--workdir={tmp_path}", "--config.seed=3")
+    assert "--config.seed needs --config=FILE too" in message
+    assert "holds no run" in error_of(f"--workdir={tmp_path}", "--mode=sample")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "No such file"),
+        ("import wibble", "No module named 'wibble'"),
+        ("x = 1", "has no attribute 'get_config'"),
+        ("def get_config(): return 3", "'int' object has no attribute"),
+        (
+            "from configs import default\ndef get_config():\n  config = default.get_config()\n"
+            "  config.train.bach_size = 3\n  return config",
+            "train.bach_size is no field of a configuration; nearest: train.batch_size",
+        ),
+    ],
+)
+def test_a_configuration_file_that_cannot_be_used(tmp_path, content, expected):
+    path = tmp_path / "config.py"
+    if content is not None:
+        path.write_text(content)
+    assert expected in error_of(f"--config={path}", f"--workdir={tmp_path / 'run'}")
+
+
+def test_a_run_from_start_to_samples(tmp_path):
+    workdir = tmp_path / "run"
+    train = (QUICKSTART, *SMALL, f"--workdir={workdir}", "--config.train.num_epochs=1")
+    result = run(*train)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "epoch 1/1: train" in result.stdout
+    assert (workdir / "summary.json").exists()
+    # From another folder, and without --config: the run directory knows it.
+    result = run("--mode=sample", "--workdir=run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (workdir / "samples.npy").exists()
+    message = error_of(*train, "--config.seed=1")
+    assert "holds a run with another configuration: seed is 0 there, 1 here" in message

@@ -1,0 +1,166 @@
+"""Whole runs on real digits, in this process: they learn, resume and refuse."""
+
+import json
+import math
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from vae_jax import datasets, evaluate, metrics, steps, train
+from vae_jax.checkpoints import Checkpoints
+from vae_jax.errors import UserError
+
+FIGURES = ["interpolation.png", "loss_curves.png", "reconstructions.png", "samples.png"]
+
+
+@pytest.fixture(scope="module")
+def shared_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def rows_without_timing(workdir):
+    rows = metrics.read_csv(workdir / "metrics.csv")
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+
+
+def final_params(config, workdir):
+    with Checkpoints(workdir) as checkpoints:
+        like = steps.abstract_state(evaluate.step_settings(config))
+        return jax.device_get(checkpoints.restore(checkpoints.latest_epoch, like).params)
+
+
+def test_a_run_learns_and_leaves_everything(small_config, shared_dir, capsys):
+    workdir = shared_dir / "whole"
+    train.train_and_evaluate(small_config, workdir)
+    output = capsys.readouterr().out
+    assert "epoch 2/2: train" in output  # a line an epoch where there is no terminal
+    rows = metrics.read_csv(workdir / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["step"] for row in rows] == [40, 80]
+    assert rows[1]["validation_loss"] < rows[0]["validation_loss"] < 784 * math.log(2)
+    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+    for row in rows:
+        total = row["train_reconstruction"] + row["train_kl"]
+        assert math.isclose(row["train_loss"], total, rel_tol=1e-5)
+    assert sorted(path.name for path in (workdir / "figures").iterdir()) == FIGURES
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["best_epoch"] == summary["epochs_trained"] == 2
+    assert summary["validation"]["loss"] == rows[1]["validation_loss"]
+    assert abs(summary["test"]["loss"] - summary["validation"]["loss"]) < 20
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"] == json.loads(json.dumps(small_config.to_dict()))
+    assert record["data_sha256"] == datasets.load("mnist_5k").sha256
+    assert record["evaluation_binarization_seed"] is None
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert "tensorflow" not in sys.modules
+    # Better than the best picture that does not look at the image: the mean of the pixels.
+    mean = datasets.load("mnist_5k").train.images.mean(0) / 255.0
+    test = datasets.load("mnist_5k").test.images / 255.0
+    clipped = np.clip(mean, 1e-3, 1 - 1e-3)
+    cross_entropy = -(test * np.log(clipped) + (1 - test) * np.log(1 - clipped)).sum((1, 2)).mean()
+    assert summary["test"]["loss"] < cross_entropy + 5
+
+
+def test_a_complete_run_is_not_trained_again(small_config, shared_dir, capsys):
+    workdir = shared_dir / "whole"
+    before = (workdir / "metrics.csv").read_bytes()
+    train.train_and_evaluate(small_config, workdir)
+    assert "the run is complete" in capsys.readouterr().out
+    assert (workdir / "metrics.csv").read_bytes() == before
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    small_config, shared_dir, monkeypatch, capsys
+):
+    workdir = shared_dir / "interrupted"
+    save = Checkpoints.save
+
+    def interrupted_save(checkpoints, epoch, state, row):
+        if epoch == 2:  # the row of epoch 2 is written, its checkpoint is not
+            raise KeyboardInterrupt
+        save(checkpoints, epoch, state, row)
+
+    monkeypatch.setattr(Checkpoints, "save", interrupted_save)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(small_config, workdir)
+    assert not (workdir / "summary.json").exists()
+    monkeypatch.undo()
+    train.train_and_evaluate(small_config, workdir)
+    assert "resuming after epoch 1 of 2" in capsys.readouterr().out
+    whole = shared_dir / "whole"
+    assert rows_without_timing(workdir) == rows_without_timing(whole)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_params(small_config, workdir),
+        final_params(small_config, whole),
+    )
+
+
+def test_modes_of_a_trained_run(small_config, shared_dir, capsys):
+    workdir = shared_dir / "whole"
+    summary = (workdir / "summary.json").read_bytes()
+    samples = (workdir / "figures" / "samples.png").read_bytes()
+    for path in [workdir / "summary.json", *(workdir / "figures").iterdir()]:
+        path.unlink()
+    evaluate.sample(small_config, workdir)
+    images = np.load(workdir / "samples.npy")
+    assert images.shape == (100, 28, 28)
+    assert images.dtype == np.float32
+    assert 0 <= images.min() < 0.1 < 0.5 < images.max() <= 1
+    evaluate.interpolate(small_config, workdir)
+    assert (workdir / "figures" / "interpolation.png").exists()
+    assert not (workdir / "summary.json").exists()
+    evaluate.evaluate(small_config, workdir)
+    assert "best epoch 2 of 2" in capsys.readouterr().out
+    assert (workdir / "summary.json").read_bytes() == summary
+    assert (workdir / "figures" / "samples.png").read_bytes() == samples
+
+
+def test_evaluation_counts_every_image_once(small_config):
+    settings = evaluate.step_settings(small_config)
+    state = steps.initial_state(settings, seed=0)
+    images = datasets.load("mnist_5k").test.images
+    # 500 a batch: one whole, and one of three images.
+    images = np.concatenate([images, 255 - images[:3]])
+    means = evaluate.evaluate_split(settings, state, images)
+    singly = [
+        steps.evaluate_batch(
+            settings.model, state.params, state.root_key, images[start:stop], np.arange(start, stop)
+        )
+        for start, stop in ((0, 200), (200, 400), (400, 503))
+    ]
+    losses = np.concatenate([np.asarray(terms.loss, np.float64) for terms in singly])
+    assert len(losses) == 503
+    np.testing.assert_allclose(means["loss"], losses.mean(), atol=1e-4, rtol=0)
+    assert abs(means["loss"] - losses[:500].mean()) > 5e-4  # the last three count
+
+
+def test_dynamic_binarisation_is_recorded(small_config, tmp_path):
+    small_config.data.binarization = "dynamic"
+    small_config.train.num_epochs = 1
+    small_config.encoder.kind = "dense"
+    train.train_and_evaluate(small_config, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["evaluation_binarization_seed"] == datasets.EVALUATION_BINARIZATION_SEED
+
+
+def test_a_batch_larger_than_the_split(small_config, tmp_path):
+    small_config.train.batch_size = 4001
+    with pytest.raises(UserError, match=r"train.batch_size is 4001, must be at most 4000"):
+        train.train_and_evaluate(small_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
+    small_config.train.learning_rate = 1e30
+    with pytest.raises(UserError, match=r"not finite in epoch 1, at train.learning_rate 1e\+30"):
+        train.train_and_evaluate(small_config, tmp_path / "run")
+    assert metrics.read_csv(tmp_path / "run" / "metrics.csv") == []
+
+
+def test_a_run_without_a_checkpoint_cannot_be_sampled(small_config, shared_dir, tmp_path):
+    (tmp_path / "config.json").write_text((shared_dir / "whole" / "config.json").read_text())
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        evaluate.sample(small_config, tmp_path)
