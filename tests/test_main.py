@@ -1,9 +1,15 @@
 """The command line in processes of its own, as a user meets it."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -104,17 +110,42 @@ def test_a_configuration_file_that_cannot_be_used(tmp_path, content, expected):
     assert expected in error_of(f"--config={path}", f"--workdir={tmp_path / 'run'}")
 
 
+def run_in_a_terminal(*arguments):
+    """Runs with standard error on a terminal of 100 columns; returns what it shows there."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's other end was closed: the process ended
+        while piece := os.read(controller, 65536):
+            shown += piece
+    os.close(controller)
+    output = process.communicate()[0]
+    assert process.returncode == 0, shown
+    return output, shown.decode()
+
+
 def test_a_run_from_start_to_samples(tmp_path):
     workdir = tmp_path / "run"
     train = (QUICKSTART, *SMALL, f"--workdir={workdir}", "--config.train.num_epochs=1")
-    result = run(*train)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert "epoch 1/1: train" in result.stdout
+    output, shown = run_in_a_terminal(*train)
+    assert "best epoch 1 of 1: validation" in output
+    assert "epoch 1/1: train" not in output  # the bar takes the place of the lines
+    # Epoch, images done and in all, time gone and left, speed, loss.
+    line = r"epoch 1/1: +\d+%.*/4\.00k \[\d\d:\d\d<\d\d:\d\d, .* ?images/s, loss \d+\.\d\d\]"
+    assert re.search(line, shown), shown
     assert (workdir / "summary.json").exists()
     # From another folder, and without --config: the run directory knows it.
     result = run("--mode=sample", "--workdir=run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
     assert (workdir / "samples.npy").exists()
     message = error_of(*train, "--config.seed=1")
     assert "holds a run with another configuration: seed is 0 there, 1 here" in message
