@@ -122,3 +122,8 @@ def test_other_platforms_run_the_librarys_own(platform):
     # The library's form dilates its input by the stride; the sub-pixel form does not.
     assert "lhs_dilate = [2, 2]" in lowered(platform)
     assert "lhs_dilate = [2, 2]" not in lowered("cpu")
+
+
+def test_another_padding_is_an_error():
+    with pytest.raises(ValueError, match="padding is 'same', must be 'SAME' or 'VALID'"):
+        conv_transpose(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1, 1, 1)), (1, 1), "same")

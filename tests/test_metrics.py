@@ -49,10 +49,9 @@ def test_sums_are_in_double_precision():
 
 
 def test_rows_are_written_and_read_back(tmp_path):
-    writer = MetricsWriter(tmp_path, last_epoch=0, last_step=0)
-    for epoch in (1, 2):
-        writer.write(row(epoch, train_loss=1 / 3))
-    writer.close()
+    with MetricsWriter(tmp_path, last_epoch=0, last_step=0) as writer:
+        for epoch in (1, 2):
+            writer.write(row(epoch, train_loss=1 / 3))
     assert read_csv(tmp_path / "metrics.csv") == [
         row(1, train_loss=1 / 3),
         row(2, train_loss=1 / 3),
@@ -76,14 +75,12 @@ def test_rows_are_written_and_read_back(tmp_path):
 
 
 def test_a_resumed_run_drops_the_rows_no_checkpoint_holds(tmp_path):
-    writer = MetricsWriter(tmp_path, last_epoch=0, last_step=0)
-    for epoch in (1, 2, 3):
-        writer.write(row(epoch))
-    writer.close()
-    resumed = MetricsWriter(tmp_path, last_epoch=1, last_step=10)
-    assert [r["epoch"] for r in read_csv(tmp_path / "metrics.csv")] == [1]
-    resumed.write(row(2, train_kl=5.0))
-    resumed.close()
+    with MetricsWriter(tmp_path, last_epoch=0, last_step=0) as writer:
+        for epoch in (1, 2, 3):
+            writer.write(row(epoch))
+    with MetricsWriter(tmp_path, last_epoch=1, last_step=10) as resumed:
+        assert [r["epoch"] for r in read_csv(tmp_path / "metrics.csv")] == [1]
+        resumed.write(row(2, train_kl=5.0))
     assert read_csv(tmp_path / "metrics.csv") == [row(1), row(2, train_kl=5.0)]
 
 

@@ -87,6 +87,9 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
         train.train_and_evaluate(small_config, workdir)
     assert not (workdir / "summary.json").exists()
     monkeypatch.undo()
+    # A summary of what there is so far must not pass for a complete run's.
+    evaluate.evaluate(small_config, workdir)
+    assert "best epoch 1 of 1:" in capsys.readouterr().out
     train.train_and_evaluate(small_config, workdir)
     assert "resuming after epoch 1 of 2" in capsys.readouterr().out
     whole = shared_dir / "whole"

@@ -136,6 +136,13 @@ def _library(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding:
     return jax.lax.conv_transpose(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
 
 
+def _on_platform(function_of, *arguments):
+    """Applies what `function_of` makes of the form that is fast on the platform compiled for."""
+    return jax.lax.platform_dependent(
+        *arguments, cpu=function_of(_subpixel), default=function_of(_library)
+    )
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_transpose(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str = "SAME"
@@ -150,13 +157,17 @@ def conv_transpose(
 
     Returns:
       `<float>[batch, out_height, out_width, out_channels]`.
+
+    Raises:
+      ValueError: another padding is asked for.
     """
-    forms = {"cpu": _subpixel, "default": _library}
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        **{k: functools.partial(f, strides=strides, padding=padding) for k, f in forms.items()},
-    )
+    if padding not in ("SAME", "VALID"):
+        raise ValueError(f"padding is {padding!r}, must be 'SAME' or 'VALID'")
+
+    def convolve(form):
+        return functools.partial(form, strides=strides, padding=padding)
+
+    return _on_platform(convolve, x, kernel)
 
 
 def _forward(x, kernel, strides, padding):
@@ -171,9 +182,7 @@ def _backward(strides, padding, residuals, cotangent):
 
         return gradients
 
-    return jax.lax.platform_dependent(
-        *residuals, cotangent, cpu=gradients_of(_subpixel), default=gradients_of(_library)
-    )
+    return _on_platform(gradients_of, *residuals, cotangent)
 
 
 conv_transpose.defvjp(_forward, _backward)

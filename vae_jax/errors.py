@@ -13,6 +13,7 @@ class UserError(Exception):
 
 def nearest(name: str, allowed: Sequence[str]) -> str:
     """The allowed name that is most like `name`."""
+    name = name.lower()
     return max(allowed, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
 
 

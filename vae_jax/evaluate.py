@@ -66,10 +66,19 @@ def evaluate_split(
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The best epoch of a run, ready to be looked at."""
+    """The best epoch of a run, ready to be looked at.
+
+    Attributes:
+      workdir: the run directory.
+      epoch: the epoch with the lowest validation loss.
+      last_epoch: the last epoch that a checkpoint holds.
+      settings: model, optimiser and loss.
+      state: the parameters after `epoch`.
+    """
 
     workdir: Path
     epoch: int
+    last_epoch: int
     settings: steps.StepSettings
     state: TrainState
 
@@ -97,7 +106,7 @@ def open_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
         if epoch is None:
             raise UserError(f"--workdir={workdir}: holds no checkpoint yet; train first")
         state = checkpoints.restore(epoch, steps.abstract_state(settings))
-        return TrainedRun(workdir, epoch, settings, state)
+        return TrainedRun(workdir, epoch, checkpoints.latest_epoch, settings, state)
 
 
 def save_samples(run: TrainedRun) -> np.ndarray:
@@ -141,11 +150,12 @@ def save_reconstructions(run: TrainedRun, test: datasets.Split) -> None:
 def summarize(run: TrainedRun, dataset: datasets.Dataset) -> dict[str, Any]:
     """Writes `summary.json` and the four figures of the best epoch; returns the summary."""
     rows = metrics.read_csv(run.workdir / "metrics.csv")
+    rows = [row for row in rows if row["epoch"] <= run.last_epoch]
     summary = {
         "units": "nats per image",
         "best_epoch": run.epoch,
         "best_step": int(run.state.step),
-        "epochs_trained": rows[-1]["epoch"],
+        "epochs_trained": run.last_epoch,
         "parameters": num_parameters(run.state),
         "validation": evaluate_split(run.settings, run.state, dataset.validation.images),
         "test": evaluate_split(run.settings, run.state, dataset.test.images),

@@ -70,8 +70,8 @@ def _format(rows: Sequence[dict[str, Any]], header: bool) -> str:
 class MetricsWriter:
     """Writes a row an epoch to `metrics.csv` and to a TensorBoard events file.
 
-    Rows after `last_epoch` are of epochs that no checkpoint holds: they are dropped, and
-    the resumed run writes them again.
+    Use as a context manager. Rows after `last_epoch` are of epochs that no checkpoint holds:
+    they are dropped, and the resumed run writes them again.
     """
 
     def __init__(self, workdir: Path, last_epoch: int, last_step: int):
@@ -79,20 +79,21 @@ class MetricsWriter:
         from tensorboardX import SummaryWriter  # not at import: it is slow
 
         self._path = workdir / "metrics.csv"
-        self.rows = [row for row in read_csv(self._path) if row["epoch"] <= last_epoch]
-        write_atomically(self._path, _format(self.rows, header=True))
+        rows = [row for row in read_csv(self._path) if row["epoch"] <= last_epoch]
+        write_atomically(self._path, _format(rows, header=True))
         purge_step = last_step + 1 if last_step else None
         self._events = SummaryWriter(str(workdir), purge_step=purge_step)
 
     def write(self, row: dict[str, float]) -> None:
         """Appends one epoch's row; it is on disk when this returns."""
-        self.rows.append(row)
         with self._path.open("a", newline="") as file:
             file.write(_format([row], header=False))
         for name in COLUMNS[2:]:
             self._events.add_scalar(name.replace("_", "/", 1), row[name], row["step"])
         self._events.flush()
 
-    def close(self) -> None:
-        """Closes the events file."""
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
         self._events.close()

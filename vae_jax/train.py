@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -84,6 +85,17 @@ def _check_finite(row: dict[str, float], epoch: int, learning_rate: float) -> No
         )
 
 
+def _progress_bar(num_epochs: int, epochs_done: int, images_per_epoch: int) -> tqdm:
+    """A bar over the images of all epochs; off where standard error is no terminal."""
+    return tqdm(
+        total=num_epochs * images_per_epoch,
+        initial=epochs_done * images_per_epoch,
+        unit=" images",
+        unit_scale=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
 def _train(
     config: ml_collections.ConfigDict,
     workdir: Path,
@@ -100,16 +112,11 @@ def _train(
     else:
         state = steps.initial_state(settings, config.seed)
     images = jax.device_put(dataset.train.images)
-    epoch_images = len(images) // settings.batch_size * settings.batch_size
-    terminal = sys.stderr.isatty()
-    writer = MetricsWriter(workdir, done, int(state.step))
-    with tqdm(
-        total=num_epochs * epoch_images,
-        initial=done * epoch_images,
-        unit=" images",
-        unit_scale=True,
-        disable=not terminal,
-    ) as bar:
+    images_per_epoch = len(images) // settings.batch_size * settings.batch_size
+    with (
+        MetricsWriter(workdir, done, int(state.step)) as writer,
+        _progress_bar(num_epochs, done, images_per_epoch) as bar,
+    ):
         for epoch in range(done + 1, num_epochs + 1):
             bar.set_description(f"epoch {epoch}/{num_epochs}")
             state, row = _train_one_epoch(settings, state, images, epoch, bar)
@@ -120,9 +127,8 @@ def _train(
             # The row first: a resumed run drops rows that no checkpoint holds.
             writer.write(row)
             checkpoints.save(epoch, state, row)
-            if not terminal:
+            if bar.disable:
                 print(_format_row(row, num_epochs), flush=True)
-    writer.close()
 
 
 def _format_row(row: dict[str, float], num_epochs: int) -> str:
@@ -132,6 +138,14 @@ def _format_row(row: dict[str, float], num_epochs: int) -> str:
         f"{row['validation_reconstruction']:.2f} + {row['validation_kl']:.2f} nats per image, "
         f"{row['images_per_second']:.0f} images/s"
     )
+
+
+def _final_summary(workdir: Path, num_epochs: int) -> dict[str, Any] | None:
+    """The summary of a complete run; None where epochs are left, or their evaluation."""
+    path = workdir / "summary.json"
+    summary = run_directory.read_json(path) if path.exists() else None
+    # Mode evaluate writes a summary of an unfinished run too.
+    return summary if summary and summary["epochs_trained"] == num_epochs else None
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -149,12 +163,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
     dataset = evaluate.load_dataset(config)
     _check_batch_size(config.train.batch_size, len(dataset.train.images))
     _begin_run(config, workdir, dataset)
+    if summary := _final_summary(workdir, config.train.num_epochs):
+        print(f"{workdir}: the run is complete; {evaluate.format_summary(summary)}")
+        return
     with Checkpoints(workdir) as checkpoints:
-        complete = checkpoints.latest_epoch == config.train.num_epochs
-        if complete and (workdir / "summary.json").exists():
-            summary = run_directory.read_json(workdir / "summary.json")
-            print(f"{workdir}: the run is complete; {evaluate.format_summary(summary)}")
-            return
         _train(config, workdir, dataset, checkpoints)
     run = evaluate.open_best(config, workdir)
     print(evaluate.format_summary(evaluate.summarize(run, dataset)))

@@ -229,20 +229,20 @@ def test_validation_is_the_first_training_images(load_small, small_files):
 
 @pytest.mark.parametrize("size", [-5, 0, 70, 5_000])
 def test_validation_size_out_of_range(load_small, size):
-    with pytest.raises(UserError, match=rf"^data\.validation_size={size} .* 1 to 69 [^\n]*$"):
+    with pytest.raises(UserError, match=rf"^data\.validation_size is {size}, .* 1 to 69[^\n]*$"):
         load_small(validation_size=size)
 
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("mnits", "'mnist'"), ("MNIST5k", "'mnist_5k'"), ("fashion", "'fashion_mnist'")],
+    [("mnits", "mnist"), ("MNIST5k", "mnist_5k"), ("fashion", "fashion_mnist")],
 )
 def test_unknown_name(name, hint):
     with pytest.raises(UserError) as caught:
         datasets.load(name)
     assert str(caught.value) == (
-        f"data.name={name!r} is not known (did you mean {hint}?); "
-        "allowed: mnist, fashion_mnist, kmnist, mnist_5k"
+        f"data.name is {name!r}, must be one of mnist, fashion_mnist, kmnist, mnist_5k; "
+        f"nearest: {hint}"
     )
 
 
@@ -250,11 +250,8 @@ def test_unknown_binarization():
     with pytest.raises(UserError) as caught:
         datasets.load("mnist_5k", binarization="dynamical")
     assert str(caught.value) == (
-        "data.binarization='dynamical' is not known (did you mean 'dynamic'?); "
-        "allowed: none, dynamic"
+        "data.binarization is 'dynamical', must be one of none, dynamic; nearest: dynamic"
     )
-    with pytest.raises(UserError, match=r"^data\.binarization='x' is not known; allowed: "):
-        datasets.load("mnist_5k", binarization="x")
 
 
 def test_fingerprint_follows_images_labels_and_splits(load_small, tmp_path, small_files):

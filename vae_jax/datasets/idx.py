@@ -30,8 +30,8 @@ def read_images(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a gzipped IDX file of images: uint8 [images, 28, 28].
 
     Raises:
-        UserError: the file cannot be read, is not gzip, is truncated or corrupt, is not a file of
-            28x28 images, or holds more or fewer images than its header promises.
+      UserError: the file cannot be read, is not gzip, is truncated or corrupt, is not a file of
+        28x28 images, or holds more or fewer images than its header promises.
     """
     return _read(path, _IMAGES_MAGIC, IMAGE_SHAPE, "images")
 
@@ -40,8 +40,8 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a gzipped IDX file of labels: uint8 [labels], each 0 to 9.
 
     Raises:
-        UserError: the file cannot be read, is not gzip, is truncated or corrupt, is not a file of
-            labels, holds more or fewer labels than its header promises, or a label beyond 9.
+      UserError: the file cannot be read, is not gzip, is truncated or corrupt, is not a file of
+        labels, holds more or fewer labels than its header promises, or a label beyond 9.
     """
     labels = _read(path, _LABELS_MAGIC, (), "labels")
     if labels.max() >= NUM_CLASSES:

@@ -24,18 +24,18 @@ def load(
     `validation_size` and both folders.
 
     Args:
-        name: one of `NAMES`.
-        data_dir: where prepared data lie or are put; None or "" for the default of TensorFlow
-            Datasets (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`).
-        manual_dir: a folder that holds the four official `.gz` files; None or "" to download
-            them. Read only where `data_dir` holds no prepared data yet.
-        validation_size: the number of images held out of the training images.
-        binarization: "none", or "dynamic": the validation and test images are drawn black and
-            white here, once and always alike; the training images stay grey, for whoever trains
-            to draw anew at each use.
+      name: one of `NAMES`.
+      data_dir: where prepared data lie or are put; None or "" for the default of TensorFlow
+        Datasets (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`).
+      manual_dir: a folder that holds the four official `.gz` files; None or "" to download
+        them. Read only where `data_dir` holds no prepared data yet.
+      validation_size: the number of images held out of the training images.
+      binarization: "none", or "dynamic": the validation and test images are drawn black and
+        white here, once and always alike; the training images stay grey, for whoever trains
+        to draw anew at each use.
 
     Raises:
-        UserError: an argument is not allowed, or the data cannot be had, read or written.
+      UserError: an argument is not allowed, or the data cannot be had, read or written.
     """
     check_choice("data.name", name, NAMES)
     check_choice("data.binarization", binarization, BINARIZATIONS)

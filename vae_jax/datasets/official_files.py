@@ -22,10 +22,10 @@ def registered(name: str) -> dict[str, checksums.UrlInfo]:
     """Returns what TensorFlow Datasets registers of a data set's files.
 
     Args:
-        name: "mnist", "fashion_mnist" or "kmnist".
+      name: "mnist", "fashion_mnist" or "kmnist".
 
     Returns:
-        The size, SHA-256 and name of each of the four files, by its official address.
+      The size, SHA-256 and name of each of the four files, by its official address.
     """
     return checksums.load_url_infos(tfds.core.tfds_path("url_checksums", f"{name}.txt"))
 
@@ -36,15 +36,15 @@ def read(
     """Reads and checks the four files.
 
     Args:
-        paths: where each file lies, by its official name.
-        url_infos: what `registered` returns.
+      paths: where each file lies, by its official name.
+      url_infos: what `registered` returns.
 
     Returns:
-        The splits "train" and "test".
+      The splits "train" and "test".
 
     Raises:
-        UserError: a file is unreadable or malformed, a split's images and labels differ in
-            number, or a file's SHA-256 is not the registered one.
+      UserError: a file is unreadable or malformed, a split's images and labels differ in
+        number, or a file's SHA-256 is not the registered one.
     """
     splits = {name: _read_split(paths, *files) for name, files in SPLIT_FILES.items()}
     # After parsing: "truncated" or "wrong magic number" helps more than "wrong SHA-256".

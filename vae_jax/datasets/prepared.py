@@ -27,16 +27,16 @@ def load(name: str, data_dir: str | None, manual_dir: str | None) -> dict[str, S
     """Loads an official data set, preparing it first where that has not been done.
 
     Args:
-        name: a builder configuration: "mnist", "fashion_mnist" or "kmnist".
-        data_dir: where prepared data lie; None for TensorFlow Datasets' own default.
-        manual_dir: a folder that holds the four official files. If set, nothing is downloaded.
+      name: a builder configuration: "mnist", "fashion_mnist" or "kmnist".
+      data_dir: where prepared data lie; None for TensorFlow Datasets' own default.
+      manual_dir: a folder that holds the four official files. If set, nothing is downloaded.
 
     Returns:
-        The splits "train" and "test", in the official order.
+      The splits "train" and "test", in the official order.
 
     Raises:
-        UserError: the files cannot be had, or are not the official ones; the prepared data cannot
-            be written or read.
+      UserError: the files cannot be had, or are not the official ones; the prepared data cannot
+        be written or read.
     """
     with _quiet():
         builder = _make_builder(name, data_dir)
