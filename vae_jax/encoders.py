@@ -6,6 +6,13 @@ import flax.linen as nn
 import jax
 
 
+def _gaussian_heads(features: jax.Array, latent_size: int) -> tuple[jax.Array, jax.Array]:
+    """Two dense layers, part of the module that calls this: `(mean, log_var)`."""
+    mean = nn.Dense(latent_size, name="mean")(features)
+    log_var = nn.Dense(latent_size, name="log_var")(features)
+    return mean, log_var
+
+
 class LSTMEncoder(nn.Module):
     """One LSTM layer that reads an image as a sequence of its rows, top to bottom.
 
@@ -40,9 +47,7 @@ class LSTMEncoder(nn.Module):
         carry = lstm.initialize_carry(jax.random.key(0), images[:, 0].shape)
         _, outputs = lstm(carry, images)
         features = outputs.reshape(images.shape[0], -1)
-        mean = nn.Dense(self.latent_size, name="mean")(features)
-        log_var = nn.Dense(self.latent_size, name="log_var")(features)
-        return mean, log_var
+        return _gaussian_heads(features, self.latent_size)
 
 
 class DenseEncoder(nn.Module):
@@ -69,6 +74,4 @@ class DenseEncoder(nn.Module):
         features = images.reshape(images.shape[0], -1)
         for size in self.dense_sizes:
             features = nn.relu(nn.Dense(size)(features))
-        mean = nn.Dense(self.latent_size, name="mean")(features)
-        log_var = nn.Dense(self.latent_size, name="log_var")(features)
-        return mean, log_var
+        return _gaussian_heads(features, self.latent_size)
