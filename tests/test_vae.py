@@ -48,6 +48,13 @@ def test_convolutional_head():
     assert layer.apply(variables, LATENTS).shape == (3, 28, 28)
 
 
+def test_kinds_that_do_not_exist():
+    with pytest.raises(ValueError, match="encoder kind is 'gru', must be 'lstm' or 'dense'"):
+        create_vae(6, {"kind": "gru"}, SMALL)
+    with pytest.raises(ValueError, match="head is 'linear', must be 'dense' or 'conv'"):
+        decoder(head="linear").init(jax.random.key(0), LATENTS)
+
+
 def test_dropout_follows_the_layers_named_and_needs_a_key():
     def maps(layer, variables, key):
         """The outputs of each transposed convolution as the next layer sees them."""

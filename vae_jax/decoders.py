@@ -44,6 +44,9 @@ class ConvTransposeDecoder(nn.Module):
 
         Returns:
           Logits, `<float>[batch, 28, 28]`.
+
+        Raises:
+          ValueError: the head is of another kind.
         """
         x = latents
         for size in self.dense_sizes:
@@ -56,7 +59,9 @@ class ConvTransposeDecoder(nn.Module):
                 x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)
         if self.head == "dense":
             x = nn.Dense(math.prod(IMAGE_SHAPE), name="logits")(x.reshape(x.shape[0], -1))
-        else:
+        elif self.head == "conv":
             # At stride 1 a transposed convolution is a convolution.
             x = ConvTranspose(1, _KERNEL_SIZE, name="logits")(x)
+        else:
+            raise ValueError(f"head is {self.head!r}, must be 'dense' or 'conv'")
         return x.reshape(-1, *IMAGE_SHAPE)

@@ -80,9 +80,14 @@ def create_vae(latent_size: int, encoder: Mapping[str, Any], decoder: Mapping[st
       latent_size: number of latent dimensions.
       encoder: `kind` ("lstm" or "dense"), and `hidden_size` or `dense_sizes`.
       decoder: the attributes of `ConvTransposeDecoder`.
+
+    Raises:
+      ValueError: the encoder is of another kind.
     """
     if encoder["kind"] == "lstm":
         encoder_module = LSTMEncoder(latent_size, encoder["hidden_size"])
-    else:
+    elif encoder["kind"] == "dense":
         encoder_module = DenseEncoder(latent_size, tuple(encoder["dense_sizes"]))
+    else:
+        raise ValueError(f"encoder kind is {encoder['kind']!r}, must be 'lstm' or 'dense'")
     return VAE(encoder_module, ConvTransposeDecoder(**decoder))
