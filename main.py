@@ -47,7 +47,8 @@ def _explain(error: flags.Error) -> str:
 
 def _config_file_error(error: Exception) -> UserError:
     # An error in the file comes with a traceback: its last line says what is wrong.
-    last_line = str(error).strip().splitlines()[-1].strip()
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    last_line = lines[-1].strip()
     return UserError(f"the file that --config names cannot be used: {last_line}")
 
 

@@ -95,6 +95,7 @@ def test_missing_flags(tmp_path):
         (None, "No such file"),
         ("import wibble", "No module named 'wibble'"),
         ("x = 1", "has no attribute 'get_config'"),
+        ("raise NotImplementedError", "cannot be used: NotImplementedError"),
         ("def get_config(): return 3", "'int' object has no attribute"),
         (
             "from configs import default\ndef get_config():\n  config = default.get_config()\n"
