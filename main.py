@@ -70,7 +70,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _config(mode: str, workdir: Path) -> ml_collections.ConfigDict:
     """The configuration to use, checked."""
-    schema = default.get_config()
     if flags.FLAGS["config"].present:
         try:
             fields = _CONFIG.value.to_dict()
@@ -80,9 +79,7 @@ def _config(mode: str, workdir: Path) -> ml_collections.ConfigDict:
         fields = run_directory.held_config(workdir)
     else:
         raise UserError("--config is missing; give a file, e.g. --config=configs/baseline.py")
-    config = configuration.from_dict(fields, schema)
-    configuration.check(config, schema)
-    return config
+    return configuration.from_dict(fields, default.get_config())
 
 
 def _run(arguments: list[str]) -> None:

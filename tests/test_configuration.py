@@ -15,7 +15,7 @@ CONFIGS = sorted(path for path in (pathlib.Path(__file__).parent.parent / "confi
 def check(**changes):
     config = default.get_config()
     config.update_from_flattened_dict(changes)
-    configuration.check(config, default.get_config())
+    configuration.from_dict(config.to_dict(), default.get_config())
 
 
 def message_of(**changes):
@@ -30,7 +30,7 @@ def test_every_configuration_is_valid_and_documented(path):
     namespace = {}
     exec(compile(path.read_text(), path, "exec"), namespace)
     config = namespace["get_config"]()
-    configuration.check(config, default.get_config())
+    configuration.from_dict(config.to_dict(), default.get_config())
     if path.stem != "default":
         assert f"--config=configs/{path.name}" in namespace["__doc__"]
 

@@ -54,7 +54,7 @@ def _has_type_of(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
-def check_types(config: Mapping[str, Any], schema: ml_collections.ConfigDict) -> dict[str, Any]:
+def _check_types(config: Mapping[str, Any], schema: ml_collections.ConfigDict) -> dict[str, Any]:
     """Checks a configuration's fields and their types.
 
     Args:
@@ -76,19 +76,6 @@ def check_types(config: Mapping[str, Any], schema: ml_collections.ConfigDict) ->
         if not _has_type_of(fields[path], default):
             raise UserError(f"{path} is {fields[path]!r}, must be {describe_type(default)}")
     return fields
-
-
-def from_dict(
-    config: Mapping[str, Any], schema: ml_collections.ConfigDict
-) -> ml_collections.ConfigDict:
-    """The configuration that nested dictionaries hold, lists taken as tuples.
-
-    Raises:
-      UserError: a field is unknown, missing or of a wrong type.
-    """
-    result = schema.copy_and_resolve_references()
-    result.update_from_flattened_dict(check_types(config, schema))
-    return result
 
 
 class _Rules:
@@ -153,17 +140,8 @@ def _check_decoder(rules: _Rules) -> None:
     rules.one_of("decoder.head", HEADS)
 
 
-def check(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDict) -> None:
-    """Checks everything that can be checked without the data.
-
-    Args:
-      config: the configuration.
-      schema: the default configuration.
-
-    Raises:
-      UserError: names the field, its value and what is allowed.
-    """
-    fields = check_types(config.to_dict(), schema)
+def _check_values(fields: Mapping[str, Any]) -> None:
+    """Checks what fields of the right types may hold, as far as that needs no data."""
     rules = _Rules(fields)
     rules.require("seed", 0 <= fields["seed"] <= _MAX_SEED, f"between 0 and {_MAX_SEED}")
     rules.at_least("latent_size", 1)
@@ -179,3 +157,22 @@ def check(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDict) 
     rules.at_least("train.num_epochs", 1)
     rules.at_least("train.batch_size", 1)
     rules.require("train.learning_rate", 0.0 < rate < math.inf, "finite and above 0")
+
+
+def from_dict(
+    config: Mapping[str, Any], schema: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """The configuration that nested dictionaries hold, checked; lists are taken as tuples.
+
+    Args:
+      config: nested dictionaries, from a configuration file or a run's `config.json`.
+      schema: the default configuration.
+
+    Raises:
+      UserError: names the field, its value and what is allowed.
+    """
+    fields = _check_types(config, schema)
+    _check_values(fields)
+    result = schema.copy_and_resolve_references()
+    result.update_from_flattened_dict(fields)
+    return result

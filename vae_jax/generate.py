@@ -11,8 +11,6 @@ import numpy as np
 from vae_jax import steps
 from vae_jax.vae import VAE
 
-NUM_CLASSES = 10
-
 
 def reconstruct(model: VAE, params: Any, images: np.ndarray) -> np.ndarray:
     """Decodes the posterior mean of each image: `<float>[n, 28, 28]`."""
@@ -57,10 +55,8 @@ def pairs_of_different_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns:
       `(first, last)`: indices, one pair for each class present, no index twice in either.
     """
-    present = [label for label in range(NUM_CLASSES) if np.any(labels == label)]
-    # The second image of a class where there is one, so that rows share no digit.
-    places = {label: np.flatnonzero(labels == label) for label in present}
-    first = [places[label][0] for label in present]
-    following = present[1:] + present[:1]
-    last = [places[label][min(1, len(places[label]) - 1)] for label in following]
+    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    first = [of_class[0] for of_class in places]
+    # The second image of the next class where there is one, so that rows share no digit.
+    last = [of_class[min(1, len(of_class) - 1)] for of_class in places[1:] + places[:1]]
     return np.array(first), np.array(last)

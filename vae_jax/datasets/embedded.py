@@ -4,9 +4,9 @@ import pathlib
 
 import numpy as np
 
+from vae_jax.datasets.idx import IMAGE_SHAPE, NUM_CLASSES
 from vae_jax.datasets.structs import Split
 
-_NUM_CLASSES = 10
 # Of each digit's 500 images, in the package's order.
 _ROWS = {"train": slice(0, 400), "validation": slice(400, 450), "test": slice(450, 500)}
 
@@ -18,8 +18,8 @@ def load() -> dict[str, Split]:
     """
     images, labels = _read()
     # The file is sorted by digit: [digit, copy, ...].
-    images = images.reshape(_NUM_CLASSES, -1, 28, 28)
-    labels = labels.reshape(_NUM_CLASSES, -1)
+    images = images.reshape(NUM_CLASSES, -1, *IMAGE_SHAPE)
+    labels = labels.reshape(NUM_CLASSES, -1)
     return {name: _interleave(images[:, rows], labels[:, rows]) for name, rows in _ROWS.items()}
 
 
@@ -37,5 +37,6 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
 def _interleave(images: np.ndarray, labels: np.ndarray) -> Split:
     """Turns [digit, copy, 28, 28] and [digit, copy] into a split in which the digits alternate."""
     return Split(
-        images=images.swapaxes(0, 1).reshape(-1, 28, 28), labels=labels.swapaxes(0, 1).reshape(-1)
+        images=images.swapaxes(0, 1).reshape(-1, *IMAGE_SHAPE),
+        labels=labels.swapaxes(0, 1).reshape(-1),
     )
