@@ -4,12 +4,14 @@ XLA's CPU back end runs the library's transposed convolution, and inside a loop 
 gradient of every convolution, many times slower than its arithmetic takes. On CPU this
 module therefore computes the sub-pixel form (Shi et al. 2016, arXiv:1609.07009): a
 transposed convolution of stride s is s x s ordinary ones, one for each phase of the output
-grid, evaluated together and interleaved. Other platforms use the library's own.
+grid, evaluated together and interleaved; and every kernel gradient as a matrix product.
+Other platforms use the library's own. `benchmarks/conv_transpose.py` measures the forms.
 """
 
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,26 +20,34 @@ import numpy as np
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# Up to this many input channels the patches are so narrow that gathering them for one
-# matrix product beats the library's convolution.
-_MAX_CHANNELS_AS_PATCHES = 4
+# Up to this many input channels gathering their windows for one matrix product beats the
+# library's convolution at stride 1; at other strides it always does.
+_MAX_CHANNELS_AS_WINDOWS = 4
+
+
+def _pad_before(kernel_size: int, stride: int, padding: str) -> int:
+    """What `jax.lax.conv_transpose` pads before the first pixel of the dilated input."""
+    if padding == "SAME" and stride <= kernel_size - 1:
+        return math.ceil((kernel_size + stride - 2) / 2)
+    return kernel_size - 1
+
+
+def _output_size(size: int, kernel_size: int, stride: int, padding: str) -> int:
+    """Length of the output along one axis, as `jax.lax.conv_transpose` has it."""
+    return size * stride + (max(kernel_size - stride, 0) if padding == "VALID" else 0)
 
 
 def _phases(kernel_size: int, stride: int, padding: str) -> tuple[np.ndarray, int]:
     """Which kernel taps meet which neighbours, along one axis.
 
     Output position stride * q + r sums x[q + offset] * kernel[tap] over those taps for which
-    r + tap - pad is a multiple of the stride; the quotient is the offset. `pad` is what
-    `jax.lax.conv_transpose` pads before the first pixel of the dilated input.
+    r + tap - pad is a multiple of the stride; the quotient is the offset.
 
     Returns:
       `(selection, first)`: `selection[r, o, tap]` is 1 where phase r applies the tap to the
       neighbour at offset `first + o`, else 0.
     """
-    if padding == "SAME" and stride <= kernel_size - 1:
-        pad = math.ceil((kernel_size + stride - 2) / 2)
-    else:
-        pad = kernel_size - 1
+    pad = _pad_before(kernel_size, stride, padding)
     meetings = [
         (phase, (phase + tap - pad) // stride, tap)
         for phase in range(stride)
@@ -52,57 +62,53 @@ def _phases(kernel_size: int, stride: int, padding: str) -> tuple[np.ndarray, in
     return selection, first
 
 
-def _output_size(size: int, kernel_size: int, stride: int, padding: str) -> int:
-    """Length of the output along one axis, as `jax.lax.conv_transpose` has it."""
-    return size * stride + (max(kernel_size - stride, 0) if padding == "VALID" else 0)
+def _windows(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """The pixels under a window of this shape, at each of its places, side by side.
 
+    Args:
+      x: `<float>[batch, height, width, channels]`.
+      shape: the window's height and width.
 
-def _windows(x: jax.Array, kernel_shape: tuple[int, ...]) -> list[jax.Array]:
-    """The input pixels each kernel tap sees: `[batch * height * width, channels]` for each tap."""
-    kernel_height, kernel_width = kernel_shape[:2]
-    batch, height, width, channels = x.shape
-    height, width = height - kernel_height + 1, width - kernel_width + 1
-    return [
-        x[:, i : i + height, j : j + width, :].reshape(batch * height * width, channels)
-        for i in range(kernel_height)
-        for j in range(kernel_width)
-    ]
+    Returns:
+      `<float>[batch, height - shape[0] + 1, width - shape[1] + 1, shape[0] * shape[1] * channels]`.
+    """
+    height, width = (x.shape[1 + axis] - shape[axis] + 1 for axis in (0, 1))
+    return jnp.concatenate(
+        [
+            x[:, row : row + height, column : column + width, :]
+            for row in range(shape[0])
+            for column in range(shape[1])
+        ],
+        axis=-1,
+    )
 
 
 @jax.custom_vjp
-def _correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Ordinary convolution, stride 1, no padding; its kernel gradient is matrix products."""
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Matrix product; its derivatives are products too, without a transposed copy."""
+    return a @ b
+
+
+def _matmul_backward(residuals, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b = residuals
+    return cotangent @ b.T, a.T @ cotangent
+
+
+_matmul.defvjp(lambda a, b: (_matmul(a, b), (a, b)), _matmul_backward)
+
+
+def _from_windows(in_channels: int, strides: tuple[int, int]) -> bool:
+    return strides != (1, 1) or in_channels <= _MAX_CHANNELS_AS_WINDOWS
+
+
+def _correlate(x: jax.Array, kernel: jax.Array, from_windows: bool) -> jax.Array:
+    """Ordinary convolution, stride 1, no padding."""
+    if from_windows:
+        windows = _windows(x, kernel.shape[:2])
+        rows = windows.reshape(-1, windows.shape[-1])
+        out = _matmul(rows, kernel.reshape(rows.shape[-1], -1))
+        return out.reshape(*windows.shape[:-1], -1)
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_LAYOUT)
-
-
-def _correlate_forward(x: jax.Array, kernel: jax.Array):
-    return _correlate(x, kernel), (x, kernel)
-
-
-def _correlate_backward(residuals, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    full = [(size - 1, size - 1) for size in kernel.shape[:2]]
-    x_gradient = jax.lax.conv_general_dilated(
-        cotangent,
-        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
-        (1, 1),
-        full,
-        dimension_numbers=_LAYOUT,
-    )
-    rows = cotangent.reshape(-1, cotangent.shape[-1])
-    products = [window.T @ rows for window in _windows(x, kernel.shape)]
-    return x_gradient, jnp.stack(products).reshape(kernel.shape)
-
-
-_correlate.defvjp(_correlate_forward, _correlate_backward)
-
-
-def _correlate_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same convolution as one matrix product of gathered patches."""
-    patches = jnp.concatenate(_windows(x, kernel.shape), axis=-1)
-    out = patches @ kernel.reshape(-1, kernel.shape[-1])
-    height, width = (x.shape[1 + axis] - kernel.shape[axis] + 1 for axis in (0, 1))
-    return out.reshape(x.shape[0], height, width, kernel.shape[-1])
 
 
 def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
@@ -125,21 +131,60 @@ def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding
         phase_kernel = jnp.einsum("aik,bjl,klcd->ijcabd", *selections, kernel)
         phase_kernel = phase_kernel.reshape(*phase_kernel.shape[:3], -1)
     x = jnp.pad(x, [*pads, (0, 0)])
-    correlate = _correlate_patches if in_channels <= _MAX_CHANNELS_AS_PATCHES else _correlate
-    out = correlate(x, phase_kernel)
+    out = _correlate(x, phase_kernel, _from_windows(in_channels, strides))
     out = out.reshape(batch, *quotients, *strides, out_channels).transpose(0, 1, 3, 2, 4, 5)
     out = out.reshape(batch, quotients[0] * strides[0], quotients[1] * strides[1], out_channels)
     return out[:, : sizes[0], : sizes[1]]
+
+
+def _subpixel_gradients(
+    x: jax.Array,
+    kernel: jax.Array,
+    cotangent: jax.Array,
+    strides: tuple[int, int],
+    padding: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of `_subpixel`, each as a matrix product."""
+    in_channels, out_channels = kernel.shape[2:]
+    if _from_windows(in_channels, strides):
+        form = functools.partial(_subpixel, strides=strides, padding=padding)
+        return jax.vjp(form, x, kernel)[1](cotangent)
+    # At stride 1 both come from the outputs that each input pixel reaches.
+    pads = [(0, 0)]
+    for axis, size in enumerate(kernel.shape[:2]):
+        before = size - 1 - _pad_before(size, 1, padding)
+        after = x.shape[1 + axis] + size - 1 - before - cotangent.shape[1 + axis]
+        pads.append((before, after))
+    reached = _windows(jnp.pad(cotangent, [*pads, (0, 0)]), kernel.shape[:2])
+    reached = reached.reshape(-1, reached.shape[-1])
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3).reshape(-1, in_channels)
+    x_gradient = (reached @ flipped).reshape(x.shape)
+    kernel_gradient = x.reshape(-1, in_channels).T @ reached
+    kernel_gradient = kernel_gradient.reshape(in_channels, *kernel.shape[:2], out_channels)
+    return x_gradient, jnp.flip(kernel_gradient.transpose(1, 2, 0, 3), (0, 1))
 
 
 def _library(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
     return jax.lax.conv_transpose(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
 
 
-def _on_platform(function_of, *arguments):
-    """Applies what `function_of` makes of the form that is fast on the platform compiled for."""
+def _library_gradients(
+    x: jax.Array,
+    kernel: jax.Array,
+    cotangent: jax.Array,
+    strides: tuple[int, int],
+    padding: str,
+) -> tuple[jax.Array, jax.Array]:
+    form = functools.partial(_library, strides=strides, padding=padding)
+    return jax.vjp(form, x, kernel)[1](cotangent)
+
+
+def _on_platform(on_cpu, elsewhere, *arguments, **static):
+    """Calls the form that is fast on the platform compiled for."""
     return jax.lax.platform_dependent(
-        *arguments, cpu=function_of(_subpixel), default=function_of(_library)
+        *arguments,
+        cpu=functools.partial(on_cpu, **static),
+        default=functools.partial(elsewhere, **static),
     )
 
 
@@ -148,6 +193,8 @@ def conv_transpose(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str = "SAME"
 ) -> jax.Array:
     """Two-dimensional transposed convolution, equal to `jax.lax.conv_transpose`.
+
+    Reverse-mode derivatives of any order; forward mode (`jax.jvp`) is an error of JAX's.
 
     Args:
       x: `<float>[batch, height, width, in_channels]`.
@@ -163,11 +210,7 @@ def conv_transpose(
     """
     if padding not in ("SAME", "VALID"):
         raise ValueError(f"padding is {padding!r}, must be 'SAME' or 'VALID'")
-
-    def convolve(form):
-        return functools.partial(form, strides=strides, padding=padding)
-
-    return _on_platform(convolve, x, kernel)
+    return _on_platform(_subpixel, _library, x, kernel, strides=strides, padding=padding)
 
 
 def _forward(x, kernel, strides, padding):
@@ -175,38 +218,92 @@ def _forward(x, kernel, strides, padding):
 
 
 def _backward(strides, padding, residuals, cotangent):
-    def gradients_of(form):
-        def gradients(x, kernel, cotangent):
-            _, vjp = jax.vjp(functools.partial(form, strides=strides, padding=padding), x, kernel)
-            return vjp(cotangent)
-
-        return gradients
-
-    return _on_platform(gradients_of, *residuals, cotangent)
+    return _on_platform(
+        _subpixel_gradients,
+        _library_gradients,
+        *residuals,
+        cotangent,
+        strides=strides,
+        padding=padding,
+    )
 
 
 conv_transpose.defvjp(_forward, _backward)
 
 
+@jax.custom_vjp
+def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias to each channel; on CPU its gradient is a matrix product, not a slow sum."""
+    return x + bias
+
+
+def _add_bias_backward(_, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rows = cotangent.reshape(-1, cotangent.shape[-1])
+    ones = jnp.ones((1, rows.shape[0]), rows.dtype)
+    total = jax.lax.platform_dependent(
+        rows, cpu=lambda rows: (ones @ rows)[0], default=lambda rows: rows.sum(0)
+    )
+    return cotangent, total
+
+
+_add_bias.defvjp(lambda x, bias: (_add_bias(x, bias), None), _add_bias_backward)
+
+
+def _pair(sizes: int | Sequence[int] | None) -> tuple[int, int]:
+    if sizes is None:
+        return (1, 1)
+    return (sizes, sizes) if isinstance(sizes, int) else tuple(sizes)
+
+
 class ConvTranspose(nn.Module):
-    """Drop-in for `flax.linen.ConvTranspose`: same parameters, initialisation and outputs.
+    """Drop-in for the two-dimensional `flax.linen.ConvTranspose`.
+
+    The same parameters, initialisation and outputs. Dilated and masked kernels, transposed
+    kernels, circular and explicit padding are not offered: the library has them.
 
     Attributes:
       features: number of output channels.
       kernel_size: height and width of the kernel.
-      strides: height and width of what an input pixel becomes.
+      strides: height and width of what an input pixel becomes, one number for both, or None
+        for 1.
       padding: "SAME" or "VALID".
+      use_bias: whether a bias is added to each output channel.
+      dtype: of the computation; by default what inputs and parameters promote to.
+      param_dtype: of the parameters.
+      kernel_init: initialiser of the kernel.
+      bias_init: initialiser of the bias.
     """
 
     features: int
     kernel_size: Sequence[int]
-    strides: Sequence[int] = (1, 1)
+    strides: int | Sequence[int] | None = None
     padding: str = "SAME"
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `<float>[batch, height, width, channels]` to `[..., features]` channels."""
+        """Maps `<float>[..., height, width, channels]` to `[..., features]` channels.
+
+        Any number of batch axes may come first, none included.
+
+        Raises:
+          ValueError: the kernel is not two-dimensional, or the padding is another.
+        """
+        if len(self.kernel_size) != 2:
+            raise ValueError(f"kernel_size is {self.kernel_size}, must be a height and a width")
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return conv_transpose(x, kernel, tuple(self.strides), self.padding) + bias
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        batch_shape = x.shape[:-3]
+        out = conv_transpose(
+            x.reshape(-1, *x.shape[-3:]), kernel, _pair(self.strides), self.padding
+        )
+        out = out.reshape(*batch_shape, *out.shape[1:])
+        return out if bias is None else _add_bias(out, bias)
