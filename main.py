@@ -31,6 +31,9 @@ _MODES = {
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory.")
 _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(_MODES)}.")
+_COMPILATION_CACHE = flags.DEFINE_bool(
+    "compilation_cache", True, "Keep compiled programs in the user's cache folder."
+)
 
 _OVERRIDE = re.compile(r"--?config\.([^=]+)")
 
@@ -93,6 +96,10 @@ def _run(arguments: list[str]) -> None:
         )
     workdir = Path(_WORKDIR.value).expanduser()
     config = _config(mode, workdir)
+    compilation = importlib.import_module("vae_jax.compilation")
+    compilation.set_cpu_flags()
+    if _COMPILATION_CACHE.value:
+        compilation.use_cache()
     module, function = _MODES[mode]
     getattr(importlib.import_module(module), function)(config, workdir)
 

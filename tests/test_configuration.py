@@ -48,6 +48,7 @@ def test_a_configuration_survives_json():
     ("field", "value", "expected"),
     [
         ("seed", -1, "seed is -1, must be between 0 and 4294967295"),
+        ("train.num_replicas", 0, "train.num_replicas is 0, must be at least 1"),
         ("latent_size", 0, "latent_size is 0, must be at least 1"),
         ("data.name", "minst", "data.name is 'minst', must be one of .* nearest: mnist"),
         ("data.binarization", "static", "data.binarization is 'static', must be one of none, dyn"),

@@ -84,6 +84,60 @@ def test_parameters_are_the_librarys():
     jax.tree.map(np.testing.assert_array_equal, ours, library)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strides": None},
+        {"strides": 2},
+        {"use_bias": False},
+        {"dtype": jnp.bfloat16},
+        {"param_dtype": jnp.float16},
+        {"kernel_init": nn.initializers.ones_init(), "bias_init": nn.initializers.ones_init()},
+    ],
+)
+@pytest.mark.parametrize("batch_shape", [(), (2,), (2, 3)])
+def test_options_and_batch_shapes_are_the_librarys(options, batch_shape):
+    x = jax.random.normal(jax.random.key(1), (*batch_shape, 4, 5, 6))
+    ours, library = (
+        layer(3, (3, 3), **options).init_with_output(jax.random.key(0), x)
+        for layer in (ConvTranspose, nn.ConvTranspose)
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours[1], library[1])
+    assert ours[0].dtype == library[0].dtype
+    tolerance = 0.05 if ours[0].dtype == jnp.bfloat16 else 1e-3
+    actual, expected = (np.asarray(out, np.float32) for out, _ in (ours, library))
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_another_number_of_axes_is_an_error():
+    with pytest.raises(ValueError, match=r"kernel_size is \(3,\), must be a height and a width"):
+        ConvTranspose(2, (3,)).init(jax.random.key(0), jnp.ones((1, 4, 1)))
+
+
+@pytest.mark.parametrize("in_axes", [(0, 0), (0, None), (None, 0)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_vmap_is_one_by_one(in_axes, strides):
+    xs = jax.random.normal(jax.random.key(0), (3, 2, 4, 4, 6))
+    kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 6, 2))
+    arguments = [a if axis == 0 else a[0] for a, axis in zip((xs, kernels), in_axes, strict=True)]
+
+    def value_and_gradients(x, kernel):
+        value, vjp = jax.vjp(lambda x, kernel: conv_transpose(x, kernel, strides), x, kernel)
+        return value, *vjp(jnp.sin(value))
+
+    together = jax.jit(jax.vmap(value_and_gradients, in_axes))(*arguments)
+    for index in range(3):
+        one = [a if axis is None else a[index] for a, axis in zip(arguments, in_axes, strict=True)]
+        for actual, expected in zip(together, value_and_gradients(*one), strict=True):
+            np.testing.assert_allclose(actual[index], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_forward_mode_is_an_error():
+    x, kernel = jnp.ones((1, 4, 4, 6)), jnp.ones((3, 3, 6, 2))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: conv_transpose(x, kernel, (1, 1)), (x,), (x,))
+
+
 def test_stride_one_is_a_convolution():
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 6))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 6, 2))
@@ -91,12 +145,15 @@ def test_stride_one_is_a_convolution():
     np.testing.assert_allclose(conv_transpose(x, kernel, (1, 1)), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("in_channels", [2, 6])
-def test_second_derivatives_equal_numerical_ones(in_channels):
+def test_second_derivatives_equal_numerical_ones(in_channels, stride):
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(0), (1, 3, 3, in_channels), jnp.float64)
         kernel = jax.random.normal(jax.random.key(1), (3, 3, in_channels, 2), jnp.float64)
-        check_grads(lambda *a: conv_transpose(*a, (2, 2)), (x, kernel), order=2, modes=["rev"])
+        check_grads(
+            lambda *a: conv_transpose(*a, (stride, stride)), (x, kernel), order=2, modes=["rev"]
+        )
 
 
 def test_the_same_inside_a_scan():

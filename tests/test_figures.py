@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vae_jax import figures
-from vae_jax.metrics import COLUMNS
+from vae_jax.metrics import COLUMNS, STD_COLUMNS
 
 IMAGES = np.random.RandomState(0).uniform(size=(2, 10, 28, 28))
 
@@ -61,6 +61,19 @@ def test_loss_curves(tmp_path):
     pixels = matplotlib.image.imread(tmp_path / "loss_curves.png")
     assert pixels.shape[1] > 2.5 * pixels.shape[0]  # three panels
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 100
+
+
+def test_loss_curves_of_replicas_have_bands(tmp_path):
+    rows = [dict.fromkeys(COLUMNS, 100.0 / epoch) | {"epoch": epoch} for epoch in (1, 2, 3)]
+    coloured = []
+    for std in (None, 1.0, 20.0):
+        if std:
+            rows = [row | dict.fromkeys(STD_COLUMNS, std) for row in rows]
+        path = tmp_path / f"{std}.png"
+        figures.save_loss_curves(path, rows, best_epoch=3)
+        pixels = matplotlib.image.imread(path)[..., :3]
+        coloured.append(np.mean(np.ptp(pixels, axis=-1) > 0.05))
+    assert coloured[0] < coloured[1] < coloured[2]
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):

@@ -98,7 +98,7 @@ def test_training_lowers_the_loss(state):
 
 
 def test_an_epoch_is_its_steps(state):
-    order = steps.epoch_order(state.root_key, 1, len(IMAGES))
+    order = steps.epoch_order(SETTINGS, state.root_key, 1, len(IMAGES))
     stepped, sums = copy(state), []
     for first in range(0, 20, 5):
         stepped, terms = steps.train_step(SETTINGS, stepped, IMAGES[order[first : first + 5]])
@@ -114,7 +114,7 @@ def test_an_epoch_is_its_steps(state):
 
 
 def test_an_epoch_in_stretches_is_the_same_bit_for_bit(state):
-    order = steps.epoch_order(state.root_key, 1, len(IMAGES))
+    order = steps.epoch_order(SETTINGS, state.root_key, 1, len(IMAGES))
     halves = copy(state)
     whole, _ = steps.train_epoch(SETTINGS, state, IMAGES, order, 0, 4)
     for first in (0, 2):
@@ -126,14 +126,14 @@ def test_the_same_seed_gives_the_same_epoch_bit_for_bit():
     results = []
     for _ in range(2):
         state = steps.initial_state(SETTINGS, seed=3)
-        order = steps.epoch_order(state.root_key, 1, len(IMAGES))
+        order = steps.epoch_order(SETTINGS, state.root_key, 1, len(IMAGES))
         results.append(steps.train_epoch(SETTINGS, state, IMAGES, order, 0, 4))
     assert_equal_trees(*results)
 
 
 def test_a_second_epoch_compiles_nothing(state):
     def run_epoch(state, epoch):
-        order = steps.epoch_order(state.root_key, epoch, len(IMAGES))
+        order = steps.epoch_order(SETTINGS, state.root_key, epoch, len(IMAGES))
         state, _ = steps.train_epoch(SETTINGS, state, IMAGES, order, 0, 2)
         return steps.train_epoch(SETTINGS, state, IMAGES, order, 2, 2)[0]
 
@@ -143,7 +143,7 @@ def test_a_second_epoch_compiles_nothing(state):
 
 
 def test_the_order_is_a_permutation_of_its_own_for_each_epoch(state):
-    first, second = (steps.epoch_order(state.root_key, epoch, 23) for epoch in (1, 2))
+    first, second = (steps.epoch_order(SETTINGS, state.root_key, epoch, 23) for epoch in (1, 2))
     np.testing.assert_array_equal(np.sort(first), np.arange(23))
     np.testing.assert_array_equal(np.sort(second), np.arange(23))
     assert np.any(first != second)
@@ -151,9 +151,7 @@ def test_the_order_is_a_permutation_of_its_own_for_each_epoch(state):
 
 def test_evaluation_of_an_image_depends_on_its_place_alone(state):
     def evaluate(rows):
-        terms = steps.evaluate_batch(
-            SETTINGS.model, state.params, state.root_key, IMAGES[rows], rows
-        )
+        terms = steps.evaluate_batch(SETTINGS, state.params, state.root_key, IMAGES[rows], rows)
         return np.asarray(terms.loss)
 
     together = evaluate(np.arange(6))
@@ -164,9 +162,7 @@ def test_evaluation_of_an_image_depends_on_its_place_alone(state):
 def test_evaluation_is_the_negative_elbo_with_dropout_off():
     settings = make_settings({"dropout_rate": 0.9, "dropout_after": (0, 1)}, kl_weight=0.5)
     state = steps.initial_state(settings, seed=0)
-    terms = steps.evaluate_batch(
-        settings.model, state.params, state.root_key, IMAGES[:1], np.array([7]), 0.5
-    )
+    terms = steps.evaluate_batch(settings, state.params, state.root_key, IMAGES[:1], np.array([7]))
     pixels = IMAGES[:1] / np.float32(255)
     mean, log_var = settings.model.apply({"params": state.params}, pixels, method="encode")
     noise = jax.random.normal(stream_key(state.root_key, Stream.EVALUATION, 7), (4,))

@@ -127,10 +127,10 @@ def test_evaluation_counts_every_image_once(small_config):
     images = datasets.load("mnist_5k").test.images
     # 500 a batch: one whole, and one of three images.
     images = np.concatenate([images, 255 - images[:3]])
-    means = evaluate.evaluate_split(settings, state, images)
+    [means] = evaluate.evaluate_split(settings, state, images)
     singly = [
         steps.evaluate_batch(
-            settings.model, state.params, state.root_key, images[start:stop], np.arange(start, stop)
+            settings, state.params, state.root_key, images[start:stop], np.arange(start, stop)
         )
         for start, stop in ((0, 200), (200, 400), (400, 503))
     ]

@@ -143,7 +143,9 @@ def _check_decoder(rules: _Rules) -> None:
 def _check_values(fields: Mapping[str, Any]) -> None:
     """Checks what fields of the right types may hold, as far as that needs no data."""
     rules = _Rules(fields)
-    rules.require("seed", 0 <= fields["seed"] <= _MAX_SEED, f"between 0 and {_MAX_SEED}")
+    rules.at_least("train.num_replicas", 1)
+    highest = _MAX_SEED - (fields["train.num_replicas"] - 1)
+    rules.require("seed", 0 <= fields["seed"] <= highest, f"between 0 and {highest}")
     rules.at_least("latent_size", 1)
     rules.one_of("data.name", datasets.NAMES)
     rules.one_of("data.binarization", datasets.BINARIZATIONS)

@@ -101,6 +101,12 @@ def _from_windows(in_channels: int, strides: tuple[int, int]) -> bool:
     return strides != (1, 1) or in_channels <= _MAX_CHANNELS_AS_WINDOWS
 
 
+# `vmap` would make one grouped convolution of many, far slower on CPU than one by one.
+@jax.custom_batching.sequential_vmap
+def _library_correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_LAYOUT)
+
+
 def _correlate(x: jax.Array, kernel: jax.Array, from_windows: bool) -> jax.Array:
     """Ordinary convolution, stride 1, no padding."""
     if from_windows:
@@ -108,7 +114,7 @@ def _correlate(x: jax.Array, kernel: jax.Array, from_windows: bool) -> jax.Array
         rows = windows.reshape(-1, windows.shape[-1])
         out = _matmul(rows, kernel.reshape(rows.shape[-1], -1))
         return out.reshape(*windows.shape[:-1], -1)
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_LAYOUT)
+    return _library_correlate(x, kernel)
 
 
 def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:

@@ -34,18 +34,22 @@ def step_settings(config: ml_collections.ConfigDict) -> steps.StepSettings:
         batch_size=config.train.batch_size,
         kl_weight=config.loss.kl_weight,
         binarize=config.data.binarization == "dynamic",
+        num_replicas=config.train.num_replicas,
     )
 
 
 def evaluate_split(
     settings: steps.StepSettings, state: TrainState, images: np.ndarray
-) -> dict[str, float]:
-    """Mean loss and terms over every image, each counted once, in nats per image.
+) -> list[dict[str, float]]:
+    """Each replica's mean loss and terms over every image, each counted once.
 
     Args:
       settings: model and loss.
       state: parameters and root key.
       images: `<uint8>[n, 28, 28]`.
+
+    Returns:
+      The terms of each replica, nats per image.
     """
     pieces = []
     for start in range(0, len(images), _BATCH_SIZE):
@@ -53,32 +57,31 @@ def evaluate_split(
         # A short last batch is filled up, so that one program serves all, and cut off again.
         padding = _BATCH_SIZE - len(batch)
         terms = steps.evaluate_batch(
-            settings.model,
+            settings,
             state.params,
             state.root_key,
             np.pad(batch, ((0, padding), (0, 0), (0, 0))),
             np.arange(start, start + _BATCH_SIZE),
-            settings.kl_weight,
         )
         pieces.append(terms[: len(batch)])
     return metrics.mean_terms(pieces, len(images))
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedRun:
-    """The best epoch of a run, ready to be looked at.
+class Replica:
+    """One seed's model, ready to be looked at.
 
     Attributes:
-      workdir: the run directory.
-      epoch: the epoch with the lowest validation loss.
-      last_epoch: the last epoch that a checkpoint holds.
-      settings: model, optimiser and loss.
+      folder: where its metrics, figures and summary are.
+      seed: its seed.
+      epoch: the run's best epoch.
+      settings: model, optimiser and loss, of this replica alone.
       state: the parameters after `epoch`.
     """
 
-    workdir: Path
+    folder: Path
+    seed: int
     epoch: int
-    last_epoch: int
     settings: steps.StepSettings
     state: TrainState
 
@@ -90,7 +93,24 @@ class TrainedRun:
     @property
     def figures(self) -> Path:
         """The folder figures go to."""
-        return self.workdir / "figures"
+        return self.folder / "figures"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """The best epoch of a run.
+
+    Attributes:
+      workdir: the run directory.
+      epoch: the epoch with the lowest validation loss, averaged over the replicas.
+      last_epoch: the last epoch that a checkpoint holds.
+      replicas: one for each seed.
+    """
+
+    workdir: Path
+    epoch: int
+    last_epoch: int
+    replicas: list[Replica]
 
 
 def open_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
@@ -106,81 +126,127 @@ def open_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
         if epoch is None:
             raise UserError(f"--workdir={workdir}: holds no checkpoint yet; train first")
         state = checkpoints.restore(epoch, steps.abstract_state(settings))
-        return TrainedRun(workdir, epoch, checkpoints.latest_epoch, settings, state)
+        last_epoch = checkpoints.latest_epoch
+    folders = run_directory.replica_folders(workdir, config.seed, settings.num_replicas)
+    states = [state]
+    if settings.num_replicas > 1:
+        states = [steps.replica(state, index) for index in range(settings.num_replicas)]
+    alone = dataclasses.replace(settings, num_replicas=1)
+    replicas = [
+        Replica(folder, config.seed + index, epoch, alone, state)
+        for index, (folder, state) in enumerate(zip(folders, states, strict=True))
+    ]
+    return TrainedRun(workdir, epoch, last_epoch, replicas)
 
 
-def save_samples(run: TrainedRun) -> np.ndarray:
+def save_samples(replica: Replica) -> np.ndarray:
     """Draws the grid of samples; returns its images, `<float32>[100, 28, 28]`."""
     images = generate.sample_prior(
-        run.model, run.state.params, run.state.root_key, _GRID[0] * _GRID[1]
+        replica.model, replica.state.params, replica.state.root_key, _GRID[0] * _GRID[1]
     )
     grid = images.reshape(*_GRID, *images.shape[1:])
     figures.save_image_grid(
-        run.figures / "samples.png", grid, f"Samples from random latents, epoch {run.epoch}"
+        replica.figures / "samples.png", grid, f"Samples from random latents, epoch {replica.epoch}"
     )
     return images
 
 
-def save_interpolation(run: TrainedRun, test: datasets.Split) -> None:
+def save_interpolation(replica: Replica, test: datasets.Split) -> None:
     """Draws rows from one test digit to another of a different class."""
     first, last = (test.images[rows] for rows in generate.pairs_of_different_classes(test.labels))
     between = generate.interpolate(
-        run.model, run.state.params, first, last, _NUM_INTERPOLATION_STEPS
+        replica.model, replica.state.params, first, last, _NUM_INTERPOLATION_STEPS
     )
     figures.save_interpolation(
-        run.figures / "interpolation.png",
+        replica.figures / "interpolation.png",
         first / steps.MAX_PIXEL,
         between,
         last / steps.MAX_PIXEL,
     )
 
 
-def save_reconstructions(run: TrainedRun, test: datasets.Split) -> None:
+def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     """Draws the first test images above their reconstructions."""
     shape = (_NUM_RECONSTRUCTION_ROWS, _GRID[1], *test.images.shape[1:])
     images = test.images[: shape[0] * shape[1]]
-    reconstructions = generate.reconstruct(run.model, run.state.params, images)
+    reconstructions = generate.reconstruct(replica.model, replica.state.params, images)
     figures.save_reconstructions(
-        run.figures / "reconstructions.png",
+        replica.figures / "reconstructions.png",
         images.reshape(shape) / steps.MAX_PIXEL,
         reconstructions.reshape(shape),
     )
 
 
-def summarize(run: TrainedRun, dataset: datasets.Dataset) -> dict[str, Any]:
-    """Writes `summary.json` and the four figures of the best epoch; returns the summary."""
-    rows = metrics.read_csv(run.workdir / "metrics.csv")
-    rows = [row for row in rows if row["epoch"] <= run.last_epoch]
+def _rows(folder: Path, last_epoch: int) -> list[dict[str, float]]:
+    """The rows of a folder's `metrics.csv` that a checkpoint holds."""
+    rows = metrics.read_csv(folder / "metrics.csv")
+    return [row for row in rows if row["epoch"] <= last_epoch]
+
+
+def _finish(folder: Path, rows: list[dict[str, float]], summary: dict[str, Any]) -> None:
+    figures.save_loss_curves(folder / "figures" / "loss_curves.png", rows, summary["best_epoch"])
+    # Last: a run is complete when this file is there.
+    run_directory.write_json(folder / "summary.json", summary)
+
+
+def _summarize_replica(
+    replica: Replica, dataset: datasets.Dataset, last_epoch: int
+) -> dict[str, Any]:
+    """Writes a replica's `summary.json` and its four figures; returns the summary."""
+    rows = _rows(replica.folder, last_epoch)
+    splits = {"validation": dataset.validation, "test": dataset.test}
+    seconds = sum(len(dataset.train.images) / row["images_per_second"] for row in rows)
     summary = {
         "units": "nats per image",
-        "best_epoch": run.epoch,
-        "best_step": int(run.state.step),
-        "epochs_trained": run.last_epoch,
-        "parameters": num_parameters(run.state),
-        "validation": evaluate_split(run.settings, run.state, dataset.validation.images),
-        "test": evaluate_split(run.settings, run.state, dataset.test.images),
-        "training_seconds": round(
-            sum(len(dataset.train.images) / row["images_per_second"] for row in rows), 1
-        ),
+        "seed": replica.seed,
+        "best_epoch": replica.epoch,
+        "best_step": int(replica.state.step),
+        "epochs_trained": last_epoch,
+        "parameters": num_parameters(replica.state),
+        **{
+            name: evaluate_split(replica.settings, replica.state, split.images)[0]
+            for name, split in splits.items()
+        },
+        "training_seconds": round(seconds, 1),
     }
-    figures.save_loss_curves(run.figures / "loss_curves.png", rows, run.epoch)
-    save_reconstructions(run, dataset.test)
-    save_samples(run)
-    save_interpolation(run, dataset.test)
-    # Last: a run is complete when this file is there.
-    run_directory.write_json(run.workdir / "summary.json", summary)
+    save_reconstructions(replica, dataset.test)
+    save_samples(replica)
+    save_interpolation(replica, dataset.test)
+    _finish(replica.folder, rows, summary)
     return summary
+
+
+def summarize(run: TrainedRun, dataset: datasets.Dataset) -> dict[str, Any]:
+    """Writes the summaries and figures of the best epoch; returns the run's summary.
+
+    With several replicas each has its own, and the run's summary holds the means of their
+    figures, the standard deviations and the seeds.
+    """
+    summaries = [_summarize_replica(replica, dataset, run.last_epoch) for replica in run.replicas]
+    if len(summaries) == 1:
+        return summaries[0]
+    summary = {name: value for name, value in summaries[0].items() if name != "seed"}
+    summary["seeds"] = [replica.seed for replica in run.replicas]
+    for split in ("validation", "test"):
+        mean, std = metrics.mean_and_std([each[split] for each in summaries])
+        summary |= {split: mean, f"{split}_std": std}
+    _finish(run.workdir, _rows(run.workdir, run.last_epoch), summary)
+    return summary
+
+
+def _format_split(summary: dict[str, Any], split: str) -> str:
+    terms, std = summary[split], summary.get(f"{split}_std")
+    spread = f" ± {std['loss']:.2f}" if std else ""
+    parts = f"{terms['reconstruction']:.2f} + {terms['kl']:.2f}"
+    return f"{split} {terms['loss']:.2f}{spread} = {parts}"
 
 
 def format_summary(summary: dict[str, Any]) -> str:
     """One line of a summary's figures."""
-    splits = ", ".join(
-        f"{split} {summary[split]['loss']:.2f} = {summary[split]['reconstruction']:.2f}"
-        f" + {summary[split]['kl']:.2f}"
-        for split in ("validation", "test")
-    )
+    splits = ", ".join(_format_split(summary, split) for split in ("validation", "test"))
+    seeds = f", {len(summary['seeds'])} seeds" if "seeds" in summary else ""
     return (
-        f"best epoch {summary['best_epoch']} of {summary['epochs_trained']}: {splits} "
+        f"best epoch {summary['best_epoch']} of {summary['epochs_trained']}{seeds}: {splits} "
         f"(loss = reconstruction + KL, {summary['units']})"
     )
 
@@ -195,15 +261,18 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def sample(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Mode `sample`: a grid of 100 images from random latents, and the images as `.npy`."""
-    run = open_best(config, workdir)
-    buffer = io.BytesIO()
-    np.save(buffer, save_samples(run))
-    run_directory.write_atomically(workdir / "samples.npy", buffer.getvalue())
-    print(f"wrote {run.figures / 'samples.png'} and {workdir / 'samples.npy'}")
+    for replica in open_best(config, workdir).replicas:
+        buffer = io.BytesIO()
+        np.save(buffer, save_samples(replica))
+        path = replica.folder / "samples.npy"
+        run_directory.write_atomically(path, buffer.getvalue())
+        print(f"wrote {replica.figures / 'samples.png'} and {path}")
 
 
 def interpolate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Mode `interpolate`: rows from one test digit to another of a different class."""
     run = open_best(config, workdir)
-    save_interpolation(run, load_dataset(config).test)
-    print(f"wrote {run.figures / 'interpolation.png'}")
+    test = load_dataset(config).test
+    for replica in run.replicas:
+        save_interpolation(replica, test)
+        print(f"wrote {replica.figures / 'interpolation.png'}")

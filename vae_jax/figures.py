@@ -116,7 +116,8 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
 
     Args:
       path: the PNG file.
-      rows: of `metrics.csv`, at least one.
+      rows: of `metrics.csv`, at least one; with the standard deviations over replicas, where
+        there are several, which are drawn as bands.
       best_epoch: the epoch validation chooses; it is marked.
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
@@ -125,7 +126,12 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
     panels = figure.subplots(1, len(_PANELS))
     for axes, (term, title) in zip(panels, _PANELS, strict=True):
         for split in ("train", "validation"):
-            axes.plot(epochs, [row[f"{split}_{term}"] for row in rows], label=split, marker=marker)
+            column = f"{split}_{term}"
+            values = np.array([row[column] for row in rows])
+            axes.plot(epochs, values, label=split, marker=marker)
+            if f"{column}_std" in rows[0]:
+                std = np.array([row[f"{column}_std"] for row in rows])
+                axes.fill_between(epochs, values - std, values + std, alpha=0.3, linewidth=0)
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"best epoch ({best_epoch})")
         axes.set_title(title)
         axes.set_xlabel("epoch")

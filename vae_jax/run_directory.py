@@ -33,6 +33,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
+def replica_folders(workdir: Path, seed: int, num_replicas: int) -> list[Path]:
+    """Where each replica's metrics and figures go: the run directory itself if there is one."""
+    if num_replicas == 1:
+        return [workdir]
+    return [workdir / "replicas" / f"seed_{seed + index}" for index in range(num_replicas)]
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically."""
     write_atomically(path, json.dumps(value, indent=2) + "\n")

@@ -1,11 +1,17 @@
-"""Every compiled program of the package: the only place that jits."""
+"""Every compiled program of the package: the only place that jits.
+
+With more than one replica every array of a train state has a leading axis, one entry for each
+seed; where a function's docstring says `[...]`, that axis is there too.
+"""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vae_jax import distributions, losses
@@ -27,6 +33,7 @@ class StepSettings:
       batch_size: images in a step.
       kl_weight: weight of the KL term in the loss.
       binarize: whether each pixel is drawn anew, 1 with probability of its grey value.
+      num_replicas: how many seeds are trained side by side.
     """
 
     model: VAE
@@ -34,23 +41,50 @@ class StepSettings:
     batch_size: int
     kl_weight: float = 1.0
     binarize: bool = False
+    num_replicas: int = 1
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "seed"))
+def _for_each_replica(settings: StepSettings, function: Callable, **axes: Any) -> Callable:
+    """The function for all replicas at once; itself where there is one."""
+    return function if settings.num_replicas == 1 else jax.vmap(function, **axes)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _initial_state(settings: StepSettings, seeds: jax.Array) -> TrainState:
+    create = functools.partial(create_train_state, settings.model, settings.optimizer)
+    return _for_each_replica(settings, create)(seeds)
+
+
+def _seeds(settings: StepSettings, seed: int) -> np.ndarray:
+    seeds = np.arange(seed, seed + settings.num_replicas, dtype=np.uint32)
+    return seeds if settings.num_replicas > 1 else seeds[0]
+
+
 def initial_state(settings: StepSettings, seed: int) -> TrainState:
-    """The state before the first step."""
-    return create_train_state(settings.model, settings.optimizer, seed)
+    """The state before the first step; replica i has the seed `seed + i`."""
+    return _initial_state(settings, _seeds(settings, seed))
 
 
 def abstract_state(settings: StepSettings) -> TrainState:
     """The shapes and types of a state: what a checkpoint is restored into."""
-    return jax.eval_shape(lambda: create_train_state(settings.model, settings.optimizer, 0))
+    return jax.eval_shape(lambda: initial_state(settings, 0))
 
 
-@functools.partial(jax.jit, static_argnames="num_images")
-def epoch_order(root_key: jax.Array, epoch: int, num_images: int) -> jax.Array:
-    """The order in which an epoch sees the training images: `<int32>[num_images]`."""
-    return jax.random.permutation(stream_key(root_key, Stream.DATA_ORDER, epoch), num_images)
+def replica(state: TrainState, index: int) -> TrainState:
+    """One replica's state out of those of several."""
+    return jax.tree.map(lambda leaf: leaf[index], state)
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "num_images"))
+def epoch_order(
+    settings: StepSettings, root_key: jax.Array, epoch: int, num_images: int
+) -> jax.Array:
+    """The order in which an epoch sees the training images: `<int32>[..., num_images]`."""
+
+    def order(root_key: jax.Array) -> jax.Array:
+        return jax.random.permutation(stream_key(root_key, Stream.DATA_ORDER, epoch), num_images)
+
+    return _for_each_replica(settings, order)(root_key)
 
 
 def _to_pixels(images: jax.Array) -> jax.Array:
@@ -86,6 +120,13 @@ def _train_step(
     return state, jax.tree.map(jnp.sum, terms)
 
 
+def _train_steps(
+    settings: StepSettings, state: TrainState, images: jax.Array
+) -> tuple[TrainState, NegativeElbo]:
+    step = functools.partial(_train_step, settings)
+    return _for_each_replica(settings, step)(state, images)
+
+
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 def train_step(
     settings: StepSettings, state: TrainState, images: jax.Array
@@ -95,12 +136,12 @@ def train_step(
     Args:
       settings: model, optimiser and loss.
       state: consumed: its buffers hold the new state.
-      images: `<uint8>[batch, 28, 28]`.
+      images: `<uint8>[..., batch, 28, 28]`.
 
     Returns:
-      The new state, and the loss and its terms summed over the batch, each `<float>[]`.
+      The new state, and the loss and its terms summed over the batch, each `<float>[...]`.
     """
-    return _train_step(settings, state, images)
+    return _train_steps(settings, state, images)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "num_steps"), donate_argnames="state")
@@ -118,30 +159,30 @@ def train_epoch(
       settings: model, optimiser and loss.
       state: consumed: its buffers hold the new state.
       images: `<uint8>[num_images, 28, 28]`, all training images.
-      order: `<int32>[num_images]`, the epoch's order.
+      order: `<int32>[..., num_images]`, the epoch's order.
       first_batch: the epoch's batch to begin with, from 0.
       num_steps: how many steps to take.
 
     Returns:
-      The new state, and the loss and its terms summed over each batch, `<float>[num_steps]`.
+      The new state, and the loss and its terms summed over each batch,
+      `<float>[num_steps, ...]`.
     """
 
     def body(state: TrainState, batch: jax.Array) -> tuple[TrainState, NegativeElbo]:
         start = batch * settings.batch_size
-        indices = jax.lax.dynamic_slice_in_dim(order, start, settings.batch_size)
-        return _train_step(settings, state, images[indices])
+        indices = jax.lax.dynamic_slice_in_dim(order, start, settings.batch_size, axis=-1)
+        return _train_steps(settings, state, images[indices])
 
     return jax.lax.scan(body, state, first_batch + jnp.arange(num_steps))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "kl_weight"))
+@functools.partial(jax.jit, static_argnames="settings")
 def evaluate_batch(
-    model: VAE,
+    settings: StepSettings,
     params: Any,
     root_key: jax.Array,
     images: jax.Array,
     indices: jax.Array,
-    kl_weight: float = 1.0,
 ) -> NegativeElbo:
     """Loss and terms of each image, dropout off, one latent sample an image.
 
@@ -149,22 +190,25 @@ def evaluate_batch(
     the epoch changes it.
 
     Args:
-      model: the autoencoder.
-      params: its parameters.
+      settings: model and loss.
+      params: the model's parameters.
       root_key: the run's root key.
       images: `<uint8>[batch, 28, 28]`.
       indices: `<int>[batch]`, each image's place in its split.
-      kl_weight: weight of the KL term in the loss.
 
     Returns:
-      The loss and its terms, each `<float>[batch]`, nats per image.
+      The loss and its terms, each `<float>[batch, ...]`, nats per image.
     """
     pixels = _to_pixels(images)
-    keys = jax.vmap(lambda index: stream_key(root_key, Stream.EVALUATION, index))(indices)
-    mean, log_var = model.apply({"params": params}, pixels, method="encode")
-    latents = jax.vmap(distributions.sample_gaussian)(keys, mean, log_var)
-    logits = model.apply({"params": params}, latents, method="decode")
-    return losses.negative_elbo(logits, pixels, mean, log_var, kl_weight)
+
+    def evaluate(params: Any, root_key: jax.Array) -> NegativeElbo:
+        keys = jax.vmap(lambda index: stream_key(root_key, Stream.EVALUATION, index))(indices)
+        mean, log_var = settings.model.apply({"params": params}, pixels, method="encode")
+        latents = jax.vmap(distributions.sample_gaussian)(keys, mean, log_var)
+        logits = settings.model.apply({"params": params}, latents, method="decode")
+        return losses.negative_elbo(logits, pixels, mean, log_var, settings.kl_weight)
+
+    return _for_each_replica(settings, evaluate, out_axes=-1)(params, root_key)
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -1,8 +1,10 @@
 """Training, from a configuration to a complete run directory."""
 
+import contextlib
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from tqdm import tqdm
 from vae_jax import datasets, evaluate, metrics, run_directory, steps
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import UserError
+from vae_jax.losses import NegativeElbo
 from vae_jax.metrics import MetricsWriter
 from vae_jax.train_state import TrainState
 
-# Steps between two signs of life: each stretch is one call to the device.
-_STEPS_PER_CALL = 10
+# Steps between two signs of life: each stretch is one call to the device. An accelerator takes
+# a step in less time than a call costs.
+_STEPS_PER_CALL = {"cpu": 10}
+_STEPS_PER_CALL_ELSEWHERE = 110
 
 
 def _check_batch_size(batch_size: int, num_images: int) -> None:
@@ -54,35 +59,76 @@ def _train_one_epoch(
     images: jax.Array,
     epoch: int,
     bar: tqdm,
-) -> tuple[TrainState, dict[str, float]]:
-    """Trains for one epoch; returns the new state and the row's training part.
+) -> tuple[TrainState, list[dict[str, float]]]:
+    """Trains for one epoch; returns the new state and the training part of each replica's row.
 
     The last images of the order that do not fill a batch are left out of this epoch.
     """
     num_steps = len(images) // settings.batch_size
+    steps_per_call = _STEPS_PER_CALL.get(jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE)
     start = time.perf_counter()
-    order = steps.epoch_order(state.root_key, epoch, len(images))
+    order = steps.epoch_order(settings, state.root_key, epoch, len(images))
     pieces = []
-    for first in range(0, num_steps, _STEPS_PER_CALL):
-        count = min(_STEPS_PER_CALL, num_steps - first)
+    for first in range(0, num_steps, steps_per_call):
+        count = min(steps_per_call, num_steps - first)
         state, sums = steps.train_epoch(settings, state, images, order, first, count)
-        # Waiting for the sums keeps the bar honest.
-        pieces.append(jax.device_get(sums))
-        loss = pieces[-1].loss.sum() / (count * settings.batch_size)
-        bar.set_postfix_str(f"loss {loss:.2f}", refresh=False)
-        bar.update(count * settings.batch_size)
+        pieces.append(sums)
+        # While this stretch runs, the bar shows the one before: the device never waits.
+        if len(pieces) > 1:
+            _advance(bar, pieces[-2], settings.batch_size)
+    _advance(bar, pieces[-1], settings.batch_size)
     num_images = num_steps * settings.batch_size
+    speed = round(num_images / (time.perf_counter() - start), 1)
     means = metrics.mean_terms(pieces, num_images)
-    row = {f"train_{term}": value for term, value in means.items()}
-    return state, row | {"images_per_second": round(num_images / (time.perf_counter() - start), 1)}
+    rows = [{f"train_{term}": value for term, value in mean.items()} for mean in means]
+    return state, [row | {"images_per_second": speed} for row in rows]
 
 
-def _check_finite(row: dict[str, float], epoch: int, learning_rate: float) -> None:
-    if not all(math.isfinite(value) for value in row.values()):
+def _advance(bar: tqdm, sums: NegativeElbo, batch_size: int) -> None:
+    """Waits for a stretch and shows its mean loss."""
+    losses = jax.device_get(sums.loss)
+    bar.set_postfix_str(f"loss {losses.mean() / batch_size:.2f}", refresh=False)
+    bar.update(len(losses) * batch_size)
+
+
+def _check_finite(rows: Sequence[dict[str, float]], epoch: int, learning_rate: float) -> None:
+    if not all(math.isfinite(value) for row in rows for value in row.values()):
         raise UserError(
             f"the loss is not finite in epoch {epoch}, at train.learning_rate {learning_rate}: "
             "lower the rate; the checkpoints hold the epochs before"
         )
+
+
+class _Writers:
+    """Writes the rows of an epoch: each replica's, and the means where there are several."""
+
+    def __init__(self, folders: Sequence[Path], workdir: Path, last_epoch: int, last_step: int):
+        with contextlib.ExitStack() as stack:
+            self._each = [
+                stack.enter_context(MetricsWriter(folder, last_epoch, last_step))
+                for folder in folders
+            ]
+            if len(folders) > 1:
+                columns = metrics.COLUMNS + metrics.STD_COLUMNS
+                writer = MetricsWriter(workdir, last_epoch, last_step, columns)
+                self._mean = stack.enter_context(writer)
+            self._stack = stack.pop_all()
+
+    def write(self, rows: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Writes one epoch's rows; returns the one of the run."""
+        for writer, row in zip(self._each, rows, strict=True):
+            writer.write(row)
+        if len(rows) == 1:
+            return rows[0]
+        combined = metrics.combine(rows)
+        self._mean.write(combined)
+        return combined
+
+    def __enter__(self) -> "_Writers":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.close()
 
 
 def _progress_bar(num_epochs: int, epochs_done: int, images_per_epoch: int) -> tqdm:
@@ -112,20 +158,23 @@ def _train(
     else:
         state = steps.initial_state(settings, config.seed)
     images = jax.device_put(dataset.train.images)
-    images_per_epoch = len(images) // settings.batch_size * settings.batch_size
+    steps_per_epoch = len(images) // settings.batch_size
+    images_per_epoch = steps_per_epoch * settings.batch_size
+    folders = run_directory.replica_folders(workdir, config.seed, settings.num_replicas)
     with (
-        MetricsWriter(workdir, done, int(state.step)) as writer,
+        _Writers(folders, workdir, done, done * steps_per_epoch) as writers,
         _progress_bar(num_epochs, done, images_per_epoch) as bar,
     ):
         for epoch in range(done + 1, num_epochs + 1):
             bar.set_description(f"epoch {epoch}/{num_epochs}")
-            state, row = _train_one_epoch(settings, state, images, epoch, bar)
+            state, rows = _train_one_epoch(settings, state, images, epoch, bar)
             validation = evaluate.evaluate_split(settings, state, dataset.validation.images)
-            row |= {f"validation_{term}": value for term, value in validation.items()}
-            _check_finite(row, epoch, config.train.learning_rate)
-            row |= {"epoch": epoch, "step": int(state.step)}
-            # The row first: a resumed run drops rows that no checkpoint holds.
-            writer.write(row)
+            for row, terms in zip(rows, validation, strict=True):
+                row |= {f"validation_{term}": value for term, value in terms.items()}
+                row |= {"epoch": epoch, "step": epoch * steps_per_epoch}
+            _check_finite(rows, epoch, config.train.learning_rate)
+            # The rows first: a resumed run drops rows that no checkpoint holds.
+            row = writers.write(rows)
             checkpoints.save(epoch, state, row)
             if bar.disable:
                 print(_format_row(row, num_epochs), flush=True)
@@ -170,4 +219,5 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
         _train(config, workdir, dataset, checkpoints)
     run = evaluate.open_best(config, workdir)
     print(evaluate.format_summary(evaluate.summarize(run, dataset)))
-    print(f"figures: {run.figures}")
+    folders = [workdir / "figures", *(replica.figures for replica in run.replicas)]
+    print(f"figures: {', '.join(map(str, dict.fromkeys(folders)))}")

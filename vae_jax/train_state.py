@@ -30,7 +30,7 @@ class TrainState:
 
 
 def create_train_state(
-    model: VAE, optimizer: optax.GradientTransformation, seed: int
+    model: VAE, optimizer: optax.GradientTransformation, seed: int | jax.Array
 ) -> TrainState:
     """Returns the state before the first step; the seed alone decides it."""
     root_key = jax.random.key(seed)

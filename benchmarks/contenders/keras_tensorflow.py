@@ -39,9 +39,7 @@ class Contender:
         self._batch_size = config["train"]["batch_size"]
         self._pixels = tf.constant(images.astype(np.float32) / 255)
         self._encode, self._decode = _encoder(config), _decoder(config)
-        self._variables = (
-            self._encode.trainable_variables + self._decode.trainable_variables
-        )
+        self._variables = self._encode.trainable_variables + self._decode.trainable_variables
         self._optimizer = keras.optimizers.Adam(config["train"]["learning_rate"])
         self._optimizer.build(self._variables)
         self._step = tf.function(self._eager_step, jit_compile=variant == "XLA")

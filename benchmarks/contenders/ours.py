@@ -22,7 +22,7 @@ class Contender:
         self._settings = evaluate.step_settings(checked)
         self._images = jax.device_put(images)
         self._state = steps.initial_state(self._settings, checked.seed)
-        self._order = steps.epoch_order(self._state.root_key, 1, len(images))
+        self._order = steps.epoch_order(self._settings, self._state.root_key, 1, len(images))
         self.num_parameters = num_parameters(self._state)
         self.device = jax.devices()[0].device_kind
         self.version = f"JAX {jax.__version__}"
