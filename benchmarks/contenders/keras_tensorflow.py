@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-VARIANTS = ("graph", "XLA")
 _IMAGE_SIZE = 28
 
 

@@ -1,53 +1,9 @@
-"""This project's training step, as stretches of a compiled epoch and as single calls."""
+"""This project as its command line runs it."""
 
-from typing import Any
+from vae_jax import compilation
 
-import jax
-import numpy as np
+compilation.set_cpu_flags()
 
-from configs import default
-from vae_jax import configuration, evaluate, steps
-from vae_jax.train_state import num_parameters
+from contenders.flax_trainer import Trainer as Contender  # noqa: E402
 
-VARIANTS = ("compiled epoch", "single calls")
-_STEPS_PER_CALL = 10
-
-
-class Contender:
-    """Trains the model of a configuration; see `benchmarks/worker.py` for what each does."""
-
-    def __init__(self, variant: str, config: dict[str, Any], images: np.ndarray):
-        checked = configuration.from_dict(config, default.get_config())
-        self._single_calls = variant == "single calls"
-        self._settings = evaluate.step_settings(checked)
-        self._images = jax.device_put(images)
-        self._state = steps.initial_state(self._settings, checked.seed)
-        self._order = steps.epoch_order(self._settings, self._state.root_key, 1, len(images))
-        self.num_parameters = num_parameters(self._state)
-        self.device = jax.devices()[0].device_kind
-        self.version = f"JAX {jax.__version__}"
-
-    def first_loss(self) -> float:
-        """Takes the first step; returns its loss, in nats per image."""
-        batch_size = self._settings.batch_size
-        self._state, sums = steps.train_step(self._settings, self._state, self._images[:batch_size])
-        return float(sums.loss) / batch_size
-
-    def run(self, num_steps: int) -> None:
-        """Takes steps over the epoch's first batches; returns when the last is done."""
-        for first in range(0, num_steps, _STEPS_PER_CALL):
-            count = min(_STEPS_PER_CALL, num_steps - first)
-            if self._single_calls:
-                self._run_single_calls(first, count)
-            else:
-                self._state, sums = steps.train_epoch(
-                    self._settings, self._state, self._images, self._order, first, count
-                )
-                jax.block_until_ready(sums)
-
-    def _run_single_calls(self, first: int, count: int) -> None:
-        size = self._settings.batch_size
-        for batch in range(first, first + count):
-            images = self._images[self._order[batch * size : (batch + 1) * size]]
-            self._state, sums = steps.train_step(self._settings, self._state, images)
-        jax.block_until_ready(sums)
+__all__ = ["Contender"]

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-VARIANTS = ("eager", "eager, fused Adam", "compiled, fused Adam")
 _IMAGE_SIZE = 28
 
 

@@ -1,0 +1,40 @@
+"""What the benchmarks share: configurations by file, the machine's description, tables."""
+
+import importlib
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def load_config(path: str) -> Any:
+    """The configuration a file in `configs/` describes."""
+    return importlib.import_module(f"configs.{Path(path).stem}").get_config()
+
+
+def describe_machine() -> str:
+    """The processor and how many of its cores there are."""
+    model = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median, and minimum to maximum."""
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a Markdown table."""
+    for cells in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(cells)} |")
