@@ -1,11 +1,12 @@
 """What the benchmarks share: configurations by file, the machine's description, tables."""
 
 import importlib
+import itertools
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a Markdown table."""
-    for cells in (header, ["---"] * len(header), *rows):
-        print(f"| {' | '.join(cells)} |")
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a Markdown table, each row as soon as it is there."""
+    for cells in itertools.chain((header, ["---"] * len(header)), rows):
+        print(f"| {' | '.join(cells)} |", flush=True)

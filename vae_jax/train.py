@@ -53,16 +53,26 @@ def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datase
     run_directory.write_json(workdir / "config.json", record)
 
 
-def _train_one_epoch(
+def train_one_epoch(
     settings: steps.StepSettings,
     state: TrainState,
     images: jax.Array,
     epoch: int,
     bar: tqdm,
 ) -> tuple[TrainState, list[dict[str, float]]]:
-    """Trains for one epoch; returns the new state and the training part of each replica's row.
+    """Trains for one epoch.
 
     The last images of the order that do not fill a batch are left out of this epoch.
+
+    Args:
+      settings: model, optimiser and loss.
+      state: consumed: its buffers hold the new state.
+      images: `<uint8>[n, 28, 28]`, all training images, on the device.
+      epoch: the epoch's number, from 1: it decides the order.
+      bar: advanced by the images of each finished stretch.
+
+    Returns:
+      The new state, and the training part of each replica's row of `metrics.csv`.
     """
     num_steps = len(images) // settings.batch_size
     steps_per_call = _STEPS_PER_CALL.get(jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE)
@@ -167,7 +177,7 @@ def _train(
     ):
         for epoch in range(done + 1, num_epochs + 1):
             bar.set_description(f"epoch {epoch}/{num_epochs}")
-            state, rows = _train_one_epoch(settings, state, images, epoch, bar)
+            state, rows = train_one_epoch(settings, state, images, epoch, bar)
             validation = evaluate.evaluate_split(settings, state, dataset.validation.images)
             for row, terms in zip(rows, validation, strict=True):
                 row |= {f"validation_{term}": value for term, value in terms.items()}

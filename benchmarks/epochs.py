@@ -1,0 +1,87 @@
+"""A whole epoch, data to metrics, and how it grows with images, batch and replicas.
+
+  python benchmarks/epochs.py
+
+Each row is a process of its own: the second epoch of training and the validation after it,
+its peak memory (the process's on CPU, the device's elsewhere).
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import describe_machine, load_config, print_table
+
+CASES = (
+    *((f"{times} times the images", {"times": times}) for times in (1, 2, 4)),
+    *((f"batch {size}", {"batch_size": size}) for size in (32, 64, 128, 256, 512, 1024)),
+    *((f"{count} replicas", {"num_replicas": count}) for count in (1, 2, 4, 8, 16)),
+)
+
+
+def _peak_memory(device) -> int:
+    stats = device.memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
+    """Trains two epochs; returns the second's seconds, its images and the peak of memory."""
+    import jax
+    import numpy as np
+    from tqdm import tqdm
+
+    from vae_jax import compilation, datasets, evaluate, steps, train
+
+    compilation.set_cpu_flags()
+    config = load_config(path)
+    config.data.name = "mnist_5k"
+    config.train.update(train_fields)
+    settings = evaluate.step_settings(config)
+    dataset = datasets.load("mnist_5k")
+    images = jax.device_put(np.tile(dataset.train.images, (times, 1, 1)))
+    state = steps.initial_state(settings, config.seed)
+    bar = tqdm(disable=True)
+    for epoch in (1, 2):
+        start = time.perf_counter()
+        state, _ = train.train_one_epoch(settings, state, images, epoch, bar)
+        evaluate.evaluate_split(settings, state, dataset.validation.images)
+        seconds = time.perf_counter() - start
+    num_images = len(images) // settings.batch_size * settings.batch_size
+    return {
+        "seconds": seconds,
+        "images": num_images * settings.num_replicas,
+        "bytes": _peak_memory(jax.devices()[0]),
+    }
+
+
+def _row(config: str, name: str, case: dict[str, int]) -> tuple[str, ...]:
+    command = [sys.executable, str(Path(__file__).resolve()), f"--config={config}"]
+    command.append(f"--case={json.dumps(case)}")
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(result.stdout)
+    speed, memory = found["images"] / found["seconds"], found["bytes"] / 2**20
+    return name, f"{found['seconds']:.2f}", f"{speed:.0f}", f"{memory:.0f}"
+
+
+def main() -> None:
+    """Runs the benchmark, or one case of it in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/quickstart.py", help="the model")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(measure(arguments.config, **json.loads(arguments.case))))
+        return
+    print(f"{describe_machine()}; {arguments.config} on 4,000 images\n", flush=True)
+    header = ("", "seconds an epoch", "images a second", "peak MiB")
+    print_table(header, (_row(arguments.config, name, case) for name, case in CASES))
+
+
+if __name__ == "__main__":
+    main()
