@@ -127,9 +127,11 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
     for axes, (term, title) in zip(panels, _PANELS, strict=True):
         for split in ("train", "validation"):
             column = f"{split}_{term}"
+            has_std = f"{column}_std" in rows[0]
             values = np.array([row[column] for row in rows])
-            axes.plot(epochs, values, label=split, marker=marker)
-            if f"{column}_std" in rows[0]:
+            label = f"{split}, mean ± std of seeds" if has_std else split
+            axes.plot(epochs, values, label=label, marker=marker)
+            if has_std:
                 std = np.array([row[f"{column}_std"] for row in rows])
                 axes.fill_between(epochs, values - std, values + std, alpha=0.3, linewidth=0)
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"best epoch ({best_epoch})")

@@ -52,7 +52,9 @@ def _for_each_replica(settings: StepSettings, function: Callable, **axes: Any) -
 @functools.partial(jax.jit, static_argnames="settings")
 def _initial_state(settings: StepSettings, seeds: jax.Array) -> TrainState:
     create = functools.partial(create_train_state, settings.model, settings.optimizer)
-    return _for_each_replica(settings, create)(seeds)
+    # One after another, not by vmap: QR decompositions of batches, of which the LSTM's
+    # orthogonal kernels are made, can wait for each other for ever on a CPU of two cores.
+    return create(seeds) if settings.num_replicas == 1 else jax.lax.map(create, seeds)
 
 
 def _seeds(settings: StepSettings, seed: int) -> np.ndarray:
