@@ -123,14 +123,13 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) < 15 else None
+    has_std = f"train_{_PANELS[0][0]}_std" in rows[0]
     panels = figure.subplots(1, len(_PANELS))
     for axes, (term, title) in zip(panels, _PANELS, strict=True):
         for split in ("train", "validation"):
             column = f"{split}_{term}"
-            has_std = f"{column}_std" in rows[0]
             values = np.array([row[column] for row in rows])
-            label = f"{split}, mean ± std of seeds" if has_std else split
-            axes.plot(epochs, values, label=label, marker=marker)
+            axes.plot(epochs, values, label=split, marker=marker)
             if has_std:
                 std = np.array([row[f"{column}_std"] for row in rows])
                 axes.fill_between(epochs, values - std, values + std, alpha=0.3, linewidth=0)
@@ -141,5 +140,5 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    panels[0].legend(frameon=False)
+    panels[0].legend(frameon=False, title="mean ± std of seeds" if has_std else None)
     _save(figure, path)
