@@ -13,8 +13,8 @@ import jax
 
 # What makes training faster on CPU, measured by `benchmarks/train_step.py`; other platforms
 # ignore it. Matrix products by Eigen (the newer library is slower where the inner dimension
-# is long), updates of a parameter and its two moments in one pass, no copy of parameters
-# that are updated in place.
+# is long), fewer passes over memory to update a parameter and its two moments, no copy of
+# parameters that are updated in place.
 _CPU_FLAGS = (
     "--xla_cpu_experimental_ynn_fusion_type=",
     "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion",

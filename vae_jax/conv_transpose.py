@@ -143,6 +143,15 @@ def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding
     return out[:, : sizes[0], : sizes[1]]
 
 
+def _library(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
+    return jax.lax.conv_transpose(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
+
+
+def _gradients_of(form, x, kernel, cotangent, **static) -> tuple[jax.Array, jax.Array]:
+    """Gradients of a form as JAX derives them."""
+    return jax.vjp(functools.partial(form, **static), x, kernel)[1](cotangent)
+
+
 def _subpixel_gradients(
     x: jax.Array,
     kernel: jax.Array,
@@ -153,8 +162,7 @@ def _subpixel_gradients(
     """Gradients of `_subpixel`, each as a matrix product."""
     in_channels, out_channels = kernel.shape[2:]
     if _from_windows(in_channels, strides):
-        form = functools.partial(_subpixel, strides=strides, padding=padding)
-        return jax.vjp(form, x, kernel)[1](cotangent)
+        return _gradients_of(_subpixel, x, kernel, cotangent, strides=strides, padding=padding)
     # At stride 1 both come from the outputs that each input pixel reaches.
     pads = [(0, 0)]
     for axis, size in enumerate(kernel.shape[:2]):
@@ -168,21 +176,6 @@ def _subpixel_gradients(
     kernel_gradient = x.reshape(-1, in_channels).T @ reached
     kernel_gradient = kernel_gradient.reshape(in_channels, *kernel.shape[:2], out_channels)
     return x_gradient, jnp.flip(kernel_gradient.transpose(1, 2, 0, 3), (0, 1))
-
-
-def _library(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
-    return jax.lax.conv_transpose(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
-
-
-def _library_gradients(
-    x: jax.Array,
-    kernel: jax.Array,
-    cotangent: jax.Array,
-    strides: tuple[int, int],
-    padding: str,
-) -> tuple[jax.Array, jax.Array]:
-    form = functools.partial(_library, strides=strides, padding=padding)
-    return jax.vjp(form, x, kernel)[1](cotangent)
 
 
 def _on_platform(on_cpu, elsewhere, *arguments, **static):
@@ -226,7 +219,7 @@ def _forward(x, kernel, strides, padding):
 def _backward(strides, padding, residuals, cotangent):
     return _on_platform(
         _subpixel_gradients,
-        _library_gradients,
+        functools.partial(_gradients_of, _library),
         *residuals,
         cotangent,
         strides=strides,
