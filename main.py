@@ -9,6 +9,7 @@ configuration the run directory holds.
 
 import importlib
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from vae_jax import configuration, run_directory
+from vae_jax import configuration, interrupts, run_directory
 from vae_jax.errors import UserError, check_choice
 
 # Each mode's module and function; imported when called, so that --help need not wait for JAX.
@@ -100,17 +101,34 @@ def _run(arguments: list[str]) -> None:
     compilation.set_cpu_flags()
     if _COMPILATION_CACHE.value:
         compilation.use_cache()
+    devices, faults = (importlib.import_module(f"vae_jax.{name}") for name in ("devices", "faults"))
+    devices.connect()
+    if mode != "train" and not devices.is_first_process():
+        return  # what the others could do, the first does
     module, function = _MODES[mode]
-    getattr(importlib.import_module(module), function)(config, workdir)
+    with faults.told_in_one_line(config):
+        getattr(importlib.import_module(module), function)(config, workdir)
 
 
 def main(arguments: list[str]) -> None:
     """Runs the mode the flags name."""
     logging.set_verbosity(logging.WARNING)  # the checkpoint library reports every save at INFO
+    interrupts.raise_on_sigterm()
     try:
         _run(arguments)
     except UserError as error:
         _fail(error)
+    except KeyboardInterrupt:
+        _interrupted(signal.SIGINT, "")
+    except interrupts.Interrupted as interrupted:
+        _interrupted(interrupted.signal_number, str(interrupted))
+
+
+def _interrupted(signal_number: int, message: str) -> None:
+    name = signal.Signals(signal_number).name
+    line = "; ".join(filter(None, (f"ended by {name}", message, "the same command goes on")))
+    print(line, file=sys.stderr)
+    sys.exit(128 + signal_number)
 
 
 def _fail(error: UserError) -> None:

@@ -36,7 +36,7 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     import numpy as np
     from tqdm import tqdm
 
-    from vae_jax import compilation, datasets, evaluate, steps, train
+    from vae_jax import compilation, datasets, evaluate, loop, steps
 
     compilation.set_cpu_flags()
     config = load_config(path)
@@ -49,7 +49,7 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     bar = tqdm(disable=True)
     for epoch in (1, 2):
         start = time.perf_counter()
-        state, _ = train.train_one_epoch(settings, state, images, epoch, bar)
+        state, _ = loop.train_one_epoch(settings, state, images, epoch, bar)
         evaluate.evaluate_split(settings, state, dataset.validation.images)
         seconds = time.perf_counter() - start
     num_images = len(images) // settings.batch_size * settings.batch_size

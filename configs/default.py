@@ -42,5 +42,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.num_epochs = 50
     config.train.batch_size = 100
     config.train.learning_rate = 0.0005  # of Adam
+    config.train.skip_nonfinite = False  # skip updates that are not finite, instead of stopping
     config.train.num_replicas = 1  # seeds trained side by side, from `seed` on
     return config

@@ -5,6 +5,7 @@ import ml_collections
 import pytest
 
 from configs import default
+from vae_jax.checkpoints import Checkpoints
 
 
 @pytest.fixture
@@ -36,3 +37,20 @@ def compilation_cache(tmp_path_factory):
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
         yield
+
+
+@pytest.fixture
+def interrupt_save_of_step(monkeypatch):
+    """Makes the next save of a step be interrupted before it begins."""
+    save = Checkpoints.save
+
+    def prepare(interrupted_step):
+        def interrupted_save(checkpoints, step, state, progress):
+            if step == interrupted_step:
+                monkeypatch.undo()
+                raise KeyboardInterrupt
+            save(checkpoints, step, state, progress)
+
+        monkeypatch.setattr(Checkpoints, "save", interrupted_save)
+
+    return prepare

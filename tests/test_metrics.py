@@ -4,12 +4,11 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from tensorboardX.proto import event_pb2
 
-from vae_jax.errors import UserError
+from tests.reading import read_csv
 from vae_jax.losses import NegativeElbo
-from vae_jax.metrics import COLUMNS, MetricsWriter, mean_terms, read_csv
+from vae_jax.metrics import COLUMNS, MetricsWriter, epoch_terms, mean_terms
 
 
 def terms(*values):
@@ -24,16 +23,22 @@ def row(epoch, **changes):
 
 def events(workdir):
     """The scalars of all events files, in the order of the files, as `(tag, step, value)`."""
-    found = []
-    for path in sorted(workdir.glob("events.out.tfevents.*")):
-        data, position = path.read_bytes(), 0
-        while position < len(data):
-            # length (8 bytes), its checksum (4), the event, its checksum (4)
-            length = int.from_bytes(data[position : position + 8], "little")
-            event = event_pb2.Event.FromString(data[position + 12 : position + 12 + length])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
-            position += 16 + length
-    return found
+    paths = sorted(workdir.glob("events.out.tfevents.*"))
+    return [
+        (value.tag, event.step, value.simple_value)
+        for path in paths
+        for event in read_events(path)
+        for value in event.summary.value
+    ]
+
+
+def read_events(path):
+    data, position = path.read_bytes(), 0
+    while position < len(data):
+        # length (8 bytes), its checksum (4), the event, its checksum (4)
+        length = int.from_bytes(data[position : position + 8], "little")
+        yield event_pb2.Event.FromString(data[position + 12 : position + 12 + length])
+        position += 16 + length
 
 
 def test_the_mean_counts_images_not_batches():
@@ -49,7 +54,7 @@ def test_sums_are_in_double_precision():
 
 
 def test_rows_are_written_and_read_back(tmp_path):
-    with MetricsWriter(tmp_path, last_epoch=0, last_step=0) as writer:
+    with MetricsWriter(tmp_path) as writer:
         for epoch in (1, 2):
             writer.write(row(epoch, train_loss=1 / 3))
     assert read_csv(tmp_path / "metrics.csv") == [
@@ -75,23 +80,33 @@ def test_rows_are_written_and_read_back(tmp_path):
 
 
 def test_a_resumed_run_drops_the_rows_no_checkpoint_holds(tmp_path):
-    with MetricsWriter(tmp_path, last_epoch=0, last_step=0) as writer:
+    with MetricsWriter(tmp_path) as writer:
         for epoch in (1, 2, 3):
             writer.write(row(epoch))
-    with MetricsWriter(tmp_path, last_epoch=1, last_step=10) as resumed:
+    with MetricsWriter(tmp_path, [row(1)]) as resumed:
         assert [r["epoch"] for r in read_csv(tmp_path / "metrics.csv")] == [1]
         resumed.write(row(2, train_kl=5.0))
     assert read_csv(tmp_path / "metrics.csv") == [row(1), row(2, train_kl=5.0)]
 
 
-def test_no_file_is_no_rows(tmp_path):
-    assert read_csv(tmp_path / "metrics.csv") == []
+def test_tensorboard_is_told_which_events_are_void(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(row(1))
+    with MetricsWriter(tmp_path, [row(1)]):
+        # Two files, though opened within a second, and by one process.
+        paths = sorted(tmp_path.glob("events.out.tfevents.*"))
+    starts = [event for path in paths for event in read_events(path) if event.session_log.status]
+    assert [(event.step, event.session_log.status) for event in starts] == [
+        (11, event_pb2.SessionLog.START)
+    ]
+    assert len(events(tmp_path)) == 7
 
 
-@pytest.mark.parametrize("text", ["epoch,step\n1,2\n", ",".join(COLUMNS) + "\n1,x\n"])
-def test_another_file_is_an_error(tmp_path, text):
-    path = tmp_path / "metrics.csv"
-    path.write_text(text)
-    with pytest.raises(UserError, match=r"metrics\.csv: not a metrics file") as error:
-        read_csv(path)
-    assert "\n" not in str(error.value)
+def test_steps_that_are_not_finite_do_not_count():
+    loss = np.array([[2.0, 4.0], [np.nan, 8.0], [6.0, 0.0]], np.float32)
+    means, skipped = epoch_terms(NegativeElbo(loss, loss, np.ones((3, 2), np.float32)), 2)
+    np.testing.assert_array_equal(skipped, [1, 0])
+    assert means == [
+        {"loss": 2.0, "reconstruction": 2.0, "kl": 0.5},
+        {"loss": 2.0, "reconstruction": 2.0, "kl": 0.5},
+    ]

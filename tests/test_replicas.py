@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from vae_jax import evaluate, metrics, run_directory, steps, train
-from vae_jax.checkpoints import Checkpoints
+from tests.reading import rows_without_timing
+from vae_jax import evaluate, run_directory, steps, train
 
 SEED = 5
 NUM_REPLICAS = 2
@@ -31,11 +31,6 @@ def config(small_config):
 @pytest.fixture(scope="module")
 def shared_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
-
-
-def rows_of(folder):
-    rows = metrics.read_csv(folder / "metrics.csv")
-    return [{k: v for k, v in row.items() if not k.startswith("images")} for row in rows]
 
 
 def assert_close(actual, expected, rtol):
@@ -92,7 +87,9 @@ def test_each_replica_is_the_single_run_of_its_seed(config, shared_dir, capsys):
         single = shared_dir / f"single_{index}"
         train.train_and_evaluate(config, single)
         replica = together / "replicas" / f"seed_{config.seed}"
-        for actual, expected in zip(rows_of(replica), rows_of(single), strict=True):
+        for actual, expected in zip(
+            rows_without_timing(replica), rows_without_timing(single), strict=True
+        ):
             assert_close(actual, expected, rtol=1e-3)
         actual, expected = (
             json.loads((folder / "summary.json").read_text()) for folder in (replica, single)
@@ -106,8 +103,10 @@ def test_each_replica_is_the_single_run_of_its_seed(config, shared_dir, capsys):
 
 def test_the_run_has_means_and_standard_deviations(shared_dir):
     together = shared_dir / "together"
-    each = [rows_of(together / "replicas" / f"seed_{SEED + i}") for i in range(NUM_REPLICAS)]
-    combined = rows_of(together)
+    each = [
+        rows_without_timing(together / "replicas" / f"seed_{SEED + i}") for i in range(NUM_REPLICAS)
+    ]
+    combined = rows_without_timing(together)
     assert [row["epoch"] for row in combined] == [1, 2]
     for row, first, second in zip(combined, *each, strict=True):
         assert first["train_loss"] != second["train_loss"]
@@ -144,19 +143,11 @@ def test_all_modes_see_every_replica(config, shared_dir, capsys):
     assert "the run is complete" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(config, shared_dir, monkeypatch):
+def test_an_interrupted_run_ends_as_if_it_had_not_been(config, shared_dir, interrupt_save_of_step):
     workdir, whole = shared_dir / "interrupted", shared_dir / "together"
-    save = Checkpoints.save
-
-    def interrupted_save(checkpoints, epoch, state, row):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        save(checkpoints, epoch, state, row)
-
-    monkeypatch.setattr(Checkpoints, "save", interrupted_save)
+    interrupt_save_of_step(80)  # the rows of epoch 2 are written, its checkpoint is not
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(config, workdir)
-    monkeypatch.undo()
     train.train_and_evaluate(config, workdir)
     for folder in (".", *(f"replicas/seed_{SEED + index}" for index in range(NUM_REPLICAS))):
-        assert rows_of(workdir / folder) == rows_of(whole / folder)
+        assert rows_without_timing(workdir / folder) == rows_without_timing(whole / folder)

@@ -113,7 +113,7 @@ def test_a_damaged_config_is_an_error_that_names_the_file(tmp_path, content):
 
 
 def test_provenance_names_versions_and_data():
-    record = run_directory.provenance("cpu", "abc", 7)
+    record = run_directory.provenance("cpu", 2, "abc", 7)
     assert set(record["versions"]) == {"jax", "jaxlib", "flax", "optax", "numpy"}
     assert record["device_kind"] == "cpu"
     assert record["data_sha256"] == "abc"

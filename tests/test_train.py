@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from vae_jax import datasets, evaluate, metrics, steps, train
+from tests.reading import read_csv, rows_without_timing
+from vae_jax import datasets, devices, evaluate, steps, train
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import UserError
 
@@ -20,15 +21,11 @@ def shared_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def rows_without_timing(workdir):
-    rows = metrics.read_csv(workdir / "metrics.csv")
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
-
-
 def final_params(config, workdir):
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
         like = steps.abstract_state(evaluate.step_settings(config))
-        return jax.device_get(checkpoints.restore(checkpoints.latest_epoch, like).params)
+        state, _ = checkpoints.restore(80, like, devices.single_device())
+        return jax.device_get(state.params)
 
 
 def test_a_run_learns_and_leaves_everything(small_config, shared_dir, capsys):
@@ -36,7 +33,7 @@ def test_a_run_learns_and_leaves_everything(small_config, shared_dir, capsys):
     train.train_and_evaluate(small_config, workdir)
     output = capsys.readouterr().out
     assert "epoch 2/2: train" in output  # a line an epoch where there is no terminal
-    rows = metrics.read_csv(workdir / "metrics.csv")
+    rows = read_csv(workdir / "metrics.csv")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["step"] for row in rows] == [40, 80]
     assert rows[1]["validation_loss"] < rows[0]["validation_loss"] < 784 * math.log(2)
@@ -72,21 +69,13 @@ def test_a_complete_run_is_not_trained_again(small_config, shared_dir, capsys):
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    small_config, shared_dir, monkeypatch, capsys
+    small_config, shared_dir, interrupt_save_of_step, capsys
 ):
     workdir = shared_dir / "interrupted"
-    save = Checkpoints.save
-
-    def interrupted_save(checkpoints, epoch, state, row):
-        if epoch == 2:  # the row of epoch 2 is written, its checkpoint is not
-            raise KeyboardInterrupt
-        save(checkpoints, epoch, state, row)
-
-    monkeypatch.setattr(Checkpoints, "save", interrupted_save)
+    interrupt_save_of_step(80)  # the row of epoch 2 is written, its checkpoint is not
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(small_config, workdir)
     assert not (workdir / "summary.json").exists()
-    monkeypatch.undo()
     # A summary of what there is so far must not pass for a complete run's.
     evaluate.evaluate(small_config, workdir)
     assert "best epoch 1 of 1:" in capsys.readouterr().out
@@ -158,12 +147,12 @@ def test_a_batch_larger_than_the_split(small_config, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     small_config.train.learning_rate = 1e30
-    with pytest.raises(UserError, match=r"not finite in epoch 1, at train.learning_rate 1e\+30"):
+    with pytest.raises(UserError, match=r"at step 2, in epoch 1, at train.learning_rate 1e\+30:"):
         train.train_and_evaluate(small_config, tmp_path / "run")
-    assert metrics.read_csv(tmp_path / "run" / "metrics.csv") == []
+    assert read_csv(tmp_path / "run" / "metrics.csv") == []
 
 
 def test_a_run_without_a_checkpoint_cannot_be_sampled(small_config, shared_dir, tmp_path):
     (tmp_path / "config.json").write_text((shared_dir / "whole" / "config.json").read_text())
-    with pytest.raises(UserError, match="holds no checkpoint yet"):
+    with pytest.raises(UserError, match="holds no finished epoch yet"):
         evaluate.sample(small_config, tmp_path)

@@ -2,14 +2,16 @@
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 import optax
 
-from vae_jax import datasets, figures, generate, metrics, run_directory, steps
+from vae_jax import datasets, devices, figures, generate, metrics, run_directory, steps
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import UserError
 from vae_jax.train_state import TrainState, num_parameters
@@ -26,8 +28,10 @@ def load_dataset(config: ml_collections.ConfigDict) -> datasets.Dataset:
     return datasets.load(**config.data)
 
 
-def step_settings(config: ml_collections.ConfigDict) -> steps.StepSettings:
-    """Builds the model and optimiser the configuration describes."""
+def step_settings(
+    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = None
+) -> steps.StepSettings:
+    """Builds the model and optimiser the configuration describes, for the devices of a mesh."""
     return steps.StepSettings(
         model=create_vae(config.latent_size, config.encoder, config.decoder),
         optimizer=optax.adam(config.train.learning_rate),
@@ -35,6 +39,8 @@ def step_settings(config: ml_collections.ConfigDict) -> steps.StepSettings:
         kl_weight=config.loss.kl_weight,
         binarize=config.data.binarization == "dynamic",
         num_replicas=config.train.num_replicas,
+        skip_nonfinite=config.train.skip_nonfinite,
+        mesh=mesh,
     )
 
 
@@ -51,19 +57,22 @@ def evaluate_split(
     Returns:
       The terms of each replica, nats per image.
     """
+    # Every device has as many images of a batch as the others.
+    num_devices = settings.mesh.size if settings.splits_batches else 1
+    batch_size = -(-_BATCH_SIZE // num_devices) * num_devices
     pieces = []
-    for start in range(0, len(images), _BATCH_SIZE):
-        batch = images[start : start + _BATCH_SIZE]
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
         # A short last batch is filled up, so that one program serves all, and cut off again.
-        padding = _BATCH_SIZE - len(batch)
+        padding = batch_size - len(batch)
         terms = steps.evaluate_batch(
             settings,
             state.params,
             state.root_key,
             np.pad(batch, ((0, padding), (0, 0), (0, 0))),
-            np.arange(start, start + _BATCH_SIZE),
+            np.arange(start, start + batch_size),
         )
-        pieces.append(terms[: len(batch)])
+        pieces.append(devices.to_host(terms)[: len(batch)])
     return metrics.mean_terms(pieces, len(images))
 
 
@@ -103,13 +112,13 @@ class TrainedRun:
     Attributes:
       workdir: the run directory.
       epoch: the epoch with the lowest validation loss, averaged over the replicas.
-      last_epoch: the last epoch that a checkpoint holds.
+      rows: for each epoch that a checkpoint holds, each replica's row of metrics.
       replicas: one for each seed.
     """
 
     workdir: Path
     epoch: int
-    last_epoch: int
+    rows: Sequence[Sequence[dict[str, float]]]
     replicas: list[Replica]
 
 
@@ -121,12 +130,13 @@ def open_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
     """
     run_directory.check_same_config(workdir, config.to_dict())
     settings = step_settings(config)
-    with Checkpoints(workdir) as checkpoints:
-        epoch = checkpoints.best_epoch
-        if epoch is None:
-            raise UserError(f"--workdir={workdir}: holds no checkpoint yet; train first")
-        state = checkpoints.restore(epoch, steps.abstract_state(settings))
-        last_epoch = checkpoints.latest_epoch
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        progress = checkpoints.latest_progress()
+        if progress is None or progress.best is None:
+            raise UserError(f"--workdir={workdir}: holds no finished epoch yet; train first")
+        step, epoch = (int(progress.best[name]) for name in ("step", "epoch"))
+        like = steps.abstract_state(settings)
+        state, _ = checkpoints.restore(step, like, devices.single_device())
     folders = run_directory.replica_folders(workdir, config.seed, settings.num_replicas)
     states = [state]
     if settings.num_replicas > 1:
@@ -136,7 +146,7 @@ def open_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
         Replica(folder, config.seed + index, epoch, alone, state)
         for index, (folder, state) in enumerate(zip(folders, states, strict=True))
     ]
-    return TrainedRun(workdir, epoch, last_epoch, replicas)
+    return TrainedRun(workdir, epoch, progress.rows, replicas)
 
 
 def save_samples(replica: Replica) -> np.ndarray:
@@ -177,23 +187,16 @@ def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     )
 
 
-def _rows(folder: Path, last_epoch: int) -> list[dict[str, float]]:
-    """The rows of a folder's `metrics.csv` that a checkpoint holds."""
-    rows = metrics.read_csv(folder / "metrics.csv")
-    return [row for row in rows if row["epoch"] <= last_epoch]
-
-
-def _finish(folder: Path, rows: list[dict[str, float]], summary: dict[str, Any]) -> None:
+def _finish(folder: Path, rows: Sequence[dict[str, float]], summary: dict[str, Any]) -> None:
     figures.save_loss_curves(folder / "figures" / "loss_curves.png", rows, summary["best_epoch"])
     # Last: a run is complete when this file is there.
     run_directory.write_json(folder / "summary.json", summary)
 
 
 def _summarize_replica(
-    replica: Replica, dataset: datasets.Dataset, last_epoch: int
+    replica: Replica, dataset: datasets.Dataset, rows: Sequence[dict[str, float]]
 ) -> dict[str, Any]:
     """Writes a replica's `summary.json` and its four figures; returns the summary."""
-    rows = _rows(replica.folder, last_epoch)
     splits = {"validation": dataset.validation, "test": dataset.test}
     seconds = sum(len(dataset.train.images) / row["images_per_second"] for row in rows)
     summary = {
@@ -201,7 +204,7 @@ def _summarize_replica(
         "seed": replica.seed,
         "best_epoch": replica.epoch,
         "best_step": int(replica.state.step),
-        "epochs_trained": last_epoch,
+        "epochs_trained": len(rows),
         "parameters": num_parameters(replica.state),
         **{
             name: evaluate_split(replica.settings, replica.state, split.images)[0]
@@ -209,6 +212,8 @@ def _summarize_replica(
         },
         "training_seconds": round(seconds, 1),
     }
+    if replica.settings.skip_nonfinite:
+        summary[metrics.SKIPPED_COLUMN] = int(sum(row[metrics.SKIPPED_COLUMN] for row in rows))
     save_reconstructions(replica, dataset.test)
     save_samples(replica)
     save_interpolation(replica, dataset.test)
@@ -222,7 +227,10 @@ def summarize(run: TrainedRun, dataset: datasets.Dataset) -> dict[str, Any]:
     With several replicas each has its own, and the run's summary holds the means of their
     figures, the standard deviations and the seeds.
     """
-    summaries = [_summarize_replica(replica, dataset, run.last_epoch) for replica in run.replicas]
+    summaries = [
+        _summarize_replica(replica, dataset, rows)
+        for replica, rows in zip(run.replicas, zip(*run.rows, strict=True), strict=True)
+    ]
     if len(summaries) == 1:
         return summaries[0]
     summary = {name: value for name, value in summaries[0].items() if name != "seed"}
@@ -230,7 +238,7 @@ def summarize(run: TrainedRun, dataset: datasets.Dataset) -> dict[str, Any]:
     for split in ("validation", "test"):
         mean, std = metrics.mean_and_std([each[split] for each in summaries])
         summary |= {split: mean, f"{split}_std": std}
-    _finish(run.workdir, _rows(run.workdir, run.last_epoch), summary)
+    _finish(run.workdir, [metrics.combine(rows) for rows in run.rows], summary)
     return summary
 
 

@@ -1,9 +1,13 @@
 """The folder a run leaves: what is in it, who may write there, files never half-written."""
 
+import contextlib
+import fcntl
 import json
 import os
+import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,12 +19,15 @@ _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # Where the data lies is no part of what a run is: its SHA-256 is.
 _LOCATION_FIELDS = ("data.data_dir", "data.manual_dir")
 
+_LOCK_NAME = ".lock"
+_PARTIAL_PREFIX = ".partial."
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is, at any moment, either the old one or the new one, whole."""
     if isinstance(content, str):
         content = content.encode()
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL_PREFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -31,6 +38,40 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Makes the run directory, and keeps other processes from training there.
+
+    The lock ends with the process, whatever ends it. What an earlier one left half-written
+    is removed.
+
+    Raises:
+      UserError: the folder cannot be made, or another process is training there.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / _LOCK_NAME).open("a+")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot be written to ({error.strerror}); give another folder"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"--workdir={workdir}: {file.read() or 'another process'} is training there; wait "
+                "for it, stop it, or give another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        for partial in workdir.rglob(f"{_PARTIAL_PREFIX}*"):
+            partial.unlink(missing_ok=True)
+        yield
 
 
 def replica_folders(workdir: Path, seed: int, num_replicas: int) -> list[Path]:
@@ -86,17 +127,21 @@ def git_commit(folder: Path) -> str | None:
     return result.stdout.strip()
 
 
-def provenance(device_kind: str, data_sha256: str, binarization_seed: int | None) -> dict[str, Any]:
+def provenance(
+    device_kind: str, device_count: int, data_sha256: str, binarization_seed: int | None
+) -> dict[str, Any]:
     """What beside the configuration decides a run's numbers.
 
     Args:
       device_kind: what the run computes on, as JAX names it.
+      device_count: on how many of them.
       data_sha256: digest of the images and labels.
       binarization_seed: of the validation and test pixels, None for grey pixels.
     """
     return {
         "versions": {name: metadata.version(name) for name in _RECORDED_PACKAGES},
         "device_kind": device_kind,
+        "device_count": device_count,
         "git_commit": git_commit(Path(__file__).parent),
         "data_sha256": data_sha256,
         "evaluation_binarization_seed": binarization_seed,
@@ -129,6 +174,11 @@ def check_same_config(workdir: Path, config: dict[str, Any]) -> None:
         )
 
 
+def _is_not_ours(path: Path) -> bool:
+    """Whether a file is not one that a run leaves which ended before its `config.json`."""
+    return path.name != _LOCK_NAME and not path.name.startswith(_PARTIAL_PREFIX)
+
+
 def check_workdir(workdir: Path, config: dict[str, Any]) -> None:
     """Raises UserError unless a run of this configuration can begin or go on in `workdir`."""
     nearest = workdir
@@ -140,7 +190,7 @@ def check_workdir(workdir: Path, config: dict[str, Any]) -> None:
         raise UserError(f"--workdir={workdir}: {nearest} is not writable; give another folder")
     if (workdir / "config.json").exists():
         check_same_config(workdir, config)
-    elif nearest == workdir and any(workdir.iterdir()):
+    elif nearest == workdir and any(map(_is_not_ours, workdir.iterdir())):
         raise UserError(
             f"--workdir={workdir}: is neither empty nor a run directory; give a new folder"
         )
