@@ -36,7 +36,7 @@ _COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache", True, "Keep compiled programs in the user's cache folder."
 )
 
-_OVERRIDE = re.compile(r"--?config\.([^=]+)")
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 
 def _explain(error: flags.Error) -> str:
@@ -68,6 +68,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         in_file = "Traceback" in str(error)
         raise _config_file_error(error) if in_file else UserError(_explain(error)) from error
+    except (RecursionError, MemoryError) as error:  # how Python's parser gives up on "((((...
+        raise UserError(
+            "a value on the command line or the configuration file is nested too deeply; "
+            "values are numbers, names and tuples of numbers"
+        ) from error
     except Exception as error:  # whatever the configuration file's own code raises
         raise _config_file_error(error) from error
 

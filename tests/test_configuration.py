@@ -76,6 +76,11 @@ def test_a_configuration_survives_json():
         ("decoder.head", "linear", "decoder.head is 'linear', must be one of dense, conv"),
         ("loss.kl_weight", -0.1, "loss.kl_weight is -0.1, must be finite and at least 0"),
         ("loss.kl_weight", float("nan"), "loss.kl_weight is nan, must be finite"),
+        (
+            "train.batch_size",
+            2**31,
+            "train.batch_size is 2147483648, .* at most 2147483647",
+        ),
         ("train.num_epochs", 0, "train.num_epochs is 0, must be at least 1"),
         ("train.batch_size", -5, "train.batch_size is -5, must be at least 1"),
         ("train.learning_rate", -0.1, "train.learning_rate is -0.1, must be finite and above 0"),
@@ -86,6 +91,27 @@ def test_a_value_that_is_not_allowed(field, value, expected):
     with pytest.raises(UserError, match=f"^{expected}"):
         check(**{field: value})
     message_of(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["loss.kl_weight", "train.learning_rate"])
+def test_an_integer_that_no_float_can_hold(field):
+    stored = default.get_config().to_dict()
+    group, name = field.split(".")
+    stored[group][name] = 10**400
+    with pytest.raises(UserError, match=f"^{field} is 10*, must be finite"):
+        configuration.from_dict(stored, default.get_config())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decoder.strides": (10**4_000, 2, 2)},
+        {"decoder.grid": (10**4_000, 10**4_000, 2)},
+        {"decoder.filters": (8,) * 1_000, "decoder.strides": (2**31 - 1,) * 1_000},
+    ],
+)
+def test_sizes_whose_product_python_will_not_print(changes):
+    assert "must be one or more sizes of at least 1 and at most" in message_of(**changes)
 
 
 def test_dropout_with_its_layers_is_allowed():

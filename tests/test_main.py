@@ -59,6 +59,10 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
     [
         (["--config.train.num_epochz=5"], "train.num_epochz is no field"),
         (["--config.train.num_epochz=5"], "nearest: train.num_epochs"),
+        (["--config.=5"], " is no field of a configuration; nearest: "),
+        (["--noconfig.sed"], "sed is no field of a configuration; nearest: seed"),
+        (["--config.a\nb=5"], "a\\nb is no field of a configuration; nearest: "),
+        (["--config.decoder.filters=" + "-" * 5_000 + "1"], "is nested too deeply"),
         (["--config.train.num_epochs=five"], "train.num_epochs must be int"),
         (["--config.decoder.filters=(1,'a')"], "decoder.filters is (1, 'a'), must be a tuple of"),
         (["--config.train.learning_rate=-0.1"], "train.learning_rate is -0.1, must be finite"),

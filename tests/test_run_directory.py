@@ -112,6 +112,32 @@ def test_a_damaged_config_is_an_error_that_names_the_file(tmp_path, content):
     one_line(error)
 
 
+@pytest.mark.parametrize("opening", ['{"config": ', "["])
+@pytest.mark.parametrize("depth", [30, 300, 100_000])
+def test_a_config_nested_too_deeply_is_damaged(tmp_path, opening, depth):
+    closing = "}" if opening.startswith("{") else "]"
+    (tmp_path / "config.json").write_text(opening * depth + "3" + closing * depth)
+    with pytest.raises(UserError, match=r"config\.json: .*damaged") as error:
+        run_directory.check_same_config(tmp_path, CONFIG)
+    one_line(error)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"config"'])
+def test_a_config_that_is_no_record_says_nothing_of_the_data(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json: has no 'config' entry.*damaged"):
+        run_directory.check_same_data(tmp_path, "abc")
+
+
+def test_what_a_damaged_config_holds_is_shown_in_one_line(tmp_path):
+    record = {"config": CONFIG | {"a\nb\x1b[2J\u2028": 1}, "data_sha256": "x\ny"}
+    run_directory.write_json(tmp_path / "config.json", record)
+    with pytest.raises(UserError, match=r"a\\nb\\x1b\[2J\\u2028 is 1 there, None here"):
+        run_directory.check_same_config(tmp_path, CONFIG)
+    with pytest.raises(UserError, match=r"SHA-256 x\\ny, this is abc"):
+        run_directory.check_same_data(tmp_path, "abc")
+
+
 def test_provenance_names_versions_and_data():
     record = run_directory.provenance("cpu", 2, "abc", 7)
     assert set(record["versions"]) == {"jax", "jaxlib", "flax", "optax", "numpy"}

@@ -5,6 +5,7 @@ named, it is by its dotted path: `train.batch_size`.
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from vae_jax.run_directory import flatten
 ENCODERS = ("lstm", "dense")
 HEADS = ("dense", "conv")
 _MAX_SEED = 2**32 - 1
+# What no size can exceed: larger ones would overflow in JAX, or when the checks multiply them.
+_MAX_SIZE = 2**31 - 1
+_MAX_SIZES = 100
 
 
 def check_field(path: str, schema: ml_collections.ConfigDict) -> None:
@@ -89,15 +93,17 @@ class _Rules:
             raise UserError(f"{path} is {self.fields[path]!r}, must be {allowed}")
 
     def at_least(self, path: str, lowest: int) -> None:
-        self.require(path, self.fields[path] >= lowest, f"at least {lowest}")
+        valid = lowest <= self.fields[path] <= _MAX_SIZE
+        self.require(path, valid, f"at least {lowest} and at most {_MAX_SIZE}")
 
     def one_of(self, path: str, names: Sequence[str]) -> None:
         check_choice(path, self.fields[path], names)
 
     def positive_sizes(self, path: str) -> None:
         value = self.fields[path]
-        valid = bool(value) and all(size >= 1 for size in value)
-        self.require(path, valid, "one or more sizes of at least 1")
+        valid = 1 <= len(value) <= _MAX_SIZES and all(1 <= size <= _MAX_SIZE for size in value)
+        allowed = f"one or more sizes of at least 1 and at most {_MAX_SIZE}, {_MAX_SIZES} at most"
+        self.require(path, valid, allowed)
 
 
 def _check_decoder(rules: _Rules) -> None:
@@ -154,11 +160,12 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     rules.at_least("encoder.hidden_size", 1)
     rules.positive_sizes("encoder.dense_sizes")
     _check_decoder(rules)
+    # Against the largest float and not infinity: an integer may lie between them.
     weight, rate = fields["loss.kl_weight"], fields["train.learning_rate"]
-    rules.require("loss.kl_weight", 0.0 <= weight < math.inf, "finite and at least 0")
+    rules.require("loss.kl_weight", 0.0 <= weight <= sys.float_info.max, "finite and at least 0")
     rules.at_least("train.num_epochs", 1)
     rules.at_least("train.batch_size", 1)
-    rules.require("train.learning_rate", 0.0 < rate < math.inf, "finite and above 0")
+    rules.require("train.learning_rate", 0.0 < rate <= sys.float_info.max, "finite and above 0")
 
 
 def from_dict(

@@ -3,17 +3,26 @@
 import difflib
 from collections.abc import Sequence
 
+# A name is shorter; comparing a hundred thousand characters would take a second.
+_COMPARED_CHARACTERS = 100
+
 
 class UserError(Exception):
     """A mistake in what the user gave: the message is one line that says what to do.
 
-    The command line prints the message without a traceback and exits with status 1.
+    The command line prints the message without a traceback and exits with status 1. It may quote
+    what a damaged file or the command line holds: line breaks, and whatever else a terminal would
+    act upon, are shown escaped.
     """
+
+    def __init__(self, message: str):
+        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        super().__init__("".join(shown))
 
 
 def nearest(name: str, allowed: Sequence[str]) -> str:
     """The allowed name that is most like `name`."""
-    name = name.lower()
+    name = name[:_COMPARED_CHARACTERS].lower()
     return max(allowed, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
 
 

@@ -22,6 +22,9 @@ _LOCATION_FIELDS = ("data.data_dir", "data.manual_dir")
 _LOCK_NAME = ".lock"
 _PARTIAL_PREFIX = ".partial."
 
+# Far beyond what this package writes, and far below what recursive functions can follow.
+_MAX_DEPTH = 20
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is, at any moment, either the old one or the new one, whole."""
@@ -90,22 +93,33 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-      UserError: the file is missing, or is not JSON.
+      UserError: the file is missing, is not JSON, or is nested too deeply to be of this package.
     """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON ({error}); the file is damaged") from error
+    if _is_deeper_than(_MAX_DEPTH, value):
+        raise UserError(f"{path}: is nested more than {_MAX_DEPTH} deep; the file is damaged")
+    return value
 
 
-def held_config(workdir: Path) -> dict[str, Any]:
-    """The configuration of the run that `workdir` holds, as nested dictionaries.
+def _is_deeper_than(depth: int, value: Any) -> bool:
+    layer = [value]
+    for _ in range(depth):
+        holders = (item for item in layer if isinstance(item, dict | list))
+        layer = [
+            item
+            for holder in holders
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+    return bool(layer)
 
-    Raises:
-      UserError: there is no run, or its `config.json` is damaged.
-    """
+
+def _held_record(workdir: Path) -> dict[str, Any]:
+    """What the `config.json` of the run in `workdir` holds."""
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(
@@ -114,7 +128,16 @@ def held_config(workdir: Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{path}: has no 'config' entry; the file is damaged")
-    return record["config"]
+    return record
+
+
+def held_config(workdir: Path) -> dict[str, Any]:
+    """The configuration of the run that `workdir` holds, as nested dictionaries.
+
+    Raises:
+      UserError: there is no run, or its `config.json` is damaged.
+    """
+    return _held_record(workdir)["config"]
 
 
 def git_commit(folder: Path) -> str | None:
@@ -198,10 +221,9 @@ def check_workdir(workdir: Path, config: dict[str, Any]) -> None:
 
 def check_same_data(workdir: Path, sha256: str) -> None:
     """Raises UserError where the run in `workdir` was made from other data."""
-    path = workdir / "config.json"
-    held = read_json(path).get("data_sha256")
+    held = _held_record(workdir).get("data_sha256")
     if held != sha256:
         raise UserError(
-            f"{path}: the run was made from data with SHA-256 {held}, this is {sha256}; "
-            "give the same data, or another --workdir"
+            f"{workdir / 'config.json'}: the run was made from data with SHA-256 {held}, this is "
+            f"{sha256}; give the same data, or another --workdir"
         )
