@@ -1,0 +1,433 @@
+"""Properties of what reads input we did not write, and strategies of inputs that try them.
+
+`tests/test_fuzz.py` tries a few hundred inputs of each target, `benchmarks/fuzz.py` as many as it
+is told to. An input is either accepted, and then what was read is right, or refused with a
+`UserError` of one line; anything else is a crash.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import gzip
+import json
+import math
+import random
+import struct
+import sys
+import tempfile
+import tracemalloc
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from absl import flags
+from absl.testing import flagsaver
+from hypothesis import strategies as st
+
+import main
+from configs import default
+from vae_jax import configuration, run_directory
+from vae_jax.datasets import idx
+from vae_jax.errors import UserError
+
+_CONFIG_FILE = Path(main.__file__).parent / "configs" / "quickstart.py"
+_SCHEMA = default.get_config()
+_FIELDS = run_directory.flatten(_SCHEMA.to_dict())
+_GROUPS = sorted({path.rpartition(".")[0] for path in _FIELDS} - {""})
+
+_MEBIBYTE = 2**20
+_BOMB_BYTES = 64 * _MEBIBYTE
+# What gzip can make of one byte, at most.
+_GZIP_RATIO = 1032
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one input."""
+
+    accepted: bool
+    peak_bytes: int  # allocated at one time, beyond what was before
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Something that reads, the inputs to try it with, and the property it has to keep."""
+
+    name: str
+    inputs: st.SearchStrategy[Any]
+    check: Callable[[Any], Outcome]  # raises whatever is wrong
+    share: float  # of all inputs: bombs cost a second each
+
+
+@contextlib.contextmanager
+def _measured() -> Iterator[Callable[[], int]]:
+    """Gives a function that returns the most bytes allocated at one time since then."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _value_or_none(read: Callable[[], Any]) -> Any:
+    """What `read` returns, or None where it refuses as it should."""
+    try:
+        return read()
+    except UserError as error:
+        message = str(error)
+        assert message and message.isprintable(), f"not one line: {message!r}"
+        return None
+
+
+# IDX files.
+
+
+def _idx_content(data: bytes, noun: str) -> tuple[bytes | None, int]:
+    """Reads an IDX file in another way.
+
+    Returns:
+      The items' bytes, None if the file is not valid, and the bytes that its header promises.
+    """
+    magic, shape = (2051, idx.IMAGE_SHAPE) if noun == "images" else (2049, ())
+    size = 4 * (2 + len(shape))
+    try:
+        header = zlib.decompressobj(wbits=31).decompress(data, size)
+    except zlib.error:
+        header = b""
+    if len(header) < size:  # a second gzip member may hold the rest
+        header = header.ljust(size, b"\xff")
+    found_magic, count, *found_shape = struct.unpack(f">{size // 4}I", header)
+    valid = found_magic == magic and tuple(found_shape) == shape and count <= idx.MAX_ITEMS
+    promised = count * math.prod(shape) if valid else 0
+    try:
+        content = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error):
+        return None, promised
+    if len(content) < size:
+        return None, promised
+    found_magic, count, *found_shape = struct.unpack_from(f">{size // 4}I", content)
+    items = content[size:]
+    valid = (found_magic, tuple(found_shape)) == (magic, shape) and 0 < count <= idx.MAX_ITEMS
+    valid = valid and len(items) == count * math.prod(shape)
+    if valid and noun == "labels":
+        valid = max(items) < idx.NUM_CLASSES
+    return (items if valid else None), promised
+
+
+def _check_idx(noun: str, data: bytes) -> Outcome:
+    """An IDX file is read as it is, or refused, in memory that what it holds justifies."""
+    expected, promised = _idx_content(data, noun)
+    read = idx.read_images if noun == "images" else idx.read_labels
+    with tempfile.NamedTemporaryFile(suffix=".gz") as file:
+        file.write(data)
+        file.flush()
+        with _measured() as peak:
+            array = _value_or_none(lambda: read(file.name))
+            peak_bytes = peak()
+    held = min(_GZIP_RATIO * len(data), idx.MAX_ITEMS * math.prod(idx.IMAGE_SHAPE))
+    assert peak_bytes <= 4 * _MEBIBYTE + 1.5 * min(held, max(promised, len(expected or b"")))
+    assert (array is None) == (expected is None), "accepted and should not be, or not and should"
+    if array is not None:
+        assert array.dtype == "uint8" and array.tobytes() == expected
+        assert array.shape[1:] == (idx.IMAGE_SHAPE if noun == "images" else ())
+    return Outcome(array is not None, peak_bytes)
+
+
+_lengths = st.sampled_from([0, 1, 2, 27, 28, 29, 784, 60_000, 60_001, 2**31, 2**32 - 1])
+_any_length = _lengths | st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def _idx_contents(draw: st.DrawFn, noun: str) -> bytes:
+    """What an IDX file holds: mostly a good header, or one that lies in one place."""
+    count = draw(st.integers(0, 4))
+    axes = [count, 28, 28] if noun == "images" else [count]
+    header = [2051 if noun == "images" else 2049, *axes]
+    size = math.prod(axes)
+    if draw(st.integers(0, 3)) == 0:
+        header[draw(st.integers(0, len(header) - 1))] = draw(_any_length | st.sampled_from(header))
+    generator = random.Random(draw(st.integers(0, 2**16)))
+    largest = draw(st.sampled_from([0, 9, 9, 10, 255]))
+    items = bytes(generator.choices(range(largest + 1), k=size))
+    if draw(st.integers(0, 3)) == 0:
+        items = items[: draw(st.integers(0, size))] + draw(st.binary(max_size=20))
+    return struct.pack(f">{len(header)}I", *header) + items
+
+
+def _damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """Cuts, flips a bit, overwrites, or appends."""
+    place = draw(st.integers(0, max(len(data) - 1, 0)))
+    kind = draw(st.sampled_from(["cut", "flip", "overwrite", "zeros", "garbage", "member"]))
+    if kind == "cut":
+        return data[:place]
+    if kind == "flip" and data:
+        flipped = data[place] ^ 1 << draw(st.integers(0, 7))
+        return data[:place] + bytes([flipped]) + data[place + 1 :]
+    if kind == "overwrite":
+        written = draw(st.binary(max_size=8))
+        return data[:place] + written + data[place + len(written) :]
+    if kind == "member":
+        return data + gzip.compress(draw(st.binary(max_size=20)), mtime=0)
+    return data + (bytes(9) if kind == "zeros" else draw(st.binary(max_size=20)))
+
+
+@st.composite
+def _idx_files(draw: st.DrawFn, noun: str) -> bytes:
+    """Gzip files, of one member or two, whole or damaged."""
+    content = draw(_idx_contents(noun))
+    split = draw(st.just(0) | st.integers(0, len(content)))
+    members = [content[:split], content[split:]] if split else [content]
+    level = draw(st.sampled_from([0, 1, 9]))
+    data = b"".join(gzip.compress(member, level, mtime=0) for member in members)
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
+        data = _damaged(draw, data)
+    return data
+
+
+def _idx_inputs(noun: str) -> st.SearchStrategy[bytes]:
+    compressed = st.binary(max_size=100).map(functools.partial(gzip.compress, mtime=0))
+    files = _idx_files(noun)
+    return st.one_of(st.binary(max_size=100), compressed, files, files, files, files)
+
+
+@functools.cache
+def _bomb(head: bytes, fill: int) -> bytes:
+    return gzip.compress(head + bytes([fill]) * _BOMB_BYTES, compresslevel=1, mtime=0)
+
+
+@st.composite
+def _idx_bombs(draw: st.DrawFn) -> tuple[str, bytes]:
+    """Small files that decompress to 64 MiB and more, behind a header or not."""
+    noun = draw(st.sampled_from(["images", "labels"]))
+    magic, shape = (2051, idx.IMAGE_SHAPE) if noun == "images" else (2049, ())
+    fill = draw(st.sampled_from([0, 5]))
+    if draw(st.integers(0, 4)) == 0:  # an honest file, of all the images it may hold
+        size = idx.MAX_ITEMS * math.prod(shape)
+        header = struct.pack(f">{2 + len(shape)}I", magic, idx.MAX_ITEMS, *shape)
+        return noun, gzip.compress(header + bytes([fill]) * size, compresslevel=1, mtime=0)
+    count = draw(st.sampled_from([0, 1, 10, 1_000, 60_000, 60_001, 2**32 - 1]))
+    header = struct.pack(f">{2 + len(shape)}I", magic, count, *shape)
+    if draw(st.booleans()):  # the header in a member of its own
+        return noun, gzip.compress(header, mtime=0) + _bomb(b"", fill) * draw(st.integers(1, 2))
+    return noun, _bomb(header if draw(st.booleans()) else b"", fill)
+
+
+# Configurations.
+
+
+def _assert_valid(config: Any) -> None:
+    """A configuration that was accepted has its schema's types and survives being written."""
+    fields = config.to_dict()
+    flat = run_directory.flatten(fields)
+    assert flat.keys() == _FIELDS.keys()
+    for path, value in flat.items():
+        allowed = (str, type(None)) if _FIELDS[path] is None else type(_FIELDS[path])
+        assert isinstance(value, allowed), (path, value)
+    written = json.loads(json.dumps(fields))
+    assert configuration.from_dict(written, default.get_config()).to_dict() == fields
+
+
+def _check_config_json(content: bytes) -> Outcome:
+    """Whatever `config.json` holds is a run's record, or damaged in one line."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.json").write_bytes(content)
+        with _measured() as peak:
+            config = _value_or_none(
+                lambda: configuration.from_dict(
+                    run_directory.held_config(folder), default.get_config()
+                )
+            )
+            _value_or_none(lambda: run_directory.read_json(folder / "config.json"))
+            _value_or_none(lambda: run_directory.check_same_config(folder, _SCHEMA.to_dict()))
+            _value_or_none(lambda: run_directory.check_same_data(folder, "0" * 64))
+            peak_bytes = peak()
+    assert peak_bytes <= 4 * _MEBIBYTE + 100 * len(content)
+    if config is not None:
+        _assert_valid(config)
+    return Outcome(config is not None, peak_bytes)
+
+
+# With the surrogates, which stand for bytes of a command line that are not UTF-8.
+_any_text = st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=20)
+_huge_ints = st.sampled_from([2**31, 2**32, 2**63, 2**64, 10**30, 10**400, 10**4299])
+_scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), _huge_ints, st.floats(), _any_text, st.just("a\nb")
+)
+_json_values = st.recursive(
+    _scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_any_text, inner, max_size=4),
+    max_leaves=8,
+)
+# What stands in a JSON file and `json.dumps` does not write.
+_json_fragments = st.sampled_from(
+    (
+        *("9" * 5_000, "-" + "9" * 5_000, "1e999", "NaN", "-Infinity", "-0", "1E-400"),
+        *("[" * 3_000, "[" * 500 + "]" * 500, '{"a":' * 3_000, '{"a":' * 300 + "1" + "}" * 300),
+        *('"\\ud800"', "true", "{}", "[]", "", ",", '"', '{"a": 1, "a": 2}', "\x00", "\ufeff"),
+    )
+)
+_near_values = st.one_of(
+    st.integers(-1, 5), st.lists(st.integers(0, 30) | _huge_ints, max_size=4), _scalars
+)
+# Fields to change on their own, and values they may have: for inputs that pass every check.
+_valid_values = {
+    "seed": st.integers(0, 2**32 - 1),
+    "latent_size": st.integers(1, 2**31 - 1),
+    "data.name": st.sampled_from(["mnist", "mnist_5k"]),
+    "data.data_dir": st.text("abc/.~", max_size=9) | _any_text,
+    "encoder.kind": st.sampled_from(["lstm", "dense"]),
+    "encoder.dense_sizes": st.lists(st.integers(1, 999), min_size=1).map(tuple),
+    "decoder.filters": st.tuples(*[st.integers(1, 99)] * 3),
+    "loss.kl_weight": st.floats(0, 9) | st.integers(0, 9),
+    "train.batch_size": st.integers(1, 10**6),
+    "train.learning_rate": st.floats(1e-9, 1) | st.integers(1, 9),
+}
+
+
+def _nested(fields: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in fields.items():
+        group, _, name = path.rpartition(".")
+        (tree.setdefault(group, {}) if group else tree)[name] = value
+    return tree
+
+
+@st.composite
+def _records(draw: st.DrawFn) -> dict[str, Any]:
+    """A run's record: whole, or with entries removed, replaced or added."""
+    fields = _FIELDS | draw(st.fixed_dictionaries({}, optional=_valid_values))
+    for _ in range(draw(st.sampled_from([0, 1, 1, 2]))):
+        path = draw(st.sampled_from(sorted(_FIELDS)))
+        if draw(st.integers(0, 4)):
+            fields[path] = draw(_near_values | _json_values)
+        else:
+            fields.pop(path, None)
+    tree = _nested(fields)
+    if draw(st.integers(0, 5)) == 0:
+        holder = draw(st.sampled_from([tree, *(tree[group] for group in _GROUPS if group in tree)]))
+        holder[draw(_any_text | st.sampled_from(_GROUPS))] = draw(_json_values)
+    record = {"config": tree, "data_sha256": "0" * 64}
+    if draw(st.integers(0, 5)) == 0:
+        record[draw(st.sampled_from(sorted(record)))] = draw(_json_values)
+    return record
+
+
+@st.composite
+def _json_files(draw: st.DrawFn) -> bytes:
+    """A run's record as a file, in one of four with a piece of the text replaced."""
+    text = json.dumps(draw(_records()), ensure_ascii=draw(st.booleans()))
+    if draw(st.integers(0, 3)) == 0:
+        begin = draw(st.integers(0, len(text)))
+        end = begin + draw(st.integers(0, 10))
+        if draw(st.booleans()):  # a whole value
+            begin = text.find(": ", begin) + 2
+            end = text.find(",", begin)
+        text = text[:begin] + draw(_json_fragments | _any_text) + text[end:]
+    return text.encode(errors="surrogatepass")
+
+
+_config_json_inputs = st.one_of(
+    st.binary(max_size=100),
+    _json_values.map(lambda value: json.dumps(value).encode()),
+    _json_fragments.map(str.encode),
+    *[_json_files()] * 5,
+)
+
+
+# Overrides on the command line.
+
+
+@contextlib.contextmanager
+def _command_line(arguments: list[str]) -> Iterator[list[str]]:
+    """Gives the arguments as a command line, and forgets afterwards what was parsed."""
+    argv = ["main.py", f"--config={_CONFIG_FILE}", *arguments]
+    # The configuration's flag reads sys.argv to find the overrides.
+    with (
+        mock.patch.object(sys, "argv", argv),
+        flagsaver.flagsaver(),
+        warnings.catch_warnings(),
+    ):
+        # Of how ml_collections imports the file, and of Python about an override's value.
+        warnings.simplefilter("ignore")
+        try:
+            yield argv
+        finally:
+            flags.FLAGS.unparse_flags()
+
+
+def _parse(argv: list[str]) -> Any:
+    main._parse_flags(argv)
+    return main._config("train", Path("no-such-run"))
+
+
+def _check_overrides(arguments: list[str]) -> Outcome:
+    """Overrides give a valid configuration, or an error that does not blame the file."""
+
+    def parse() -> Any:
+        try:
+            return _parse(argv)
+        except UserError as error:
+            assert "the file that --config names" not in str(error), str(error)
+            raise
+
+    with _command_line(arguments) as argv, _measured() as peak:
+        config = _value_or_none(parse)
+        peak_bytes = peak()
+    assert peak_bytes <= 8 * _MEBIBYTE + 100 * sum(map(len, arguments))
+    if config is not None:
+        _assert_valid(config)
+    return Outcome(config is not None, peak_bytes)
+
+
+_literals = st.sampled_from(
+    (
+        *("(" * 6, "(" * 5_000, "[" * 150 + "]" * 150, "-" * 5_000 + "1", "9" * 5_000, "9" * 400),
+        *("1e999", "-1e999", "nan", "inf", "1_0", "0x10", "0o7", "1j", "True", "None", "", " "),
+        *("(1,", "(1, 2", "()", "(,)", "[1, 2]", "{1: 2}", "{1, 2}", "'a'", "b'a'", "...", "'"),
+        *("1+1j", "a, b", "a b", "(1, 'a')", "1if 1else 2", "f'{1}'", "x" * 100_000, "\ud800"),
+    )
+)
+_values = st.one_of(_literals, _near_values.map(str), _any_text)
+
+
+@st.composite
+def _near_paths(draw: st.DrawFn) -> str:
+    """A field's path with a piece of it replaced."""
+    path = draw(st.sampled_from(sorted(_FIELDS)))
+    begin = draw(st.integers(0, len(path)))
+    end = begin + draw(st.integers(0, 3))
+    return path[:begin] + draw(st.text("abc._[]'\"0 \n", max_size=3) | _any_text) + path[end:]
+
+
+@st.composite
+def _overrides(draw: st.DrawFn) -> list[str]:
+    """One override, as one argument or two; in one of two a valid one."""
+    if draw(st.booleans()):
+        path = draw(st.sampled_from(sorted(_valid_values)))
+        argument, value = f"--config.{path}", str(draw(_valid_values[path]))
+    else:
+        known = st.sampled_from(sorted(_FIELDS))
+        other = st.sampled_from(_GROUPS) | _near_paths() | _any_text | st.just("x." * 5_000)
+        dashes = draw(st.sampled_from(["--", "--", "--", "-", "--no", "-no"]))
+        argument, value = f"{dashes}config.{draw(known | known | other)}", draw(_values)
+        if draw(st.integers(0, 5)) == 0:
+            return [argument]
+    return [f"{argument}={value}"] if draw(st.integers(0, 3)) else [argument, value]
+
+
+_override_inputs = st.lists(_overrides(), min_size=1, max_size=3).map(
+    lambda overrides: [argument for override in overrides for argument in override]
+)
+
+
+TARGETS = (
+    Target("IDX images", _idx_inputs("images"), functools.partial(_check_idx, "images"), 0.3),
+    Target("IDX labels", _idx_inputs("labels"), functools.partial(_check_idx, "labels"), 0.2),
+    Target("gzip bombs", _idx_bombs(), lambda bomb: _check_idx(*bomb), 0.0005),
+    Target("config.json", _config_json_inputs, _check_config_json, 0.3),
+    Target("overrides", _override_inputs, _check_overrides, 0.1995),
+)

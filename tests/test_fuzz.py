@@ -1,0 +1,24 @@
+"""A few hundred inputs of each target of `fuzzing.py`; `benchmarks/fuzz.py` tries more."""
+
+import fuzzing
+import hypothesis
+import pytest
+
+
+@pytest.mark.parametrize("target", fuzzing.TARGETS, ids=lambda target: target.name)
+def test_every_input_is_read_or_refused_in_one_line(target):
+    outcomes = set()
+
+    @hypothesis.settings(
+        max_examples=6 if target.name == "gzip bombs" else 200,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(target.inputs)
+    def check(value):
+        outcomes.add(target.check(value).accepted)
+
+    check()
+    assert outcomes == {True, False}  # neither way goes untried
