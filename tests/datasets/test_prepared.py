@@ -3,6 +3,7 @@
 import functools
 import gzip
 import http.server
+import json
 import pathlib
 import shutil
 import socket
@@ -41,6 +42,10 @@ def load(small_files, data_dir):
     )
 
 
+def prepared_folder(data_dir: pathlib.Path) -> pathlib.Path:
+    return data_dir / "vae_jax_mnist" / "mnist" / "1.1.0"
+
+
 def error_of(load) -> str:
     with pytest.raises(UserError) as caught:
         load()
@@ -51,7 +56,7 @@ def error_of(load) -> str:
 
 def assert_nothing_prepared(data_dir: pathlib.Path) -> None:
     left = [path for path in data_dir.rglob("*") if "incomplete" in path.name]
-    left += data_dir.glob("vae_jax_mnist/*/1.0.0")
+    left += data_dir.glob("vae_jax_mnist/*/1.1.0")
     assert not left
     assert not list(data_dir.rglob("*array_record*"))
 
@@ -72,7 +77,7 @@ def test_prepares_from_a_folder(load, small_files, data_dir, name):
     dataset = load(name)
     assert dataset.name == name
     assert_holds(dataset, small_files.arrays)
-    assert (data_dir / "vae_jax_mnist" / name / "1.0.0").is_dir()
+    assert (data_dir / "vae_jax_mnist" / name / "1.1.0").is_dir()
 
 
 def test_blocks_are_joined_in_order(load, small_files, monkeypatch):
@@ -95,7 +100,7 @@ def test_default_data_dir_is_that_of_tensorflow_datasets(load, data_dir, monkeyp
 
     monkeypatch.setattr(constants, "DATA_DIR", str(data_dir / "default"))
     load(data_dir="")
-    assert (data_dir / "default" / "vae_jax_mnist" / "mnist" / "1.0.0").is_dir()
+    assert (data_dir / "default" / "vae_jax_mnist" / "mnist" / "1.1.0").is_dir()
 
 
 def test_home_is_expanded(load, data_dir, monkeypatch):
@@ -119,15 +124,28 @@ def test_is_quiet(load, capfd):
     assert output.out == output.err == ""
 
 
+def meanwhile(monkeypatch, act):
+    """Does `act` once, after the next preparation and before it is put in its place."""
+    prepare = builder.VaeJaxMnist.download_and_prepare
+
+    def prepare_and_act(self, **kwargs):
+        monkeypatch.setattr(builder.VaeJaxMnist, "download_and_prepare", prepare)
+        prepare(self, **kwargs)
+        act(self)
+
+    monkeypatch.setattr(builder.VaeJaxMnist, "download_and_prepare", prepare_and_act)
+
+
 def test_a_run_that_prepares_meanwhile_wins(load, small_files, data_dir, monkeypatch):
-    load(data_dir=str(data_dir / "elsewhere"))
+    others = []
 
-    def prepare_elsewhere(self, **kwargs):
-        shutil.copytree(data_dir / "elsewhere" / "vae_jax_mnist", data_dir / "vae_jax_mnist")
-        raise OSError("Directory not empty")
+    def load_too(_):
+        assert_holds(load(), small_files.arrays)
+        others.append(prepared_folder(data_dir).stat().st_ino)
 
-    monkeypatch.setattr(builder.VaeJaxMnist, "download_and_prepare", prepare_elsewhere)
+    meanwhile(monkeypatch, load_too)
     assert_holds(load(), small_files.arrays)
+    assert others == [prepared_folder(data_dir).stat().st_ino]
 
 
 # Files that are not the official ones.
@@ -249,7 +267,7 @@ def hanging_address(small_files, no_proxy):
 
 
 def assert_names_the_ways_out(message: str) -> None:
-    for part in (*WAYS_OUT, *official_files.FILE_NAMES, "vae_jax_mnist/mnist/1.0.0"):
+    for part in (*WAYS_OUT, *official_files.FILE_NAMES, "vae_jax_mnist/mnist/1.1.0"):
         assert part in message
 
 
@@ -318,16 +336,44 @@ def test_why_unreachable(server, small_files):
     assert network.why_unreachable("no address", 5) is not None
 
 
-# Prepared data that cannot be read or written.
+# Prepared data that are damaged.
+
+
+def _records(folder):
+    return next(folder.glob("*train*array_record*"))
 
 
 def _delete_records(folder):
-    next(folder.glob("*train*")).unlink()
+    _records(folder).unlink()
 
 
 def _truncate_records(folder):
-    path = next(folder.glob("*train*"))
+    path = _records(folder)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _empty_records(folder):
+    _records(folder).write_bytes(b"")
+
+
+def _flip_bits(folder):
+    data = bytearray(_records(folder).read_bytes())
+    data[len(data) // 2] ^= 0x10
+    _records(folder).write_bytes(bytes(data))
+
+
+def _exchange_records(folder):
+    """The test records in the place of the training records: they decode without an error."""
+    shutil.copy(next(folder.glob("*test*array_record*")), _records(folder))
+
+
+def _rewrite_digest(folder):
+    path = folder / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test": "0" * 64}))
+
+
+def _delete_digest(folder):
+    (folder / "metadata.json").unlink()
 
 
 def _delete_description(folder):
@@ -338,15 +384,103 @@ def _spoil_description(folder):
     (folder / "dataset_info.json").write_text("{\n")
 
 
-@pytest.mark.parametrize(
-    "spoil", [_delete_records, _truncate_records, _delete_description, _spoil_description]
-)
-def test_damaged_prepared_data(load, data_dir, spoil):
+def _delete_everything(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+SPOILS = [
+    *(_delete_records, _truncate_records, _empty_records, _flip_bits, _exchange_records),
+    *(_rewrite_digest, _delete_digest, _delete_description, _spoil_description),
+    _delete_everything,
+]
+
+
+def assert_said_to_be_damaged(error_output: str, data_dir: pathlib.Path) -> None:
+    assert error_output.count("\n") == 1
+    assert error_output.startswith(f"{prepared_folder(data_dir)}: the prepared data are damaged (")
+    assert error_output.endswith("; preparing again\n")
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_damaged_data_are_prepared_again(load, small_files, data_dir, spoil, capfd):
+    folder = prepared_folder(data_dir)
+    first = load()
+    spoil(folder)
+    second = load()
+    assert_holds(second, small_files.arrays)
+    assert second.sha256 == first.sha256
+    assert_said_to_be_damaged(capfd.readouterr().err, data_dir)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert_holds(load(manual_dir=None), small_files.arrays)  # there is no network: from what lies
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_is_not_read_may_be_damaged(load, small_files, data_dir, capfd):
     load()
-    spoil(data_dir / "vae_jax_mnist" / "mnist" / "1.0.0")
+    (prepared_folder(data_dir) / "features.json").write_text("{")
+    assert_holds(load(), small_files.arrays)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_changed_byte_anywhere_in_the_records_does_no_harm(load, small_files, data_dir):
+    load()
+    path = _records(prepared_folder(data_dir))
+    data = path.read_bytes()
+    for place in range(0, len(data), len(data) // 25):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        assert_holds(load(), small_files.arrays)
+
+
+def test_damaged_data_are_downloaded_again(load, server, small_files, data_dir, capfd):
+    load()
+    _flip_bits(prepared_folder(data_dir))
+    assert_holds(load(manual_dir=None), small_files.arrays)
+    assert server.num_requests == 5
+    assert_said_to_be_damaged(capfd.readouterr().err, data_dir)
+
+
+def _contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_damaged_data_that_cannot_be_prepared_again_are_kept(load, data_dir, capfd):
+    load()
+    folder = prepared_folder(data_dir)
+    _flip_bits(folder)
+    damaged = _contents(folder)
+    assert_names_the_ways_out(error_of(functools.partial(load, manual_dir=None)))
+    assert_said_to_be_damaged(capfd.readouterr().err, data_dir)
+    assert _contents(folder) == damaged
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_data_damaged_while_they_are_prepared(load, data_dir, monkeypatch):
+    load()
+    _flip_bits(prepared_folder(data_dir))
+    damaged = _contents(prepared_folder(data_dir))
+    meanwhile(monkeypatch, lambda made: _flip_bits(made.data_path))
     message = error_of(load)
-    assert f"{data_dir}/vae_jax_mnist/mnist" in message
-    assert "delete that folder" in message
+    assert "damaged already" in message and "--config.data.data_dir=FOLDER" in message
+    assert _contents(prepared_folder(data_dir)) == damaged
+
+
+def test_two_runs_that_prepare_damaged_data_again(load, small_files, data_dir, monkeypatch):
+    load()
+    _flip_bits(prepared_folder(data_dir))
+    meanwhile(monkeypatch, lambda _: assert_holds(load(), small_files.arrays))
+    assert_holds(load(), small_files.arrays)
+
+
+def test_data_removed_while_they_are_prepared_again(load, small_files, data_dir, monkeypatch):
+    load()
+    _flip_bits(prepared_folder(data_dir))
+    meanwhile(monkeypatch, lambda _: shutil.rmtree(prepared_folder(data_dir)))
+    assert_holds(load(), small_files.arrays)
+    assert_holds(load(manual_dir=None), small_files.arrays)
+
+
+# Prepared data that cannot be written.
 
 
 def test_data_dir_that_cannot_be_written(load, data_dir):

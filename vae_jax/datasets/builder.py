@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
 from vae_jax.datasets import idx, official_files
-from vae_jax.datasets.structs import Split
+from vae_jax.datasets.structs import Split, sha256_of
 
 # A record holds a block of images: decoding 70,000 records of one image each takes TensorFlow
 # Datasets 100 us a record, 7 s at every start. In blocks, a start reads them in 0.2 s.
@@ -21,11 +21,12 @@ class VaeJaxMnist(tfds.core.GeneratorBasedBuilder):
     An example is a block of up to 1,000 consecutive images, in the official order: `image`, uint8
     [block, 28, 28], and `label`, uint8 [block]. The data lie in
     `<data_dir>/vae_jax_mnist/<configuration>/<version>`, apart from those of the builders of
-    TensorFlow Datasets, which are named `mnist`, `fashion_mnist` and `kmnist`.
+    TensorFlow Datasets, which are named `mnist`, `fashion_mnist` and `kmnist`. The metadata hold
+    each split's SHA-256, by which later damage is told.
     """
 
     name = "vae_jax_mnist"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # 1.0.0 recorded no SHA-256
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=name) for name in ("mnist", "fashion_mnist", "kmnist")
     ]
@@ -48,6 +49,7 @@ class VaeJaxMnist(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description="28x28 grey images in ten classes, in blocks, in the official order.",
             features=tfds.features.FeaturesDict({"image": image, "label": label}),
+            metadata=tfds.core.MetadataDict(),  # filled when the files have been read
             disable_shuffling=True,  # the validation split is the first training images
         )
 
@@ -57,6 +59,7 @@ class VaeJaxMnist(tfds.core.GeneratorBasedBuilder):
         url_infos = self.url_infos
         paths = dl_manager.download({info.filename: url for url, info in url_infos.items()})
         splits = official_files.read(paths, url_infos)
+        self.info.metadata.update({name: sha256_of(split) for name, split in splits.items()})
         return {name: self._generate_examples(split) for name, split in splits.items()}
 
     def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:

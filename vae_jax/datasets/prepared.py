@@ -4,27 +4,38 @@ import contextlib
 import io
 import os
 import pathlib
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core import constants
+from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from vae_jax.datasets import network, official_files
 from vae_jax.datasets.builder import VaeJaxMnist
-from vae_jax.datasets.structs import Split
+from vae_jax.datasets.structs import Split, sha256_of
 from vae_jax.errors import UserError
 
 # TensorFlow Datasets alone tries for over 200 s before it says that there is no network.
 PROBE_SECONDS = 10.0
 
+_UrlInfos = Mapping[str, checksums.UrlInfo]
+
+
+class _DamagedError(Exception):
+    """Prepared data that cannot be read, or are not what was prepared; says why."""
+
 
 def load(name: str, data_dir: str | None, manual_dir: str | None) -> dict[str, Split]:
     """Loads an official data set, preparing it first where that has not been done.
+
+    Prepared data that are damaged are said to be on standard error, and prepared again.
 
     Args:
       name: a builder configuration: "mnist", "fashion_mnist" or "kmnist".
@@ -36,34 +47,34 @@ def load(name: str, data_dir: str | None, manual_dir: str | None) -> dict[str, S
 
     Raises:
       UserError: the files cannot be had, or are not the official ones; the prepared data cannot
-        be written or read.
+        be written.
     """
+    root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+    folder = _folder(name, root)
     with _quiet():
-        builder = _make_builder(name, data_dir)
         try:
-            prepared = builder.data_path.exists()
-            if not prepared:
-                _prepare(builder, manual_dir)
+            if folder.exists():
+                try:
+                    return _read(name, root)
+                except _DamagedError as damage:
+                    line = f"{folder}: the prepared data are damaged ({damage}); preparing again"
+                    print(line, file=sys.stderr)
+            return _prepare(name, root, manual_dir)
         except OSError as error:
             raise UserError(
-                f"cannot write prepared data to {builder.data_path} "
+                f"cannot write prepared data to {folder} "
                 f"({error.strerror or type(error).__name__}); give a folder that can be written "
                 "to with --config.data.data_dir=FOLDER"
             ) from error
-        # Made anew: a builder knows of the prepared data what it found when it was made.
-        return _read(builder if prepared else _make_builder(name, data_dir))
 
 
-def _make_builder(name: str, data_dir: str | None) -> VaeJaxMnist:
-    try:
-        return VaeJaxMnist(config=name, data_dir=data_dir, file_format="array_record")
-    # A builder reads the description of the prepared data, if there is one, when it is made.
-    except Exception as error:
-        raise UserError(
-            f"cannot read the prepared data in {data_dir or 'the default data folder'}"
-            f"/{VaeJaxMnist.name}/{name} ({type(error).__name__}); delete that folder, or give "
-            "another with --config.data.data_dir=FOLDER"
-        ) from error
+def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
+    """Where a data set's prepared data lie."""
+    return root / VaeJaxMnist.name / name / str(VaeJaxMnist.VERSION)
+
+
+def _make_builder(name: str, root: pathlib.Path) -> VaeJaxMnist:
+    return VaeJaxMnist(config=name, data_dir=root, file_format="array_record")
 
 
 @contextlib.contextmanager
@@ -79,17 +90,28 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _prepare(builder: VaeJaxMnist, manual_dir: str | None) -> None:
-    """Writes the prepared data, from `manual_dir` or else from the official addresses."""
+def _prepare(name: str, root: pathlib.Path, manual_dir: str | None) -> dict[str, Split]:
+    """Prepares the data, from `manual_dir` or else from the official addresses, and reads them.
+
+    They are prepared and read in a folder of their own, and only then put in their place, with one
+    renaming: whatever lay there is kept till then, and runs that do the same at the same time do
+    not meet.
+    """
+    folder = _folder(name, root)
+    url_infos = official_files.registered(name)
     if manual_dir:
-        _check_manual_dir(manual_dir, builder)
+        _check_manual_dir(manual_dir, url_infos)
     else:
-        _check_network(builder)
-    # Downloads go to a temporary folder: once prepared, they are not needed again.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as download_dir:
+        _check_network(folder, url_infos)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=".preparing.", ignore_cleanup_errors=True
+    ) as temporary:
+        scratch = pathlib.Path(temporary)
+        builder = _make_builder(name, scratch)
         try:
             builder.download_and_prepare(
-                download_dir=download_dir,
+                download_dir=scratch / "downloads",
                 download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
             )
         except (
@@ -97,14 +119,37 @@ def _prepare(builder: VaeJaxMnist, manual_dir: str | None) -> None:
             tfds.download.DownloadError,
             NonMatchingChecksumError,
         ) as error:
-            raise UserError(_no_data(builder, type(error).__name__)) from error
-        except OSError:
-            # Another run may have prepared the same data in the meantime.
-            if not builder.data_path.exists():
-                raise
+            raise UserError(_no_data(folder, url_infos, type(error).__name__)) from error
+        try:
+            splits = _read(name, scratch)
+        except _DamagedError as damage:
+            raise UserError(
+                f"the data just prepared in {root} are damaged already ({damage}); is the disk in "
+                "order? Give another folder with --config.data.data_dir=FOLDER"
+            ) from damage
+        _put(name, root, scratch)
+    return splits
 
 
-def _check_manual_dir(manual_dir: str, builder: VaeJaxMnist) -> None:
+def _put(name: str, root: pathlib.Path, scratch: pathlib.Path) -> None:
+    """Moves data prepared under `scratch` to their place under `root`, unless others are there."""
+    folder = _folder(name, root)
+    if folder.exists():
+        try:
+            _read(name, root)
+        except _DamagedError:
+            with contextlib.suppress(FileNotFoundError):  # another run was quicker
+                folder.rename(scratch / "damaged")
+        else:
+            return  # another run has put the same data there in the meantime
+    try:
+        _folder(name, scratch).rename(folder)
+    except OSError:
+        if not folder.exists():  # else, again, another run was quicker
+            raise
+
+
+def _check_manual_dir(manual_dir: str, url_infos: _UrlInfos) -> None:
     """Raises a UserError unless `manual_dir` holds the four official files.
 
     TensorFlow Datasets would download a missing file, and of a truncated one it would say no more
@@ -123,41 +168,45 @@ def _check_manual_dir(manual_dir: str, builder: VaeJaxMnist) -> None:
                 "there, under this name (nothing is downloaded while data.manual_dir is set)"
             )
     paths = {file_name: folder / file_name for file_name in official_files.FILE_NAMES}
-    official_files.read(paths, builder.url_infos)
+    official_files.read(paths, url_infos)
 
 
-def _check_network(builder: VaeJaxMnist) -> None:
+def _check_network(folder: pathlib.Path, url_infos: _UrlInfos) -> None:
     """Raises a UserError unless the official addresses answer."""
-    url = next(iter(builder.url_infos))
-    reason = network.why_unreachable(url, PROBE_SECONDS)
+    reason = network.why_unreachable(next(iter(url_infos)), PROBE_SECONDS)
     if reason:
-        raise UserError(_no_data(builder, reason))
+        raise UserError(_no_data(folder, url_infos, reason))
 
 
-def _no_data(builder: VaeJaxMnist, reason: str) -> str:
+def _no_data(folder: pathlib.Path, url_infos: _UrlInfos, reason: str) -> str:
     """The message for data that are neither there nor to be had, with the ways out."""
-    folder = builder.data_path.relative_to(builder.data_dir_root)
-    url = next(iter(builder.url_infos))
+    url = next(iter(url_infos))
+    in_data_dir = pathlib.Path(*folder.parts[-3:])
     return (
-        f"no prepared data in {builder.data_path}, and downloading from {os.path.dirname(url)} "
+        f"no usable prepared data in {folder}, and downloading from {os.path.dirname(url)} "
         f"failed ({reason}); three ways out: --config.data.manual_dir=FOLDER with the files "
         f"{', '.join(official_files.FILE_NAMES)}; --config.data.data_dir=FOLDER with prepared data "
-        f"in FOLDER/{folder}; or --config.data.name=mnist_5k, 5,000 MNIST digits that need no "
+        f"in FOLDER/{in_data_dir}; or --config.data.name=mnist_5k, 5,000 MNIST digits that need no "
         "download"
     )
 
 
-def _read(builder: VaeJaxMnist) -> dict[str, Split]:
-    """Reads the prepared splits."""
+def _read(name: str, root: pathlib.Path) -> dict[str, Split]:
+    """Reads the prepared splits that lie under `root`.
+
+    Raises:
+      _DamagedError: they cannot be read, or their SHA-256 is not the one recorded.
+    """
     try:
+        builder = _make_builder(name, root)
         sources = builder.as_data_source()
-        splits = {name: _join(sources[name]) for name in official_files.SPLIT_FILES}
+        splits = {split: _join(sources[split]) for split in official_files.SPLIT_FILES}
+        recorded = {split: builder.info.metadata[split] for split in splits}
     # Damage shows as almost any exception, from the JSON, protobuf or array_record reader.
     except Exception as error:
-        raise UserError(
-            f"the prepared data in {builder.data_path} are damaged ({type(error).__name__}); "
-            "delete that folder and run again to prepare them anew"
-        ) from error
+        raise _DamagedError(type(error).__name__) from error
+    if {split: sha256_of(arrays) for split, arrays in splits.items()} != recorded:
+        raise _DamagedError("their SHA-256 is not the one recorded")
     return splits
 
 
