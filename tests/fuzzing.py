@@ -11,6 +11,7 @@ import functools
 import gzip
 import json
 import math
+import os
 import random
 import struct
 import sys
@@ -226,6 +227,8 @@ def _assert_valid(config: Any) -> None:
     for path, value in flat.items():
         allowed = (str, type(None)) if _FIELDS[path] is None else type(_FIELDS[path])
         assert isinstance(value, allowed), (path, value)
+    with contextlib.suppress(OSError):  # and no ValueError
+        os.stat(fields["data"]["data_dir"] or ".")
     written = json.loads(json.dumps(fields))
     assert configuration.from_dict(written, default.get_config()).to_dict() == fields
 

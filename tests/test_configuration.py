@@ -51,6 +51,8 @@ def test_a_configuration_survives_json():
         ("train.num_replicas", 0, "train.num_replicas is 0, must be at least 1"),
         ("latent_size", 0, "latent_size is 0, must be at least 1"),
         ("data.name", "minst", "data.name is 'minst', must be one of .* nearest: mnist"),
+        ("data.data_dir", "a\0b", "data.data_dir is 'a.x00b', must be a name that a folder can"),
+        ("data.manual_dir", "\ud800", "data.manual_dir is '.ud800', must be a name that a folder"),
         ("data.binarization", "static", "data.binarization is 'static', must be one of none, dyn"),
         ("data.validation_size", 0, "data.validation_size is 0, must be at least 1"),
         ("encoder.kind", "gru", "encoder.kind is 'gru', must be one of lstm, dense"),

@@ -5,6 +5,7 @@ named, it is by its dotted path: `train.batch_size`.
 """
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -99,6 +100,13 @@ class _Rules:
     def one_of(self, path: str, names: Sequence[str]) -> None:
         check_choice(path, self.fields[path], names)
 
+    def folder(self, path: str) -> None:
+        try:
+            valid = b"\0" not in os.fsencode(self.fields[path] or "")
+        except UnicodeEncodeError:
+            valid = False
+        self.require(path, valid, "a name that a folder can have")
+
     def positive_sizes(self, path: str) -> None:
         value = self.fields[path]
         valid = 1 <= len(value) <= _MAX_SIZES and all(1 <= size <= _MAX_SIZE for size in value)
@@ -154,6 +162,8 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     rules.require("seed", 0 <= fields["seed"] <= highest, f"between 0 and {highest}")
     rules.at_least("latent_size", 1)
     rules.one_of("data.name", datasets.NAMES)
+    rules.folder("data.data_dir")
+    rules.folder("data.manual_dir")
     rules.one_of("data.binarization", datasets.BINARIZATIONS)
     rules.at_least("data.validation_size", 1)
     rules.one_of("encoder.kind", ENCODERS)
