@@ -14,11 +14,10 @@ import traceback
 from typing import Any
 
 import hypothesis
-from common import ROOT, describe_machine, print_table
+from common import describe_machine, print_table
 from tqdm import tqdm
 
-sys.path.insert(0, str(ROOT / "tests"))
-import fuzzing
+from tests import fuzzing
 
 # Hypothesis remembers what it has tried: a batch at a time, that takes little memory.
 _BATCH = 500

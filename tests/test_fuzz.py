@@ -1,8 +1,9 @@
 """A few hundred inputs of each target of `fuzzing.py`; `benchmarks/fuzz.py` tries more."""
 
-import fuzzing
 import hypothesis
 import pytest
+
+from tests import fuzzing
 
 
 @pytest.mark.parametrize("target", fuzzing.TARGETS, ids=lambda target: target.name)

@@ -10,7 +10,9 @@ import dataclasses
 import functools
 import itertools
 import json
+import logging
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +81,8 @@ def _from_record(record: dict[str, Any]) -> tuple[Progress, int]:
 
 def _reason(error: Exception) -> str:
     """A short line about what may be a page."""
+    if number := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(number[1]))
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
@@ -96,6 +100,29 @@ def _damage() -> Iterator[None]:
         if devices.is_out_of_memory(error):
             raise
         raise _DamagedCheckpoint(_reason(error)) from error
+
+
+@contextlib.contextmanager
+def _quiet_when_failing() -> Iterator[None]:
+    """Silences what Orbax's threads have to say, one for each array, about a failed save.
+
+    What is wrong is in the exception; theirs are about futures and a loop nobody waits for.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+
+    def quiet_hook(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, RuntimeError):
+            hook(unraisable)
+
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = quiet_hook
+    yield
+    # Not after an exception: the threads end later than the save.
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    sys.unraisablehook = hook
 
 
 class _KeepBest:
@@ -155,12 +182,13 @@ class Checkpoints:
         try:
             if not self._folder.is_dir():
                 raise FileNotFoundError("the folder is gone")
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(record)
-                ),
-            )
+            with _quiet_when_failing():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(record)
+                    ),
+                )
         except Exception as error:
             raise UserError(
                 f"{self._folder}: the checkpoint of step {step} cannot be written "

@@ -54,8 +54,10 @@ def connect() -> None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the machine, had too little memory."""
-    device = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return device or isinstance(error, MemoryError)
+    if isinstance(error, MemoryError):
+        return True
+    told = ("RESOURCE_EXHAUSTED", "Out of memory")
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(t in str(error) for t in told)
 
 
 def is_first_process() -> bool:

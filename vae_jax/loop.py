@@ -96,12 +96,12 @@ def _training_rows(
     settings: steps.StepSettings, sums: NegativeElbo, epoch: int
 ) -> list[dict[str, float]]:
     """The training part of each replica's row."""
-    means, skipped = metrics.epoch_terms(sums, settings.batch_size)
-    if (skipped == len(sums.loss)).any():
+    if not np.isfinite(sums.loss).any(axis=0).all():
         raise UserError(
             f"every update of epoch {epoch} was skipped: no loss or gradient was finite; lower "
             "train.learning_rate; the checkpoints hold what was before"
         )
+    means, skipped = metrics.epoch_terms(sums, settings.batch_size)
     rows = [{f"train_{term}": value for term, value in mean.items()} for mean in means]
     if settings.skip_nonfinite:
         rows = [

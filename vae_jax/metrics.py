@@ -57,7 +57,8 @@ def epoch_terms(sums: NegativeElbo, batch_size: int) -> tuple[list[dict[str, flo
     """Averages the sums of an epoch's steps; steps whose loss is not finite do not count.
 
     Args:
-      sums: sums over each step's batch, `<float>[steps]` or `<float>[steps, replicas]`.
+      sums: sums over each step's batch, `<float>[steps]` or `<float>[steps, replicas]`; at least
+        one loss of each replica is finite.
       batch_size: images in a step.
 
     Returns:

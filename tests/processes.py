@@ -1,0 +1,114 @@
+"""Real training processes: started, killed, and compared by what they leave."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from configs import default
+from tests.reading import rows_without_timing
+from vae_jax import configuration, devices, evaluate, run_directory, steps
+from vae_jax.checkpoints import Checkpoints
+
+ROOT = Path(__file__).parent.parent
+# 4 epochs of 400 steps, of a model that takes about a millisecond for one.
+ARGUMENTS = (
+    "--config=configs/quickstart.py",
+    "--config.latent_size=4",
+    "--config.encoder.hidden_size=8",
+    "--config.decoder.dense_sizes=(49,)",
+    "--config.decoder.grid=(7,7,1)",
+    "--config.decoder.filters=(2,2)",
+    "--config.decoder.strides=(2,2)",
+    "--config.train.batch_size=10",
+    "--config.train.num_epochs=4",
+)
+
+
+def start(workdir: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """Starts `main.py` on a run directory."""
+    return subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / "main.py"), f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": ""} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 240.0) -> tuple[int, str, str]:
+    """Waits for a process; returns its status, standard output and standard error."""
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, output, errors
+
+
+def train(workdir: Path, *arguments: str, **environment: str) -> str:
+    """Trains to the end; returns standard output."""
+    status, output, errors = finish(start(workdir, *arguments, **environment))
+    assert status == 0, errors
+    return output
+
+
+def is_writing_a_checkpoint(workdir: Path) -> bool:
+    """Whether a checkpoint is there that is not whole yet."""
+    folder = workdir / "checkpoints"
+    return folder.exists() and any("tmp" in path.name for path in folder.iterdir())
+
+
+def kill(process: subprocess.Popen, moment: Callable[[], bool], seconds: float) -> bool:
+    """Kills a process once the moment has come, or the time is out; False if it ended before."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline and not moment():
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def latest_state(workdir: Path) -> Any:
+    """The newest checkpoint's state and progress, as NumPy arrays and plain values."""
+    fields = run_directory.held_config(workdir)
+    settings = evaluate.step_settings(configuration.from_dict(fields, default.get_config()))
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = int(checkpoints.latest_progress().rows[-1][0]["step"])
+        state, progress = checkpoints.restore(
+            step, steps.abstract_state(settings), devices.single_device()
+        )
+    rows = [
+        [{name: row[name] for name in row if name != "images_per_second"} for row in epoch]
+        for epoch in progress.rows
+    ]
+    state = state.replace(root_key=jax.random.key_data(state.root_key))
+    return jax.device_get(state), rows
+
+
+def assert_same_run(workdir: Path, expected: Path) -> None:
+    """Asserts that two runs ended bit for bit alike: states, rows, best epoch, figures' data."""
+    assert rows_without_timing(workdir) == rows_without_timing(expected)
+    (state, rows), (expected_state, expected_rows) = map(latest_state, (workdir, expected))
+    assert rows == expected_rows
+    jax.tree.map(np.testing.assert_array_equal, state, expected_state)
+    summaries = [run_directory.read_json(folder / "summary.json") for folder in (workdir, expected)]
+    for summary in summaries:
+        del summary["training_seconds"]
+    assert summaries[0] == summaries[1]
+    steps_kept = [
+        sorted(path.name for path in (folder / "checkpoints").iterdir())
+        for folder in (workdir, expected)
+    ]
+    assert set(steps_kept[0]) >= {str(summaries[0]["best_step"]), steps_kept[1][-1]}
+    samples = [(folder / "figures" / "samples.png").read_bytes() for folder in (workdir, expected)]
+    assert samples[0] == samples[1]
+    left = [path for path in workdir.rglob("*") if "partial" in path.name or "tmp" in path.name]
+    assert not left
