@@ -37,6 +37,7 @@ _COMPILATION_CACHE = flags.DEFINE_bool(
 )
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
+_NEGATION_WITH_VALUE = re.compile(r"--?noconfig\.[^=]*=")
 
 
 def _explain(error: flags.Error) -> str:
@@ -63,6 +64,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         configuration.check_field(path, default.get_config())
     if overridden and not any(re.match(r"--?config(=|$)", argument) for argument in argv):
         raise UserError(f"--config.{overridden[0]} needs --config=FILE too, the file it changes")
+    if negated := [argument for argument in argv[1:] if _NEGATION_WITH_VALUE.match(argument)]:
+        raise UserError(f"{negated[0]}: what begins with --no takes no value")
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

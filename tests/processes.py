@@ -44,6 +44,11 @@ def start(workdir: Path, *arguments: str, **environment: str) -> subprocess.Pope
     )
 
 
+def wait_for_line(process: subprocess.Popen, beginning: str) -> None:
+    """Reads standard output until a line begins so."""
+    assert any(line.startswith(beginning) for line in process.stdout), process.stderr.read()
+
+
 def finish(process: subprocess.Popen, timeout: float = 240.0) -> tuple[int, str, str]:
     """Waits for a process; returns its status, standard output and standard error."""
     try:

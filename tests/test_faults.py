@@ -117,7 +117,7 @@ def test_a_process_whose_disk_is_full_says_one_line(tmp_path):
     workdir = tmp_path / "run"
     processes.train(tmp_path / "whole", *processes.ARGUMENTS)  # programs are in the cache now
     process = processes.start(workdir, *processes.ARGUMENTS)
-    process.stdout.readline()
+    processes.wait_for_line(process, "epoch 1/4")
     # From outside, as a disk fills up: no array of the next checkpoint fits.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
     status, _, errors = processes.finish(process)

@@ -13,6 +13,7 @@ from tests.processes import (
     kill,
     start,
     train,
+    wait_for_line,
 )
 from tests.reading import rows_without_timing
 
@@ -31,7 +32,7 @@ def whole(tmp_path_factory):
 def test_a_signal_saves_within_the_epoch_and_says_how_to_go_on(tmp_path, whole, number, status):
     workdir = tmp_path / "run"
     process = start(workdir, *ARGUMENTS)
-    assert process.stdout.readline().startswith("epoch 1/4")
+    wait_for_line(process, "epoch 1/4")
     process.send_signal(number)
     returned, _, errors = finish(process)
     assert returned == status, errors
@@ -49,7 +50,7 @@ def test_a_signal_saves_within_the_epoch_and_says_how_to_go_on(tmp_path, whole, 
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path):
     process = start(tmp_path / "run", *ARGUMENTS)
-    process.stdout.readline()
+    wait_for_line(process, "epoch 1/4")
     # Stopped, so that both arrive before anything is done about the first.
     process.send_signal(signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
@@ -82,7 +83,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, who
 def test_a_second_process_is_refused_and_told_of_the_first(tmp_path):
     workdir = tmp_path / "run"
     first = start(workdir, *ARGUMENTS)
-    first.stdout.readline()
+    wait_for_line(first, "epoch 1/4")
     status, output, errors = finish(start(workdir, *ARGUMENTS))
     assert (status, output) == (1, "")
     assert errors.startswith(f"error: --workdir={workdir}: process {first.pid} on ")

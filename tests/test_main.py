@@ -61,6 +61,7 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
         (["--config.train.num_epochz=5"], "nearest: train.num_epochs"),
         (["--config.=5"], " is no field of a configuration; nearest: "),
         (["--noconfig.sed"], "sed is no field of a configuration; nearest: seed"),
+        (["-noconfig.train.skip_nonfinite=1"], "what begins with --no takes no value"),
         (["--config.a\nb=5"], "a\\nb is no field of a configuration; nearest: "),
         (["--config.decoder.filters=" + "-" * 5_000 + "1"], "is nested too deeply"),
         (["--config.train.num_epochs=five"], "train.num_epochs must be int"),
