@@ -36,15 +36,17 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     import numpy as np
     from tqdm import tqdm
 
-    from vae_jax import compilation, datasets, evaluate, loop, steps
+    from vae_jax import compilation, datasets, devices, evaluate, loop, steps
 
     compilation.set_cpu_flags()
+    devices.connect()
     config = load_config(path)
     config.data.name = "mnist_5k"
     config.train.update(train_fields)
-    settings = evaluate.step_settings(config)
+    mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
+    settings = evaluate.step_settings(config, mesh)
     dataset = datasets.load("mnist_5k")
-    images = jax.device_put(np.tile(dataset.train.images, (times, 1, 1)))
+    images = devices.place_on_all(np.tile(dataset.train.images, (times, 1, 1)), mesh)
     state = steps.initial_state(settings, config.seed)
     bar = tqdm(disable=True)
     for epoch in (1, 2):

@@ -35,12 +35,13 @@ def connect() -> None:
     Raises:
       UserError: the environment does not fit, or the others cannot be reached.
     """
+    # Else it would take SIGTERM, which `interrupts.py` has its own way with.
+    jax.config.update("jax_enable_preemption_service", False)
+    numbers = {}
     try:
-        numbers = {
-            field: int(os.environ[name])
-            for field, name in (("num_processes", _NUM_PROCESSES), ("process_id", _PROCESS_ID))
-            if name in os.environ
-        }
+        for field, name in (("num_processes", _NUM_PROCESSES), ("process_id", _PROCESS_ID)):
+            if name in os.environ:
+                numbers[field] = int(os.environ[name])
         jax.distributed.initialize(**numbers)
     except (ValueError, RuntimeError) as error:
         if not numbers and "coordinator_address should be defined" in str(error):
