@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -118,8 +119,12 @@ def _quiet_when_failing() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = quiet_hook
-    yield
-    # Not after an exception: the threads end later than the save.
+    try:
+        yield
+    except Exception:
+        # The threads end later than the save: nothing of this is taken back.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
     sys.unraisablehook = hook
