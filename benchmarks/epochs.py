@@ -58,7 +58,7 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     return {
         "seconds": seconds,
         "images": num_images * settings.num_replicas,
-        "bytes": _peak_memory(jax.devices()[0]),
+        "bytes": _peak_memory(jax.local_devices()[0]),
     }
 
 

@@ -63,9 +63,9 @@ def _in_processes(config: str, count: int) -> dict[str, float]:
 
 def _measured(config: str) -> Iterator[tuple[str, str, str]]:
     """A row for each case: its name, milliseconds a step, and that against one device's."""
-    cases = [(f"{count} devices, 1 process", _on_devices, count) for count in _DEVICES]
+    cases = [(f"{count} of 1 process", _on_devices, count) for count in _DEVICES]
     one_device = None
-    for name, run, count in [*cases, ("1 device each, 2 processes", _in_processes, 2)]:
+    for name, run, count in [*cases, ("1 of each of 2 processes", _in_processes, 2)]:
         step = 1e3 * run(config, count)["seconds"] / (_NUM_IMAGES // _BATCH_SIZE)
         one_device = one_device or step
         yield name, f"{step:.1f}", f"{step / one_device:.2f}"
@@ -92,7 +92,7 @@ def main() -> None:
     print(describe_machine())
     for config in arguments.configs:
         print(f"\n{config}, batch {_BATCH_SIZE}\n", flush=True)
-        print_table(("", "ms a step", "times 1 device"), _measured(config))
+        print_table(("devices", "ms a step", "times 1 device"), _measured(config))
         size = _num_parameter_bytes(config)
         # On n devices t / n + 2 (n - 1) / n * size / rate < t, whatever n, if t > 2 size / rate.
         print(f"\n{size / 1e6:.1f} MB of parameters: a step must take longer than\n")
