@@ -8,12 +8,14 @@ of each.
 import contextlib
 import dataclasses
 import functools
+import gc
 import itertools
 import json
 import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -100,7 +102,12 @@ def _damage() -> Iterator[None]:
     except Exception as error:  # the readers' errors are of every kind
         if devices.is_out_of_memory(error):
             raise
-        raise _DamagedCheckpoint(_reason(error)) from error
+        # Reads that were to follow and now never begin would be warned of, one by one, later.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()
+        raise _DamagedCheckpoint(_reason(error)) from None
 
 
 @contextlib.contextmanager
