@@ -79,7 +79,7 @@ def _from_record(record: dict[str, Any]) -> tuple[Progress, int]:
     sums = content["sums"] and NegativeElbo(
         **{field: np.array(values, np.float32) for field, values in content["sums"].items()}
     )
-    return Progress(tuple(content["rows"]), sums or None), content["state_checksum"]
+    return Progress(tuple(content["rows"]), sums), content["state_checksum"]
 
 
 def _reason(error: Exception) -> str:
