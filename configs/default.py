@@ -13,6 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0  # makes the run: parameters, data order, samples, dropout
     config.latent_size = 64
+    config.initialization = "flax"  # flax or tensorflow (version 1's), of the parameters
 
     config.data = ml_collections.ConfigDict()
     config.data.name = "mnist"  # mnist, fashion_mnist, kmnist or mnist_5k
@@ -25,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.kind = "lstm"  # lstm or dense
     config.encoder.hidden_size = 64  # lstm
     config.encoder.dense_sizes = (512, 256)  # dense
+    config.encoder.mean_activation = "none"  # none or relu
 
     config.decoder = ml_collections.ConfigDict()
     config.decoder.dense_sizes = (196, 392)  # the last is the product of the grid

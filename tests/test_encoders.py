@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 import scipy.special
 
 from vae_jax.encoders import DenseEncoder, LSTMEncoder
@@ -63,6 +64,26 @@ def test_lstm_encoder_reads_rows_from_the_top():
     np.testing.assert_allclose(first, second, rtol=1e-6)
     changed[:, 0] = 0.5
     assert np.all(first != encoder.apply({"params": only_first}, changed)[0])
+
+
+def test_means_through_relu_are_cut_off_at_zero_and_log_variances_are_not():
+    plain, cut_off = (
+        LSTMEncoder(latent_size=5, hidden_size=7, mean_activation=activation)
+        for activation in ("none", "relu")
+    )
+    variables = plain.init(jax.random.key(0), IMAGES)
+    mean, log_var = plain.apply(variables, IMAGES)
+    assert mean.min() < 0 < mean.max()
+    assert log_var.min() < 0
+    np.testing.assert_array_equal(
+        cut_off.apply(variables, IMAGES), (np.maximum(mean, 0.0), log_var)
+    )
+
+
+def test_another_activation_of_the_mean_is_an_error():
+    encoder = DenseEncoder(latent_size=5, mean_activation="elu")
+    with pytest.raises(ValueError, match="mean_activation is 'elu', must be 'none' or 'relu'"):
+        encoder.init(jax.random.key(0), IMAGES)
 
 
 def test_dense_encoder_equals_matrix_products():

@@ -1,15 +1,18 @@
 """Files that are whole or not there, and what a run directory refuses."""
 
+import copy
 import json
 import os
 
 import pytest
 
+from configs import default
 from vae_jax import run_directory
 from vae_jax.errors import UserError
 
 CONFIG = {
     "seed": 0,
+    "initialization": "flax",
     "data": {"data_dir": None, "manual_dir": None, "name": "mnist"},
     "sizes": (1, 2),
 }
@@ -110,6 +113,17 @@ def test_a_damaged_config_is_an_error_that_names_the_file(tmp_path, content):
     with pytest.raises(UserError, match=r"config\.json: .*damaged") as error:
         run_directory.held_config(tmp_path)
     one_line(error)
+
+
+def test_a_run_of_an_earlier_version_has_the_values_of_fields_it_lacks(tmp_path):
+    fields = default.get_config().to_dict()
+    earlier = copy.deepcopy(fields)
+    del earlier["initialization"], earlier["encoder"]["mean_activation"]
+    run_directory.write_json(tmp_path / "config.json", {"config": earlier})
+    run_directory.check_same_config(tmp_path, fields)
+    fields["initialization"] = "tensorflow"
+    with pytest.raises(UserError, match="initialization is 'flax' there, 'tensorflow' here"):
+        run_directory.check_same_config(tmp_path, fields)
 
 
 @pytest.mark.parametrize("opening", ['{"config": ', "["])

@@ -17,7 +17,9 @@ from vae_jax.errors import UserError, check_choice, nearest
 from vae_jax.run_directory import flatten
 
 ENCODERS = ("lstm", "dense")
+MEAN_ACTIVATIONS = ("none", "relu")
 HEADS = ("dense", "conv")
+INITIALIZATIONS = ("flax", "tensorflow")
 _MAX_SEED = 2**32 - 1
 # What no size can exceed: larger ones would overflow in JAX, or when the checks multiply them.
 _MAX_SIZE = 2**31 - 1
@@ -161,6 +163,7 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     highest = _MAX_SEED - (fields["train.num_replicas"] - 1)
     rules.require("seed", 0 <= fields["seed"] <= highest, f"between 0 and {highest}")
     rules.at_least("latent_size", 1)
+    rules.one_of("initialization", INITIALIZATIONS)
     rules.one_of("data.name", datasets.NAMES)
     rules.folder("data.data_dir")
     rules.folder("data.manual_dir")
@@ -169,6 +172,7 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     rules.one_of("encoder.kind", ENCODERS)
     rules.at_least("encoder.hidden_size", 1)
     rules.positive_sizes("encoder.dense_sizes")
+    rules.one_of("encoder.mean_activation", MEAN_ACTIVATIONS)
     _check_decoder(rules)
     # Against the largest float and not infinity: an integer may lie between them.
     weight, rate = fields["loss.kl_weight"], fields["train.learning_rate"]

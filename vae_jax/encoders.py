@@ -6,9 +6,15 @@ import flax.linen as nn
 import jax
 
 
-def _gaussian_heads(features: jax.Array, latent_size: int) -> tuple[jax.Array, jax.Array]:
+def _gaussian_heads(
+    features: jax.Array, latent_size: int, mean_activation: str
+) -> tuple[jax.Array, jax.Array]:
     """Two dense layers, part of the module that calls this: `(mean, log_var)`."""
     mean = nn.Dense(latent_size, name="mean")(features)
+    if mean_activation == "relu":
+        mean = nn.relu(mean)
+    elif mean_activation != "none":
+        raise ValueError(f"mean_activation is {mean_activation!r}, must be 'none' or 'relu'")
     log_var = nn.Dense(latent_size, name="log_var")(features)
     return mean, log_var
 
@@ -21,10 +27,12 @@ class LSTMEncoder(nn.Module):
     Attributes:
       latent_size: number of latent dimensions.
       hidden_size: size of the LSTM's hidden state.
+      mean_activation: "none", or "relu" for means that are never negative.
     """
 
     latent_size: int
     hidden_size: int = 64
+    mean_activation: str = "none"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -47,7 +55,7 @@ class LSTMEncoder(nn.Module):
         carry = lstm.initialize_carry(jax.random.key(0), images[:, 0].shape)
         _, outputs = lstm(carry, images)
         features = outputs.reshape(images.shape[0], -1)
-        return _gaussian_heads(features, self.latent_size)
+        return _gaussian_heads(features, self.latent_size, self.mean_activation)
 
 
 class DenseEncoder(nn.Module):
@@ -56,10 +64,12 @@ class DenseEncoder(nn.Module):
     Attributes:
       latent_size: number of latent dimensions.
       dense_sizes: widths of the hidden layers.
+      mean_activation: "none", or "relu" for means that are never negative.
     """
 
     latent_size: int
     dense_sizes: Sequence[int] = (512, 256)
+    mean_activation: str = "none"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -74,4 +84,4 @@ class DenseEncoder(nn.Module):
         features = images.reshape(images.shape[0], -1)
         for size in self.dense_sizes:
             features = nn.relu(nn.Dense(size)(features))
-        return _gaussian_heads(features, self.latent_size)
+        return _gaussian_heads(features, self.latent_size, self.mean_activation)

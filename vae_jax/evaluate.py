@@ -36,6 +36,7 @@ def step_settings(
         model=create_vae(config.latent_size, config.encoder, config.decoder),
         optimizer=optax.adam(config.train.learning_rate),
         batch_size=config.train.batch_size,
+        initialization=config.initialization,
         kl_weight=config.loss.kl_weight,
         binarize=config.data.binarization == "dynamic",
         num_replicas=config.train.num_replicas,

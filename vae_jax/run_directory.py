@@ -22,6 +22,9 @@ _LOCATION_FIELDS = ("data.data_dir", "data.manual_dir")
 _LOCK_NAME = ".lock"
 _PARTIAL_PREFIX = ".partial."
 
+# Fields that run directories of earlier versions lack, and what those runs did.
+_ADDED_FIELDS = {"encoder.mean_activation": "none", "initialization": "flax"}
+
 # Far beyond what this package writes, and far below what recursive functions can follow.
 _MAX_DEPTH = 20
 
@@ -134,10 +137,18 @@ def _held_record(workdir: Path) -> dict[str, Any]:
 def held_config(workdir: Path) -> dict[str, Any]:
     """The configuration of the run that `workdir` holds, as nested dictionaries.
 
+    Fields newer than the run have the value that gives what the run did.
+
     Raises:
       UserError: there is no run, or its `config.json` is damaged.
     """
-    return _held_record(workdir)["config"]
+    config = _held_record(workdir)["config"]
+    for path, value in _ADDED_FIELDS.items():
+        group, _, name = path.rpartition(".")
+        fields = config.get(group) if group else config
+        if isinstance(fields, dict):
+            fields.setdefault(name, value)
+    return config
 
 
 def git_commit(folder: Path) -> str | None:

@@ -36,6 +36,7 @@ class StepSettings:
       model: the autoencoder.
       optimizer: the Optax transformation of its gradients.
       batch_size: images in a step.
+      initialization: where the parameters begin, as for `create_train_state`.
       kl_weight: weight of the KL term in the loss.
       binarize: whether each pixel is drawn anew, 1 with probability of its grey value.
       num_replicas: how many seeds are trained side by side.
@@ -48,6 +49,7 @@ class StepSettings:
     model: VAE
     optimizer: optax.GradientTransformation
     batch_size: int
+    initialization: str = "flax"
     kl_weight: float = 1.0
     binarize: bool = False
     num_replicas: int = 1
@@ -107,7 +109,12 @@ def _on_every_device(settings: StepSettings, tree: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _initial_state(settings: StepSettings, seeds: jax.Array) -> TrainState:
-    create = functools.partial(create_train_state, settings.model, settings.optimizer)
+    create = functools.partial(
+        create_train_state,
+        settings.model,
+        settings.optimizer,
+        initialization=settings.initialization,
+    )
     # One after another, not by vmap: QR decompositions of batches, of which the LSTM's
     # orthogonal kernels are made, can wait for each other for ever on a CPU of two cores.
     return create(seeds) if settings.num_replicas == 1 else jax.lax.map(create, seeds)

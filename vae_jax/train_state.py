@@ -8,6 +8,7 @@ import optax
 from flax import struct
 
 from vae_jax.datasets import IMAGE_SHAPE
+from vae_jax.initialization import tensorflow_params
 from vae_jax.streams import Stream, stream_key
 from vae_jax.vae import VAE
 
@@ -30,13 +31,31 @@ class TrainState:
 
 
 def create_train_state(
-    model: VAE, optimizer: optax.GradientTransformation, seed: int | jax.Array
+    model: VAE,
+    optimizer: optax.GradientTransformation,
+    seed: int | jax.Array,
+    initialization: str = "flax",
 ) -> TrainState:
-    """Returns the state before the first step; the seed alone decides it."""
+    """The state before the first step; the seed alone decides it.
+
+    Args:
+      model: the autoencoder.
+      optimizer: the Optax transformation of its gradients.
+      seed: of the run.
+      initialization: "flax" (its defaults) or "tensorflow" (version 1's).
+
+    Raises:
+      ValueError: the initialisation is another one.
+    """
     root_key = jax.random.key(seed)
     images = jnp.zeros((1, *IMAGE_SHAPE))
     # The latent sample's key has no influence on the parameters' shapes or values.
-    params = model.init(stream_key(root_key, Stream.PARAMETERS), images, root_key)["params"]
+    params_key = stream_key(root_key, Stream.PARAMETERS)
+    params = model.init(params_key, images, root_key)["params"]
+    if initialization == "tensorflow":
+        params = tensorflow_params(params, params_key)
+    elif initialization != "flax":
+        raise ValueError(f"initialization is {initialization!r}, must be 'flax' or 'tensorflow'")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -78,16 +78,17 @@ def create_vae(latent_size: int, encoder: Mapping[str, Any], decoder: Mapping[st
 
     Args:
       latent_size: number of latent dimensions.
-      encoder: `kind` ("lstm" or "dense"), and `hidden_size` or `dense_sizes`.
+      encoder: `kind` ("lstm" or "dense"), `mean_activation`, and `hidden_size` or `dense_sizes`.
       decoder: the attributes of `ConvTransposeDecoder`.
 
     Raises:
       ValueError: the encoder is of another kind.
     """
+    activation = encoder.get("mean_activation", "none")
     if encoder["kind"] == "lstm":
-        encoder_module = LSTMEncoder(latent_size, encoder["hidden_size"])
+        encoder_module = LSTMEncoder(latent_size, encoder["hidden_size"], activation)
     elif encoder["kind"] == "dense":
-        encoder_module = DenseEncoder(latent_size, tuple(encoder["dense_sizes"]))
+        encoder_module = DenseEncoder(latent_size, tuple(encoder["dense_sizes"]), activation)
     else:
         raise ValueError(f"encoder kind is {encoder['kind']!r}, must be 'lstm' or 'dense'")
     return VAE(encoder_module, ConvTransposeDecoder(**decoder))

@@ -1,0 +1,73 @@
+"""Initialisation as TensorFlow 1's, against the published formulas."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from vae_jax import evaluate, steps
+from vae_jax.train_state import create_train_state
+
+
+def initial_params(config, seed=0):
+    return steps.initial_state(evaluate.step_settings(config), seed).params
+
+
+@pytest.fixture
+def params(small_config):
+    small_config.initialization = "tensorflow"
+    return initial_params(small_config)
+
+
+def check_uniform(kernel, limit):
+    """All of a kernel's values within the limits, and spread as a uniform distribution's."""
+    values = np.abs(np.concatenate([np.ravel(part) for part in kernel]))
+    assert values.max() <= limit
+    assert values.max() > 0.95 * limit
+    assert values.mean() == pytest.approx(limit / 2, rel=0.1)
+
+
+def test_dense_kernels_are_glorot_uniform(params):
+    # 16 hidden units after each of 28 rows, 8 latent dimensions.
+    kernel = params["encoder"]["mean"]["kernel"]
+    assert kernel.shape == (448, 8)
+    check_uniform([kernel], np.sqrt(6 / (448 + 8)))
+
+
+def test_transposed_convolutions_count_their_window(params):
+    kernel = params["decoder"]["ConvTranspose_1"]["kernel"]
+    assert kernel.shape == (3, 3, 4, 4)
+    check_uniform([kernel], np.sqrt(6 / (9 * 4 + 9 * 4)))
+
+
+def test_the_lstm_is_one_kernel_of_input_and_state_to_four_gates(params):
+    cell = params["encoder"]["lstm"]
+    kernels = [cell[source + gate]["kernel"] for source in "ih" for gate in "ifgo"]
+    assert sum(kernel.size for kernel in kernels) == (28 + 16) * 4 * 16
+    check_uniform(kernels, np.sqrt(6 / (28 + 16 + 4 * 16)))
+
+
+def test_biases_are_zero_but_the_forget_gates(params):
+    biases = {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if path[-1].key == "bias"
+    }
+    forget = biases.pop("['encoder']['lstm']['hf']['bias']")
+    np.testing.assert_array_equal(forget, 1.0)
+    for name, bias in biases.items():
+        np.testing.assert_array_equal(bias, 0.0, err_msg=name)
+
+
+def test_no_two_kernels_and_no_two_seeds_are_alike(small_config, params):
+    small_config.initialization = "tensorflow"
+    other = initial_params(small_config, seed=1)
+    cell = params["encoder"]["lstm"]
+    assert not np.allclose(cell["ii"]["kernel"], cell["if"]["kernel"])
+    assert not np.allclose(cell["ii"]["kernel"], other["encoder"]["lstm"]["ii"]["kernel"])
+
+
+def test_another_name_is_an_error():
+    settings = evaluate.step_settings(default.get_config())
+    with pytest.raises(ValueError, match="initialization is 'keras', must be 'flax' or 'tensor"):
+        create_train_state(settings.model, settings.optimizer, 0, "keras")
