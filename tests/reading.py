@@ -1,16 +1,11 @@
 """Reading what runs leave."""
 
-import csv
 from pathlib import Path
 
-
-def read_csv(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv`."""
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+from vae_jax.metrics import read_rows
 
 
 def rows_without_timing(workdir: Path) -> list[dict[str, float]]:
     """What the same seed decides of a `metrics.csv`."""
-    rows = read_csv(workdir / "metrics.csv")
+    rows = read_rows(workdir / "metrics.csv")
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]

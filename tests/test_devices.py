@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests import processes
-from tests.reading import read_csv, rows_without_timing
+from tests.reading import rows_without_timing
 from vae_jax import metrics, run_directory
+from vae_jax.metrics import read_rows
 
 EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 # 100 steps: more would let the last digits of a float grow into visible differences.
@@ -143,7 +144,7 @@ def test_two_processes_train_as_one(tmp_path, one_device):
     output = cluster(workdir, ARGUMENTS, *named_in_the_environment(2))
     assert output.count("epoch 1/2") == 1
     assert_close_rows(workdir, one_device)
-    assert read_csv(workdir / "metrics.csv")[-1]["step"] == 100
+    assert read_rows(workdir / "metrics.csv")[-1]["step"] == 100
     assert len(list(workdir.glob("events.out.tfevents.*"))) == 1  # one process writes
     # One process reads what two saved, and has nothing left to do.
     assert "the run is complete" in processes.train(workdir, *ARGUMENTS)

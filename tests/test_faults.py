@@ -15,9 +15,10 @@ import optax
 import pytest
 
 from tests import processes
-from tests.reading import read_csv, rows_without_timing
+from tests.reading import rows_without_timing
 from vae_jax import datasets, evaluate, faults, figures, loop, metrics, run_directory, steps, train
 from vae_jax.errors import UserError
+from vae_jax.metrics import read_rows
 
 
 @contextlib.contextmanager
@@ -73,7 +74,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_later(
         run(small_config, workdir)
     assert "\n" not in str(error.value)
     assert not (workdir / "summary.json").exists()
-    rows = read_csv(workdir / "metrics.csv")  # whole rows, whatever happened
+    rows = read_rows(workdir / "metrics.csv")  # whole rows, whatever happened
     assert [row["epoch"] for row in rows] in ([1], [1, 2])
     run(small_config, workdir)
     processes.assert_same_run(workdir, whole)
@@ -209,9 +210,9 @@ def test_an_infinite_gradient_of_a_finite_loss_is_seen(
     workdir = tmp_path / "skipping"
     run(small_config, workdir)
     for folder in run_directory.replica_folders(workdir, small_config.seed, num_replicas):
-        assert [row["skipped_updates"] for row in read_csv(folder / "metrics.csv")] == [1]
+        assert [row["skipped_updates"] for row in read_rows(folder / "metrics.csv")] == [1]
         assert run_directory.read_json(folder / "summary.json")["skipped_updates"] == 1
-        assert read_csv(folder / "metrics.csv")[-1]["validation_loss"] < 300
+        assert read_rows(folder / "metrics.csv")[-1]["validation_loss"] < 300
 
 
 def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infinite_gradient):

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX.proto import event_pb2
 
-from tests.reading import read_csv
 from vae_jax.losses import NegativeElbo
-from vae_jax.metrics import COLUMNS, MetricsWriter, epoch_terms, mean_terms
+from vae_jax.metrics import COLUMNS, MetricsWriter, epoch_terms, mean_terms, read_rows
 
 
 def terms(*values):
@@ -57,7 +56,7 @@ def test_rows_are_written_and_read_back(tmp_path):
     with MetricsWriter(tmp_path) as writer:
         for epoch in (1, 2):
             writer.write(row(epoch, train_loss=1 / 3))
-    assert read_csv(tmp_path / "metrics.csv") == [
+    assert read_rows(tmp_path / "metrics.csv") == [
         row(1, train_loss=1 / 3),
         row(2, train_loss=1 / 3),
     ]
@@ -84,9 +83,9 @@ def test_a_resumed_run_drops_the_rows_no_checkpoint_holds(tmp_path):
         for epoch in (1, 2, 3):
             writer.write(row(epoch))
     with MetricsWriter(tmp_path, [row(1)]) as resumed:
-        assert [r["epoch"] for r in read_csv(tmp_path / "metrics.csv")] == [1]
+        assert [r["epoch"] for r in read_rows(tmp_path / "metrics.csv")] == [1]
         resumed.write(row(2, train_kl=5.0))
-    assert read_csv(tmp_path / "metrics.csv") == [row(1), row(2, train_kl=5.0)]
+    assert read_rows(tmp_path / "metrics.csv") == [row(1), row(2, train_kl=5.0)]
 
 
 def test_tensorboard_is_told_which_events_are_void(tmp_path):

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from tests.reading import read_csv, rows_without_timing
+from tests.reading import rows_without_timing
 from vae_jax import datasets, devices, evaluate, steps, train
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import UserError
+from vae_jax.metrics import read_rows
 
 FIGURES = ["interpolation.png", "loss_curves.png", "reconstructions.png", "samples.png"]
 
@@ -33,7 +34,7 @@ def test_a_run_learns_and_leaves_everything(small_config, shared_dir, capsys):
     train.train_and_evaluate(small_config, workdir)
     output = capsys.readouterr().out
     assert "epoch 2/2: train" in output  # a line an epoch where there is no terminal
-    rows = read_csv(workdir / "metrics.csv")
+    rows = read_rows(workdir / "metrics.csv")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["step"] for row in rows] == [40, 80]
     assert rows[1]["validation_loss"] < rows[0]["validation_loss"] < 784 * math.log(2)
@@ -149,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     small_config.train.learning_rate = 1e30
     with pytest.raises(UserError, match=r"at step 2, in epoch 1, at train.learning_rate 1e\+30:"):
         train.train_and_evaluate(small_config, tmp_path / "run")
-    assert read_csv(tmp_path / "run" / "metrics.csv") == []
+    assert read_rows(tmp_path / "run" / "metrics.csv") == []
 
 
 def test_a_run_without_a_checkpoint_cannot_be_sampled(small_config, shared_dir, tmp_path):

@@ -61,20 +61,9 @@ def _has_type_of(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
-def _check_types(config: Mapping[str, Any], schema: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Checks a configuration's fields and their types.
-
-    Args:
-      config: nested dictionaries, from a configuration file or a run's `config.json`.
-      schema: the default configuration.
-
-    Returns:
-      The fields by dotted path.
-
-    Raises:
-      UserError: a field is unknown, missing or of a wrong type.
-    """
-    fields, defaults = flatten(dict(config)), flatten(schema.to_dict())
+def _check_types(fields: Mapping[str, Any], schema: ml_collections.ConfigDict) -> None:
+    """Raises UserError if a field is unknown, missing or of a wrong type."""
+    defaults = flatten(schema.to_dict())
     for path in fields:
         check_field(path, schema)
     for path, default in defaults.items():
@@ -82,7 +71,6 @@ def _check_types(config: Mapping[str, Any], schema: ml_collections.ConfigDict) -
             raise UserError(f"{path} is missing from the configuration; its default: {default!r}")
         if not _has_type_of(fields[path], default):
             raise UserError(f"{path} is {fields[path]!r}, must be {describe_type(default)}")
-    return fields
 
 
 class _Rules:
@@ -194,7 +182,14 @@ def from_dict(
     Raises:
       UserError: names the field, its value and what is allowed.
     """
-    fields = _check_types(config, schema)
+    return from_flat_dict(flatten(dict(config)), schema)
+
+
+def from_flat_dict(
+    fields: Mapping[str, Any], schema: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """The configuration that fields by dotted path make, checked; errors as `from_dict`'s."""
+    _check_types(fields, schema)
     _check_values(fields)
     result = schema.copy_and_resolve_references()
     result.update_from_flattened_dict(fields)

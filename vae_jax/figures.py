@@ -1,14 +1,15 @@
 """Figures of a run: grids of digits and loss curves, drawn without any global state."""
 
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from vae_jax.run_directory import write_atomically
 
@@ -20,15 +21,22 @@ _PANELS = (
     ("reconstruction", "Reconstruction"),
     ("kl", "KL divergence"),
 )
+_SPLITS = {"train": "Training", "validation": "Validation"}
+_COLORS = [f"C{index}" for index in range(10)]
+_SHOWN_QUANTILE = 0.97
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     png = io.BytesIO()
     # Without a software entry the same figure is the same file, whatever drew it.
     figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
+    return png.getvalue()
+
+
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, png.getvalue())
+    write_atomically(path, _png(figure))
 
 
 def tile(images: np.ndarray) -> np.ndarray:
@@ -111,6 +119,25 @@ def save_interpolation(path: Path, first: np.ndarray, steps: np.ndarray, last: n
     _save(figure, path)
 
 
+def save_latent_map(path: Path, maps: dict[str, np.ndarray], labels: np.ndarray) -> None:
+    """Saves maps of the latent space side by side, each point coloured by its digit.
+
+    Args:
+      path: the PNG file.
+      maps: `<float>[n, 2]` by title.
+      labels: `<int>[n]`, digits.
+    """
+    figure = Figure(figsize=(5 * len(maps) + 0.8, 4.8), layout="constrained")
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (title, points) in zip(panels, maps.items(), strict=True):
+        dots = axes.scatter(*points.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=4, lw=0)
+        axes.set_title(title)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.colorbar(dots, ax=panels[-1], ticks=range(10), label="digit", fraction=0.05)
+    _save(figure, path)
+
+
 def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: int) -> None:
     """Saves the loss and its terms by epoch, training and validation.
 
@@ -142,3 +169,72 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
         axes.grid(alpha=0.3)
     panels[0].legend(frameon=False, title="mean ± std of seeds" if has_std else None)
     _save(figure, path)
+
+
+def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> bytes:
+    """Draws the loss curves of several runs over each other.
+
+    Args:
+      runs: names, and the columns of `metrics.csv` by epoch; at least one.
+
+    Returns:
+      A PNG file: training above, validation below.
+    """
+    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    rows = figure.subplots(2, len(_PANELS), sharex=True, sharey="col")
+    styles = [(color, line) for line in ("-", "--", ":") for color in _COLORS]
+    for (split, label), panels in zip(_SPLITS.items(), rows, strict=True):
+        for axes, (term, title) in zip(panels, _PANELS, strict=True):
+            column, values = f"{split}_{term}", []
+            for (name, curves), (color, line) in zip(runs, itertools.cycle(styles), strict=False):
+                curve = curves[column]
+                epochs = np.arange(1, len(curve) + 1)
+                axes.plot(epochs, curve, label=name, color=color, linestyle=line, linewidth=1.4)
+                values.extend(curve)
+            # The first epochs would flatten all that follows.
+            low, high = np.quantile(values, [0.0, _SHOWN_QUANTILE])
+            axes.set_ylim(low - 0.05 * (high - low), high)
+            axes.set_title(f"{label}: {title}", fontsize=10)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.3)
+    for axes in rows[-1]:
+        axes.set_xlabel("epoch")
+    for axes in rows[:, 0]:
+        axes.set_ylabel("nats per image")
+    handles, labels = rows[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return _png(figure)
+
+
+def plot_latent_sizes(
+    lines: Mapping[str, Sequence[tuple[int, Mapping[str, float | None]]]],
+) -> bytes:
+    """Draws test loss, reconstruction and KL against the number of latent dimensions.
+
+    Args:
+      lines: for each configuration, sizes and what its runs came to: a mean for each term and,
+        where there are several seeds, its standard deviation as "TERM_std".
+
+    Returns:
+      A PNG file.
+    """
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(_PANELS))
+    for axes, (term, title) in zip(panels, _PANELS, strict=True):
+        for name, points in lines.items():
+            sizes = [size for size, _ in points]
+            values = [terms[term] for _, terms in points]
+            stds = [terms.get(f"{term}_std") or 0.0 for _, terms in points]
+            axes.errorbar(sizes, values, stds, marker="o", capsize=3, label=name)
+            axes.set_xscale("log", base=2)
+        sizes = sorted({size for points in lines.values() for size, _ in points})
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_title(title)
+        axes.set_xlabel("latent dimensions")
+        axes.set_ylabel("nats per image, test")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    panels[0].legend(frameon=False)
+    return _png(figure)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vae_jax.errors import UserError
 from vae_jax.losses import NegativeElbo
 from vae_jax.run_directory import write_atomically
 
@@ -96,6 +97,22 @@ def _format(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv`.
+
+    Raises:
+      UserError: it cannot be read, or does not hold numbers in every column.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{column: float(value) for column, value in row.items()} for row in rows]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise UserError(f"{path}: is damaged ({error})") from error
 
 
 class EpochWriters:

@@ -17,7 +17,7 @@ from vae_jax.errors import UserError
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 # Where the data lies is no part of what a run is: its SHA-256 is.
-_LOCATION_FIELDS = ("data.data_dir", "data.manual_dir")
+LOCATION_FIELDS = ("data.data_dir", "data.manual_dir")
 
 _LOCK_NAME = ".lock"
 _PARTIAL_PREFIX = ".partial."
@@ -121,8 +121,14 @@ def _is_deeper_than(depth: int, value: Any) -> bool:
     return bool(layer)
 
 
-def _held_record(workdir: Path) -> dict[str, Any]:
-    """What the `config.json` of the run in `workdir` holds."""
+def held_record(workdir: Path) -> dict[str, Any]:
+    """What the `config.json` of the run in `workdir` holds: configuration and provenance.
+
+    Fields newer than the run have the value that gives what the run did.
+
+    Raises:
+      UserError: there is no run, or its `config.json` is damaged.
+    """
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(
@@ -131,24 +137,22 @@ def _held_record(workdir: Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{path}: has no 'config' entry; the file is damaged")
+    config = record["config"]
+    for field, value in _ADDED_FIELDS.items():
+        group, _, name = field.rpartition(".")
+        fields = config.get(group) if group else config
+        if isinstance(fields, dict):
+            fields.setdefault(name, value)
     return record
 
 
 def held_config(workdir: Path) -> dict[str, Any]:
-    """The configuration of the run that `workdir` holds, as nested dictionaries.
-
-    Fields newer than the run have the value that gives what the run did.
+    """The configuration in the `config.json` of `workdir`, as nested dictionaries.
 
     Raises:
       UserError: there is no run, or its `config.json` is damaged.
     """
-    config = _held_record(workdir)["config"]
-    for path, value in _ADDED_FIELDS.items():
-        group, _, name = path.rpartition(".")
-        fields = config.get(group) if group else config
-        if isinstance(fields, dict):
-            fields.setdefault(name, value)
-    return config
+    return held_record(workdir)["config"]
 
 
 def git_commit(folder: Path) -> str | None:
@@ -199,7 +203,7 @@ def check_same_config(workdir: Path, config: dict[str, Any]) -> None:
     differing = [
         f"{name} is {held.get(name)!r} there, {wanted.get(name)!r} here"
         for name in sorted(held.keys() | wanted.keys())
-        if name not in _LOCATION_FIELDS and held.get(name) != wanted.get(name)
+        if name not in LOCATION_FIELDS and held.get(name) != wanted.get(name)
     ]
     if differing:
         raise UserError(
@@ -232,7 +236,7 @@ def check_workdir(workdir: Path, config: dict[str, Any]) -> None:
 
 def check_same_data(workdir: Path, sha256: str) -> None:
     """Raises UserError where the run in `workdir` was made from other data."""
-    held = _held_record(workdir).get("data_sha256")
+    held = held_record(workdir).get("data_sha256")
     if held != sha256:
         raise UserError(
             f"{workdir / 'config.json'}: the run was made from data with SHA-256 {held}, this is "

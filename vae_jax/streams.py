@@ -20,6 +20,7 @@ class Stream(enum.IntEnum):
     BINARIZATION = 4  # by training step
     EVALUATION = 5  # by image index
     PRIOR_SAMPLES = 6  # figures and sample mode
+    MEASURED_SAMPLES = 7  # those whose quality is measured
 
 
 def stream_key(root_key: jax.Array, stream: Stream, index: int | jax.Array = 0) -> jax.Array:
