@@ -1,5 +1,7 @@
 """The figures: where the pixels go, and that each file is a picture of the right kind."""
 
+import io
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -80,3 +82,44 @@ def test_the_same_figure_is_the_same_file(tmp_path):
     for name in ("a.png", "b.png"):
         figures.save_image_grid(tmp_path / name, IMAGES, "title")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def coloured_pixels(png):
+    """How many pixels have a colour that is no grey, and how many such colours there are."""
+    pixels = matplotlib.image.imread(io.BytesIO(png))[..., :3]
+    coloured = pixels[np.ptp(pixels, axis=-1) > 0.3]
+    return len(coloured), len(np.unique(coloured.round(1), axis=0))
+
+
+def test_the_latent_map_colours_points_by_digit(tmp_path):
+    points = np.random.RandomState(0).normal(size=(500, 2))
+    counts = []
+    for labels in (np.full(500, 3), np.arange(500) % 10):
+        figures.save_latent_map(tmp_path / "map.png", {"PCA": points, "t-SNE": points}, labels)
+        counts.append(coloured_pixels((tmp_path / "map.png").read_bytes()))
+    assert counts[0][0] > 1000  # the colour bar has all colours
+    assert counts[1][1] > counts[0][1]
+
+
+def test_overlaid_curves_show_every_run():
+    def curves(level):
+        return {column: level + 50.0 / np.arange(1, 31) for column in COLUMNS}
+
+    one = coloured_pixels(figures.overlay_loss_curves([("a", curves(100.0))]))
+    runs = [("a", curves(100.0)), ("b", curves(110.0)), ("c", curves(120.0))]
+    three = coloured_pixels(figures.overlay_loss_curves(runs))
+    assert three[0] > 2 * one[0]
+    assert three[1] > one[1]
+
+
+def test_latent_sizes_are_drawn_with_error_bars():
+    terms = {"loss": 100.0, "reconstruction": 75.0, "kl": 25.0}
+    drawn = [
+        coloured_pixels(
+            figures.plot_latent_sizes(
+                {"baseline": [(2, terms | std), (16, dict.fromkeys(terms, 90.0) | std)]}
+            )
+        )[0]
+        for std in ({}, {f"{term}_std": 2.0 for term in terms})
+    ]
+    assert 0 < drawn[0] < drawn[1]

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 from vae_jax import generate, steps
 from vae_jax.vae import create_vae
@@ -51,3 +52,36 @@ def test_pairs_are_of_different_classes(labels):
     assert np.all(labels[first] != labels[last])
     np.testing.assert_array_equal(labels[first], np.unique(labels))
     np.testing.assert_array_equal(np.sort(labels[last]), np.unique(labels))
+
+
+def test_many_images_are_what_few_are(trained, monkeypatch):
+    model, state = trained
+    together = generate.encode(model, state.params, IMAGES)
+    monkeypatch.setattr(generate, "_BATCH_SIZE", 4)
+    apart = generate.encode(model, state.params, IMAGES)
+    assert apart[0].shape == (6, 3)
+    for first, second in zip(together, apart, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+
+
+def test_measured_samples_are_decided_by_the_key_and_are_not_those_of_the_figure(trained):
+    model, state = trained
+    first, again = (
+        generate.sample_many(model, state.params, state.root_key, 5, latent_size=3)
+        for _ in range(2)
+    )
+    assert first.shape == (5, 28, 28)
+    np.testing.assert_array_equal(first, again)
+    shown = generate.sample_prior(model, state.params, state.root_key, 5)
+    assert not np.allclose(first, shown)
+
+
+def test_the_manifold_lies_at_the_quantiles_of_the_prior():
+    model = create_vae(2, {"kind": "dense", "dense_sizes": (16,)}, DECODER)
+    state = steps.initial_state(steps.StepSettings(model, optax.sgd(0.1), 2), seed=0)
+    images = generate.manifold(model, state.params, num_steps=5)
+    assert images.shape == (5, 5, 28, 28)
+    # Rightmost column, second row from above: 90% and 70% of the prior lie below.
+    latents = scipy.stats.norm.ppf([[0.9, 0.7]]).astype(np.float32)
+    expected = steps.decode(model, state.params, latents)[0]
+    np.testing.assert_allclose(images[1, 4], expected, rtol=1e-4)

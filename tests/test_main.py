@@ -46,7 +46,15 @@ def error_of(*arguments):
 
 def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
     result = run("--help", interpreter=("-X", "importtime"))
-    for name in ("train", "evaluate", "sample", "interpolate", "--config", "--workdir"):
+    for name in (
+        "train",
+        "evaluate",
+        "sample",
+        "interpolate",
+        "experiments",
+        "report",
+        "--configs",
+    ):
         assert name in result.stdout
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "ml_collections" in imported
@@ -76,6 +84,9 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
         (["--mode=trian"], "--mode is 'trian', must be one of train, evaluate, sample, interp"),
         (["--mdoe=train"], "Unknown command line flag 'mdoe'"),
         (["train"], "'train' is not understood"),
+        (["--configs=baseline"], "--configs belongs to --mode=experiments"),
+        (["--mode=report"], "--config has no meaning in --mode=report"),
+        (["--mode=experiments"], "--config has no meaning in --mode=experiments"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, arguments, expected):
@@ -92,6 +103,24 @@ def test_missing_flags(tmp_path):
     message = error_of(f"--workdir={tmp_path}", "--config.seed=3")
     assert "--config.seed needs --config=FILE too" in message
     assert "holds no run" in error_of(f"--workdir={tmp_path}", "--mode=sample")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--mode=experiments", "--configs=baselin"], "--configs is 'baselin', must be one of bas"),
+        (["--mode=experiments", "--configs=default"], "--configs is 'default', must be one of bas"),
+        (["--mode=experiments", "--config.sed=1"], "sed is no field of a configuration; nearest"),
+        (["--mode", "experiments", "--config.seed=-1"], "seed is -1, must be between 0 and"),
+        (["--mode=report"], "holds no complete run"),
+        (["--mode=report", "--configs=baseline"], "a report is of all runs"),
+        (["--mode=report", "--config.seed=1"], "--config.seed has no meaning in --mode=report"),
+    ],
+)
+def test_mistakes_in_the_modes_of_a_folder(tmp_path, arguments, expected):
+    workdir = tmp_path / "runs"
+    assert expected in error_of(f"--workdir={workdir}", *arguments)
+    assert not workdir.exists()
 
 
 @pytest.mark.parametrize(

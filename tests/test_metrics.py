@@ -4,8 +4,10 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tensorboardX.proto import event_pb2
 
+from vae_jax.errors import UserError
 from vae_jax.losses import NegativeElbo
 from vae_jax.metrics import COLUMNS, MetricsWriter, epoch_terms, mean_terms, read_rows
 
@@ -109,3 +111,15 @@ def test_steps_that_are_not_finite_do_not_count():
         {"loss": 2.0, "reconstruction": 2.0, "kl": 0.5},
         {"loss": 2.0, "reconstruction": 2.0, "kl": 0.5},
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(None, "cannot be read"), ("epoch\nthree\n", "damaged"), ("epoch,step\n1\n", "damaged")],
+)
+def test_rows_that_cannot_be_read_are_an_error_that_names_the_file(tmp_path, content, expected):
+    path = tmp_path / "metrics.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=rf"metrics\.csv: .*{expected}"):
+        read_rows(path)

@@ -130,8 +130,8 @@ def ceiling(real):
 
 def test_real_digits_are_as_good_as_real_digits(ceiling):
     assert ceiling["num_samples"] == 500
-    assert ceiling["precision"] > 0.85
-    assert ceiling["recall"] > 0.85
+    assert ceiling["precision"] > 0.8
+    assert ceiling["recall"] > 0.8
     assert ceiling["density"] == pytest.approx(1.0, abs=0.15)
     assert ceiling["coverage"] > 0.9
     assert ceiling["class_kl"] < 0.01
@@ -162,11 +162,20 @@ def test_one_repeated_digit_is_found_out(real, ceiling):
     assert repeated["frechet_distance"] > 10 * ceiling["frechet_distance"]
 
 
+@pytest.mark.parametrize("ink", [0.05, 0.13, 0.5])
+def test_dots_are_found_out(real, ink):
+    dots = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28)) < ink)
+    for name in ("precision", "density", "coverage"):
+        assert dots[name] < 0.01, name
+    assert dots["mean_confidence"] < 0.05
+
+
 def test_noise_is_found_out(real, ceiling):
     noise = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28)))
-    assert noise["precision"] < 0.05
-    assert noise["density"] < 0.05
-    assert noise["coverage"] < 0.05
+    assert noise["precision"] < 0.01
+    assert noise["density"] < 0.01
+    assert noise["coverage"] < 0.01
+    assert noise["unsure_share"] > 0.99
     assert noise["frechet_distance"] > 10 * ceiling["frechet_distance"]
     assert noise["nearest_distance_ratio"] > 1.5
 
@@ -176,7 +185,7 @@ def test_copies_of_training_images_are_found_out(real, ceiling):
     assert copies["copy_share"] == 1.0
     assert copies["nearest_distance_ratio"] < 0.05
     # Nothing else would: they are as good as real ones.
-    assert copies["coverage"] > 0.9
+    assert copies["coverage"] > 0.85
 
 
 def test_blur_is_less_sharp(real):

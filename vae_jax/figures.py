@@ -23,7 +23,7 @@ _PANELS = (
 )
 _SPLITS = {"train": "Training", "validation": "Validation"}
 _COLORS = [f"C{index}" for index in range(10)]
-_SHOWN_QUANTILE = 0.97
+_SHOWN_QUANTILES = (0.02, 0.97)
 
 
 def _png(figure: Figure) -> bytes:
@@ -185,19 +185,20 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
     styles = [(color, line) for line in ("-", "--", ":") for color in _COLORS]
     for (split, label), panels in zip(_SPLITS.items(), rows, strict=True):
         for axes, (term, title) in zip(panels, _PANELS, strict=True):
-            column, values = f"{split}_{term}", []
             for (name, curves), (color, line) in zip(runs, itertools.cycle(styles), strict=False):
-                curve = curves[column]
+                curve = curves[f"{split}_{term}"]
                 epochs = np.arange(1, len(curve) + 1)
                 axes.plot(epochs, curve, label=name, color=color, linestyle=line, linewidth=1.4)
-                values.extend(curve)
-            # The first epochs would flatten all that follows.
-            low, high = np.quantile(values, [0.0, _SHOWN_QUANTILE])
-            axes.set_ylim(low - 0.05 * (high - low), high)
             axes.set_title(f"{label}: {title}", fontsize=10)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.3)
+    for axes, (term, _) in zip(rows[0], _PANELS, strict=True):
+        columns = [curves[f"{split}_{term}"] for _, curves in runs for split in _SPLITS]
+        # The first epochs would flatten all that follows.
+        low, high = np.quantile(np.concatenate(columns), _SHOWN_QUANTILES)
+        margin = 0.08 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
     for axes in rows[-1]:
         axes.set_xlabel("epoch")
     for axes in rows[:, 0]:

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,10 +238,10 @@ def _images(groups: Sequence[Group], context: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _environment() -> jinja2.Environment:
+def _environment(autoescape: bool) -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
+        autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -254,7 +255,10 @@ def _analyse_all(
     """Analyses the runs that are not yet; returns what is with those that cannot be."""
     missing = [run for run in complete if any("analysis" not in m.values for m in run.models)]
     problems = {}
-    for run in tqdm(missing, desc="analysing", unit=" runs", disable=not missing):
+    bar = tqdm(missing, desc="analysing", unit=" runs", disable=not sys.stderr.isatty())
+    for run in bar:
+        if bar.disable:
+            print(f"analysing {run.workdir}", flush=True)
         fields = run_directory.flatten(run.record["config"]) | location
         try:
             config = configuration.from_flat_dict(fields, schema)
@@ -290,8 +294,8 @@ def write(
     fields = {name: config.to_dict() for name, config in named.items()}
     groups = runs.group(complete, fields, workdir)
     context = _context(groups, {str(folder): what for folder, what in others.items()}, fields)
-    environment = _environment()
     for name, images in (("report.html", _images(groups, context)), ("report.md", {})):
+        environment = _environment(autoescape=name.endswith(".html"))
         text = environment.get_template(f"{name}.j2").render(context | images)
         run_directory.write_atomically(workdir / name, text)
         print(f"wrote {workdir / name}")

@@ -1,0 +1,59 @@
+"""Several configurations in one go, on real digits: trained, resumed, analysed, reported."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from vae_jax import experiments, run_directory
+from vae_jax.errors import UserError
+
+
+@pytest.fixture
+def named(small_config):
+    small_config.train.num_epochs = 1
+    small_config.latent_size = 2
+    failing = copy.deepcopy(small_config)
+    failing.train.batch_size = 4001
+    small_config.train.num_replicas = 2
+    return {"failing": failing, "replicas": small_config}
+
+
+def test_a_failing_run_is_named_and_does_not_stop_the_rest(tmp_path, capsys, named, small_config):
+    def run():
+        experiments.run(tmp_path, [*named], named, small_config, {"seed": 3})
+
+    with pytest.raises(UserError, match=r"^1 of 2 runs failed: failing: train.batch_size is 4001"):
+        run()
+    output = capsys.readouterr().out
+    assert "replicas, 2 of 2: " in output
+    assert output.count("analysing") == 1
+    assert f"wrote {tmp_path / 'report.html'}" in output
+    assert run_directory.held_config(tmp_path / "replicas")["seed"] == 3
+    for seed in (3, 4):
+        check_analysis(tmp_path / "replicas" / "replicas" / f"seed_{seed}")
+    # Again: what is complete is skipped, what is analysed is not analysed again.
+    first = (tmp_path / "report.html").read_bytes()
+    with pytest.raises(UserError, match="1 of 2 runs failed"):
+        run()
+    output = capsys.readouterr().out
+    assert output.count("the run is complete") == 1
+    assert "analysing" not in output
+    assert (tmp_path / "report.html").read_bytes() == first
+
+
+def check_analysis(folder):
+    analysis = run_directory.read_json(folder / "analysis.json")
+    summary = run_directory.read_json(folder / "summary.json")
+    kl = analysis["latents"]["kl_per_dimension"]
+    assert len(kl) == 2
+    assert np.sum(kl) == pytest.approx(summary["test"]["kl"], rel=1e-4)
+    assert 0.1 < analysis["latents"]["probe_accuracy"] <= 1.0
+    assert 0.0 < analysis["reconstructions"]["mean_squared_error"] < 0.2
+    assert 0.0 < analysis["reconstructions"]["sharpness"] < 1.0
+    assert analysis["interpolations"]["largest_step"] >= 1.0
+    assert analysis["samples"]["num_samples"] == 500
+    assert analysis["ceiling"]["precision"] > 0.8
+    assert analysis["ceiling"]["frechet_distance"] < analysis["samples"]["frechet_distance"] / 5
+    for name in ("latent_map", "manifold", "samples", "reconstructions", "interpolation"):
+        assert (folder / "figures" / f"{name}.png").exists()

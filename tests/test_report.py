@@ -1,0 +1,298 @@
+"""Reports of runs whose files are written here, with figures that decide the verdicts."""
+
+import copy
+import html.parser
+import json
+import re
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from configs import baseline, deeper_decoder, default, optimized, published
+from vae_jax import observations, report, run_directory, runs
+from vae_jax.errors import UserError
+from vae_jax.metrics import COLUMNS
+
+NAMED = {
+    module.__name__.rpartition(".")[2]: module.get_config()
+    for module in (baseline, deeper_decoder, optimized, published)
+}
+SAMPLES = {
+    "num_samples": 10_000,
+    "frechet_distance": 150.0,
+    "precision": 0.8,
+    "recall": 0.6,
+    "density": 0.9,
+    "coverage": 0.5,
+    "class_shares": [0.1] * 10,
+    "class_kl": 0.02,
+    "digits_present": 10,
+    "mean_confidence": 0.9,
+    "unsure_share": 0.3,
+    "blank_share": 0.0,
+    "copy_share": 0.01,
+    "nearest_distance_ratio": 1.0,
+}
+
+
+def write_model(folder, loss, **samples):
+    """What one trained model leaves, its figures one pixel each."""
+    (folder / "figures").mkdir(parents=True)
+    for name in ("reconstructions", "samples", "interpolation", "latent_map"):
+        matplotlib.image.imsave(folder / "figures" / f"{name}.png", np.ones((1, 1, 3)))
+    terms = {"loss": loss, "reconstruction": loss - 24.0, "kl": 24.0}
+    summary = {
+        "best_epoch": 40,
+        "best_step": 22_000,
+        "epochs_trained": 50,
+        "parameters": 10_000_000,
+        "validation": terms,
+        "test": terms,
+        "training_seconds": 3600.0,
+    }
+    analysis = {
+        "version": 1,
+        "best_step": 22_000,
+        "latents": {"active_units": 20, "kl_per_dimension": [1.2] * 64, "probe_accuracy": 0.93},
+        "reconstructions": {
+            "mean_squared_error": 0.0085,
+            "sharpness": 0.73,
+            "classifier_accuracy": 0.97,
+        },
+        "interpolations": {"largest_step": 1.5, "mean_confidence": 0.95},
+        "samples": SAMPLES | samples,
+        "ceiling": SAMPLES | {"recall": 0.86, "frechet_distance": 1.5, "unsure_share": 0.007},
+    }
+    run_directory.write_json(folder / "summary.json", summary)
+    run_directory.write_json(folder / "analysis.json", analysis)
+    rows = []
+    for epoch in range(1, 51):
+        row = dict.fromkeys(COLUMNS, loss + 50.0 / epoch) | {"epoch": epoch, "step": 550 * epoch}
+        row |= {f"{split}_kl": 24.0 - 8.0 / epoch for split in ("train", "validation")}
+        rows.append(",".join(str(row[column]) for column in COLUMNS))
+    (folder / "metrics.csv").write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
+
+
+def write_run(workdir, config, losses, **samples):
+    config = copy.deepcopy(config)
+    config.train.num_replicas = len(losses)
+    workdir.mkdir(parents=True, exist_ok=True)
+    record = {"config": config.to_dict(), "versions": {"jax": "0.10.2"}, "device_kind": "cpu"}
+    run_directory.write_json(workdir / "config.json", record)
+    folders = run_directory.replica_folders(workdir, config.seed, len(losses))
+    for folder, loss in zip(folders, losses, strict=True):
+        write_model(folder, loss, **samples)
+    if len(losses) > 1:
+        run_directory.write_json(workdir / "summary.json", {"epochs_trained": 50})
+
+
+def write_report(workdir):
+    report.write(workdir, NAMED, default.get_config(), {})
+    return (workdir / "report.html").read_text(), (workdir / "report.md").read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page, and whether each that is opened is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.references = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.references += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_report_holds_its_figures_and_no_external_link(tmp_path):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    write_run(tmp_path / "optimized", NAMED["optimized"], [102.3])
+    html_text, markdown = write_report(tmp_path)
+    page = Page(html_text)
+    assert not page.open
+    # The overlaid curves, and four figures of each run.
+    assert page.tags.count("img") == 1 + 2 * 4
+    assert all(
+        reference.startswith(("#", "data:image/png;base64,")) for reference in page.references
+    )
+    assert not re.search(r"https?://|@import|url\(", html_text)
+    for tag in ("script", "link", "iframe"):
+        assert tag not in page.tags
+    for text in (html_text, markdown):
+        assert "102.30" in text
+        assert "real digits (ceiling)" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "baseline",
+        "optimized",
+        "report.html",
+        "report.md",
+    ]
+
+
+def test_seeds_and_replicas_of_a_configuration_are_one_row_with_a_deviation(tmp_path):
+    other = copy.deepcopy(NAMED["baseline"])
+    other.seed = 7
+    write_run(tmp_path / "a", NAMED["baseline"], [100.0, 101.0])
+    write_run(tmp_path / "b", other, [102.0])
+    _, markdown = write_report(tmp_path)
+    assert "| baseline | 101.00 ± 1.00 | 77.00 ± 1.00 |" in markdown
+    assert "(baseline: 3)" in markdown
+    assert "--workdir=" + str(tmp_path / "a") + " --config.train.num_replicas=2" in markdown
+    assert "--workdir=" + str(tmp_path / "b") + " --config.seed=7" in markdown
+
+
+def test_runs_that_differ_in_the_latent_size_are_plotted_against_it(tmp_path):
+    for size in (2, 16):
+        config = copy.deepcopy(NAMED["baseline"])
+        config.latent_size = size
+        write_run(tmp_path / f"latent_{size}", config, [160.0 - size])
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.0])
+    html_text, markdown = write_report(tmp_path)
+    assert "| baseline | 2 | 158.00 |" in markdown
+    assert markdown.index("| baseline | 16 | 144.00 |") < markdown.index(
+        "| baseline | 64 | 100.00 |"
+    )
+    assert Page(html_text).tags.count("img") == 2 + 3 * 4
+    assert "--config=configs/baseline.py" in markdown
+    assert "--config.latent_size=16" in markdown
+
+
+def test_the_published_run_stands_beside_the_originals_log(tmp_path):
+    write_run(tmp_path / "published", NAMED["published"], [110.0])
+    _, markdown = write_report(tmp_path)
+    last_ten = 110.0 + np.mean(50.0 / np.arange(41, 51))
+    assert "| the original's log | 111.03 | 87.01 | 24.02 |" in markdown
+    assert f"| published | {last_ten:.2f} |" in markdown
+    assert f"| difference | {last_ten - 111.03:+.2f} |" in markdown
+
+
+def test_what_is_not_complete_or_damaged_is_named_and_the_rest_reported(tmp_path, capsys):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    write_run(tmp_path / "short", NAMED["optimized"], [100.6])
+    (tmp_path / "short" / "summary.json").unlink()
+    write_run(tmp_path / "broken", NAMED["optimized"], [100.6])
+    (tmp_path / "broken" / "metrics.csv").write_text("epoch\nthree\n")
+    write_run(tmp_path / "not_analysed", NAMED["optimized"], [100.6])
+    (tmp_path / "not_analysed" / "analysis.json").unlink()
+    html_text, markdown = write_report(tmp_path)
+    output = capsys.readouterr().out
+    for text in (html_text, markdown, output):
+        assert "50 of 50 epochs" in text
+        assert re.search(r"metrics\.csv: is damaged", text)
+        assert "not analysed: " in text
+    assert "| optimized | 100.60 | 76.60 | 24.00 | 100.60 | 40 | 10,000,000 | - | - |" in markdown
+
+
+def test_a_folder_without_a_complete_run_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"holds no complete run$"):
+        write_report(tmp_path)
+    write_run(tmp_path / "short", NAMED["optimized"], [100.6])
+    (tmp_path / "short" / "summary.json").unlink()
+    with pytest.raises(UserError, match=r"holds no complete run \(.*short: 50 of 50 epochs\)"):
+        write_report(tmp_path)
+
+
+def test_names_from_outside_are_escaped(tmp_path):
+    config = copy.deepcopy(NAMED["baseline"])
+    config.latent_size = 3
+    write_run(tmp_path / "<b>&", config, [100.0])
+    html_text, _ = write_report(tmp_path)
+    assert "&lt;b&gt;&amp;" in html_text
+    assert "<b>" not in html_text
+
+
+def groups_of(tmp_path, **overrides):
+    """Groups of named configurations, the samples' measures overridden for each."""
+    for name, samples in overrides.items():
+        write_run(tmp_path / name, NAMED[name], [samples.pop("loss", 100.0)], **samples)
+    complete, _ = runs.read_runs(tmp_path)
+    fields = {name: config.to_dict() for name, config in NAMED.items()}
+    return {group.name: group for group in runs.group(complete, fields, tmp_path)}
+
+
+def verdict_of(quotation, groups):
+    (observation,) = (o for o in observations.OBSERVATIONS if quotation in o.quotation)
+    return observations.judge(observation, groups)
+
+
+@pytest.mark.parametrize(
+    ("quotation", "samples", "expected"),
+    [
+        ("were blank", {"blank_share": 0.2}, True),
+        ("were blank", {"blank_share": 0.01}, False),
+        ("lacked detail", {"unsure_share": 0.4}, True),
+        ("lacked detail", {"unsure_share": 0.05}, False),
+    ],
+)
+def test_an_observation_is_decided_by_its_figure(tmp_path, quotation, samples, expected):
+    verdict = verdict_of(quotation, groups_of(tmp_path, baseline=samples))
+    assert verdict.reproduced is expected
+    (share,) = samples.values()
+    assert f"{share:.0%}"[:-1] in verdict.evidence
+
+
+@pytest.mark.parametrize(
+    ("quotation", "samples", "expected"),
+    [
+        ("repetitive", {"recall": 0.2}, True),
+        ("repetitive", {"recall": 0.6, "digits_present": 8}, True),
+        ("repetitive", {"recall": 0.6}, False),
+        ("slightly higher", {}, False),  # the same KL
+        ("became sharper", {}, False),
+    ],
+)
+def test_the_deeper_decoder_is_held_against_the_baseline(tmp_path, quotation, samples, expected):
+    groups = groups_of(tmp_path, baseline={}, deeper_decoder=samples)
+    assert verdict_of(quotation, groups).reproduced is expected
+
+
+def test_covered_digits_and_convergence(tmp_path):
+    groups = groups_of(tmp_path, baseline={"loss": 100.0}, optimized={"loss": 90.0})
+    assert verdict_of("covered digits", groups).reproduced
+    verdict = verdict_of("Convergence was faster", groups)
+    # 100 + 50 / 50 + 2 nats: 90 + 50 / n gets there in epoch 4, 100 + 50 / n in epoch 17.
+    assert verdict.reproduced
+    assert "in epoch 4;" in verdict.evidence
+    assert "in epoch 17" in verdict.evidence
+
+
+def test_the_curves_of_a_baseline_are_judged(tmp_path):
+    groups = groups_of(tmp_path, baseline={})
+    # 50 / 20 - 50 / 50 of 50 - 50 / 50 nats.
+    verdict = verdict_of("stabilized by epoch 20", groups)
+    assert verdict.reproduced
+    assert verdict.evidence.startswith("3% of")
+    # 16 nats in epoch 1, 20 in epoch 2, 23.84 at last.
+    assert not verdict_of("KL divergence increased gradually", groups).reproduced
+
+
+def test_what_cannot_be_judged_says_what_it_needs(tmp_path):
+    groups = groups_of(tmp_path, baseline={})
+    verdict = verdict_of("became sharper", groups)
+    assert verdict.reproduced is None
+    assert "needs a complete run of deeper_decoder" in verdict.evidence
+    path = tmp_path / "baseline" / "analysis.json"
+    analysis = json.loads(path.read_text())
+    del analysis["samples"]
+    run_directory.write_json(path, analysis)
+    complete, _ = runs.read_runs(tmp_path)
+    fields = {"baseline": NAMED["baseline"].to_dict()}
+    groups = {group.name: group for group in runs.group(complete, fields, tmp_path)}
+    verdict = verdict_of("were blank", groups)
+    assert verdict.reproduced is None
+    assert "baseline has no analysis.samples.blank_share" in verdict.evidence
+
+
+def test_every_observation_is_judged_when_all_seven_are_there(tmp_path):
+    names = {name for observation in observations.OBSERVATIONS for name in observation.needs}
+    group = groups_of(tmp_path, baseline={})["baseline"]
+    for observation in observations.OBSERVATIONS:
+        verdict = observations.judge(observation, dict.fromkeys(names, group))
+        assert verdict.reproduced is not None, observation
+        assert verdict.evidence
