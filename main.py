@@ -197,15 +197,18 @@ def _run_folder(mode: str, workdir: Path) -> None:
                 f"--config.{strange[0]} has no meaning in --mode=report, where only "
                 f"{' and '.join(run_directory.LOCATION_FIELDS)} can be set"
             )
-        devices, _ = _start()
-        if devices.is_first_process():
+        devices, faults = _start()
+        if not devices.is_first_process():
+            return
+        with faults.told_in_one_line(schema):
             importlib.import_module("vae_jax.report").write(workdir, named, schema, overrides)
         return
     names = _SEVEN if _CONFIGS.value is None else _CONFIGS.value
     for name in names:
         check_choice("--configs", name, [*named])
-    _start()
-    importlib.import_module("vae_jax.experiments").run(workdir, names, named, schema, overrides)
+    _, faults = _start()
+    with faults.told_in_one_line(schema):
+        importlib.import_module("vae_jax.experiments").run(workdir, names, named, schema, overrides)
 
 
 def _run(arguments: list[str]) -> None:

@@ -182,5 +182,17 @@ def test_a_run_from_start_to_samples(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert (workdir / "samples.npy").exists()
+    result = run("--mode=report", f"--workdir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout == (
+        f"analysing {workdir}\nwrote {tmp_path / 'report.html'}\nwrote {tmp_path / 'report.md'}\n"
+    )
+    assert "| real digits (ceiling) |" in (tmp_path / "report.md").read_text()
+    (tmp_path / "report.md").unlink()
+    (tmp_path / "report.md").mkdir()
+    result = run("--mode=report", f"--workdir={tmp_path}")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .*report\.md.*; mend this, .*\n", result.stderr), result.stderr
     message = error_of(*train, "--config.seed=1")
     assert "holds a run with another configuration: seed is 0 there, 1 here" in message

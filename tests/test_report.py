@@ -116,8 +116,8 @@ def test_a_report_holds_its_figures_and_no_external_link(tmp_path):
     html_text, markdown = write_report(tmp_path)
     page = Page(html_text)
     assert not page.open
-    # The overlaid curves, and four figures of each run.
-    assert page.tags.count("img") == 1 + 2 * 4
+    # The overlaid curves, KL by dimension, and four figures of each run.
+    assert page.tags.count("img") == 2 + 2 * 4
     assert all(
         reference.startswith(("#", "data:image/png;base64,")) for reference in page.references
     )
@@ -143,8 +143,8 @@ def test_seeds_and_replicas_of_a_configuration_are_one_row_with_a_deviation(tmp_
     _, markdown = write_report(tmp_path)
     assert "| baseline | 101.00 ± 1.00 | 77.00 ± 1.00 |" in markdown
     assert "(baseline: 3)" in markdown
-    assert "--workdir=" + str(tmp_path / "a") + " --config.train.num_replicas=2" in markdown
-    assert "--workdir=" + str(tmp_path / "b") + " --config.seed=7" in markdown
+    assert "--workdir=runs/a --config.train.num_replicas=2" in markdown
+    assert "--workdir=runs/b --config.seed=7" in markdown
 
 
 def test_runs_that_differ_in_the_latent_size_are_plotted_against_it(tmp_path):
@@ -158,7 +158,7 @@ def test_runs_that_differ_in_the_latent_size_are_plotted_against_it(tmp_path):
     assert markdown.index("| baseline | 16 | 144.00 |") < markdown.index(
         "| baseline | 64 | 100.00 |"
     )
-    assert Page(html_text).tags.count("img") == 2 + 3 * 4
+    assert Page(html_text).tags.count("img") == 3 + 3 * 4
     assert "--config=configs/baseline.py" in markdown
     assert "--config.latent_size=16" in markdown
 
@@ -186,7 +186,9 @@ def test_what_is_not_complete_or_damaged_is_named_and_the_rest_reported(tmp_path
         assert "50 of 50 epochs" in text
         assert re.search(r"metrics\.csv: is damaged", text)
         assert "not analysed: " in text
-    assert "| optimized | 100.60 | 76.60 | 24.00 | 100.60 | 40 | 10,000,000 | - | - |" in markdown
+    assert (
+        "| optimized | 100.60 | 76.60 | 24.00 | 100.60 | 40 | 25 | 10,000,000 | - | - |" in markdown
+    )
 
 
 def test_a_folder_without_a_complete_run_is_an_error(tmp_path):
@@ -213,7 +215,7 @@ def groups_of(tmp_path, **overrides):
         write_run(tmp_path / name, NAMED[name], [samples.pop("loss", 100.0)], **samples)
     complete, _ = runs.read_runs(tmp_path)
     fields = {name: config.to_dict() for name, config in NAMED.items()}
-    return {group.name: group for group in runs.group(complete, fields, tmp_path)}
+    return {group.name: group for group in runs.group(complete, fields)}
 
 
 def verdict_of(quotation, groups):
@@ -283,7 +285,7 @@ def test_what_cannot_be_judged_says_what_it_needs(tmp_path):
     run_directory.write_json(path, analysis)
     complete, _ = runs.read_runs(tmp_path)
     fields = {"baseline": NAMED["baseline"].to_dict()}
-    groups = {group.name: group for group in runs.group(complete, fields, tmp_path)}
+    groups = {group.name: group for group in runs.group(complete, fields)}
     verdict = verdict_of("were blank", groups)
     assert verdict.reproduced is None
     assert "baseline has no analysis.samples.blank_share" in verdict.evidence

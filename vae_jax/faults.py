@@ -19,7 +19,8 @@ def told_in_one_line(config: ml_collections.ConfigDict) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        name = error.filename2 or error.filename  # of a renaming, the name it should get
+        where = f"{name}: " if name else ""
         raise UserError(
             f"{where}{error.strerror or type(error).__name__}; what was saved before is kept: mend "
             "this, then give the same command again"

@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +171,13 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
     _save(figure, path)
 
 
+def _styles() -> Iterator[dict[str, str]]:
+    """Colours and dashes that tell lines apart, without end."""
+    return itertools.cycle(
+        {"color": color, "linestyle": dashes} for dashes in ("-", "--", ":") for color in _COLORS
+    )
+
+
 def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> bytes:
     """Draws the loss curves of several runs over each other.
 
@@ -182,13 +189,12 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
     """
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     rows = figure.subplots(2, len(_PANELS), sharex=True, sharey="col")
-    styles = [(color, line) for line in ("-", "--", ":") for color in _COLORS]
     for (split, label), panels in zip(_SPLITS.items(), rows, strict=True):
         for axes, (term, title) in zip(panels, _PANELS, strict=True):
-            for (name, curves), (color, line) in zip(runs, itertools.cycle(styles), strict=False):
+            for (name, curves), style in zip(runs, _styles(), strict=False):
                 curve = curves[f"{split}_{term}"]
                 epochs = np.arange(1, len(curve) + 1)
-                axes.plot(epochs, curve, label=name, color=color, linestyle=line, linewidth=1.4)
+                axes.plot(epochs, curve, label=name, linewidth=1.4, **style)
             axes.set_title(f"{label}: {title}", fontsize=10)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.spines[["top", "right"]].set_visible(False)
@@ -238,4 +244,25 @@ def plot_latent_sizes(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     panels[0].legend(frameon=False)
+    return _png(figure)
+
+
+def plot_kl_per_dimension(runs: Mapping[str, np.ndarray]) -> bytes:
+    """Draws the KL of each latent dimension, largest first, as a line for each run.
+
+    Args:
+      runs: `<float>[latent]` by name, in nats per image and in falling order.
+
+    Returns:
+      A PNG file.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, values), style in zip(runs.items(), _styles(), strict=False):
+        axes.plot(np.arange(1, len(values) + 1), values, label=name, marker=".", **style)
+    axes.set_xlabel("latent dimension, by rank")
+    axes.set_ylabel("KL, nats per image")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, ncols=2)
     return _png(figure)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from vae_jax.runs import Group
+from vae_jax.runs import Group, epochs_to
 
 _STABLE_EPOCH = 20
 _EARLY_EPOCH = 2
@@ -194,15 +194,10 @@ def _covered(optimized: Group) -> Verdict:
     )
 
 
-def _epochs_to(curve: np.ndarray, target: float) -> int | None:
-    reached = np.flatnonzero(curve <= target)
-    return int(reached[0]) + 1 if len(reached) else None
-
-
 def _faster(optimized: Group, baseline: Group) -> Verdict:
     curves = [group.curve("validation_loss") for group in (optimized, baseline)]
     target = curves[1].min() + _CLOSE_NATS
-    ours, theirs = (_epochs_to(curve, target) for curve in curves)
+    ours, theirs = (epochs_to(curve, target) for curve in curves)
     return Verdict(
         ours is not None and theirs is not None and ours < theirs,
         f"validation first reaches {target:.1f} nats, {_CLOSE_NATS:.0f} above the baseline's best, "

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import ml_collections
+import numpy as np
 from tqdm import tqdm
 
 from vae_jax import analysis, configuration, figures, run_directory, runs
@@ -45,6 +46,7 @@ _LOSS_COLUMNS = (
     Column("KL", "summary.test.kl"),
     Column("validation loss", "summary.validation.loss"),
     Column("best epoch", "summary.best_epoch", ".0f"),
+    Column("epochs to within 1 nat", "convergence.epochs_to_one_nat", ".0f"),
     Column("parameters", "summary.parameters", ",.0f"),
     Column("active units", "analysis.latents.active_units", ".0f"),
     Column("linear probe", "analysis.latents.probe_accuracy", ".1%"),
@@ -125,7 +127,7 @@ def _command(run: Run, named: Mapping[str, Mapping[str, Any]]) -> str:
         f'--config.{path}="{value}"' if isinstance(value, tuple) else f"--config.{path}={value}"
         for path, value in differing[name].items()
     ]
-    command = f"python main.py --config=configs/{name}.py --workdir={run.workdir}"
+    command = f"python main.py --config=configs/{name}.py --workdir=runs/{run.name}"
     return " ".join([command, *overrides])
 
 
@@ -231,8 +233,14 @@ def _images(groups: Sequence[Group], context: Mapping[str, Any]) -> dict[str, An
     columns = [f"{split}_{term}" for split in ("train", "validation") for term in _PUBLISHED]
     curves = [(group.name, {c: group.curve(c) for c in columns}) for group in groups]
     lines = context["latent_size_lines"]
+    kl = {
+        group.name: np.mean([sorted(values, reverse=True) for values in found], axis=0)
+        for group in groups
+        if (found := group.values("analysis.latents.kl_per_dimension"))
+    }
     return {
         "loss_curves": _data_uri(figures.overlay_loss_curves(curves)),
+        "kl_per_dimension": _data_uri(figures.plot_kl_per_dimension(kl)) if kl else None,
         "latent_size_plot": _data_uri(figures.plot_latent_sizes(lines)) if lines else None,
         "galleries": [(group.name, _figures(group)) for group in groups],
     }
@@ -292,7 +300,7 @@ def write(
     others |= _analyse_all(complete, schema, location)
     complete, _ = runs.read_runs(workdir)
     fields = {name: config.to_dict() for name, config in named.items()}
-    groups = runs.group(complete, fields, workdir)
+    groups = runs.group(complete, fields)
     context = _context(groups, {str(folder): what for folder, what in others.items()}, fields)
     for name, images in (("report.html", _images(groups, context)), ("report.md", {})):
         environment = _environment(autoescape=name.endswith(".html"))

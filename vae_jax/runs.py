@@ -24,7 +24,9 @@ class Model:
       folder: where its files are.
       seed: its seed.
       rows: of its `metrics.csv`.
-      values: its `summary.json` as "summary", its `analysis.json` as "analysis" if there is one.
+      values: its `summary.json` as "summary", its `analysis.json` as "analysis" if there is one,
+        and as "convergence" how many epochs it took to come within a nat of its best validation
+        loss, "epochs_to_one_nat".
     """
 
     folder: Path
@@ -46,11 +48,13 @@ class Run:
 
     Attributes:
       workdir: the run directory.
+      name: its path below the folder that was read.
       record: its `config.json`.
       models: one for each seed.
     """
 
     workdir: Path
+    name: str
     record: Mapping[str, Any]
     models: Sequence[Model]
 
@@ -107,6 +111,12 @@ class Group:
         return np.mean([[row[column] for row in model.rows] for model in self.models], axis=0)
 
 
+def epochs_to(curve: np.ndarray, target: float) -> int | None:
+    """The first epoch, from 1, at which a curve is at the target or below; None if none is."""
+    reached = np.flatnonzero(curve <= target)
+    return int(reached[0]) + 1 if len(reached) else None
+
+
 def _folders(workdir: Path) -> Iterator[Path]:
     for path in sorted(workdir.rglob("config.json")):
         yield path.parent
@@ -114,13 +124,16 @@ def _folders(workdir: Path) -> Iterator[Path]:
 
 def _read_model(folder: Path, seed: int) -> Model:
     summary = run_directory.read_json(folder / "summary.json")
-    values = {"summary": summary}
+    rows = metrics.read_rows(folder / "metrics.csv")
+    losses = np.array([row["validation_loss"] for row in rows])
+    epochs = epochs_to(losses, losses.min() + 1.0)
+    values = {"summary": summary, "convergence": {"epochs_to_one_nat": epochs}}
     if analysis := held(folder, summary["best_step"]):
         values["analysis"] = analysis
-    return Model(folder, seed, metrics.read_rows(folder / "metrics.csv"), values)
+    return Model(folder, seed, rows, values)
 
 
-def read_run(workdir: Path) -> Run | str:
+def _read_run(workdir: Path, name: str) -> Run | str:
     """Reads a run directory; of one that is not complete, says how far it is.
 
     Raises:
@@ -138,9 +151,9 @@ def read_run(workdir: Path) -> Run | str:
             return f"{summary['epochs_trained']} of {train['num_epochs']} epochs"
         folders = run_directory.replica_folders(workdir, seed, train["num_replicas"])
         models = [_read_model(folder, seed + index) for index, folder in enumerate(folders)]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{workdir}: its files lack what a run has ({error!r})") from error
-    return Run(workdir, record, models)
+    return Run(workdir, name, record, models)
 
 
 def read_runs(workdir: Path) -> tuple[list[Run], dict[Path, str]]:
@@ -151,8 +164,9 @@ def read_runs(workdir: Path) -> tuple[list[Run], dict[Path, str]]:
     """
     complete, others = [], {}
     for folder in _folders(workdir):
+        name = folder.name if folder == workdir else str(folder.relative_to(workdir))
         try:
-            run = read_run(folder)
+            run = _read_run(folder, name)
         except UserError as error:
             others[folder] = str(error)
             continue
@@ -163,15 +177,12 @@ def read_runs(workdir: Path) -> tuple[list[Run], dict[Path, str]]:
     return complete, others
 
 
-def group(
-    runs: Sequence[Run], named: Mapping[str, Mapping[str, Any]], workdir: Path
-) -> list[Group]:
+def group(runs: Sequence[Run], named: Mapping[str, Mapping[str, Any]]) -> list[Group]:
     """Puts runs of one configuration together, those of named configurations first.
 
     Args:
       runs: complete runs.
       named: configurations by name, in the order wanted.
-      workdir: the folder that holds the runs.
     """
     names = {name: comparable_fields(config) for name, config in named.items()}
     found: list[list[Run]] = []
@@ -185,8 +196,6 @@ def group(
     for alike in found:
         fields = alike[0].fields
         name = next((name for name, held in names.items() if held == fields), None)
-        folder = alike[0].workdir
-        fallback = str(folder.relative_to(workdir)) if folder != workdir else folder.name
-        groups.append(Group(name or fallback, fields, alike, name is not None))
+        groups.append(Group(name or alike[0].name, fields, alike, name is not None))
     order = [*names]
     return sorted(groups, key=lambda g: order.index(g.name) if g.is_named else len(order))
