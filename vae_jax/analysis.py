@@ -136,7 +136,6 @@ def _analyse(
             replica.state.params,
             replica.state.root_key,
             len(dataset.test),
-            config.latent_size,
         )
         measures["samples"] = sample_quality.measure(reference, samples)
         measures["ceiling"] = ceiling

@@ -41,13 +41,10 @@ def reconstruct(model: VAE, params: Any, images: np.ndarray) -> np.ndarray:
     return decode(model, params, encode(model, params, images)[0])
 
 
-def sample_many(
-    model: VAE, params: Any, root_key: jax.Array, num_images: int, latent_size: int
-) -> np.ndarray:
+def sample_many(model: VAE, params: Any, root_key: jax.Array, num_images: int) -> np.ndarray:
     """Samples to be measured, `<float>[num_images, 28, 28]`: other ones than `sample_prior`'s."""
     key = stream_key(root_key, Stream.MEASURED_SAMPLES)
-    latents = np.asarray(jax.random.normal(key, (num_images, latent_size)))
-    return decode(model, params, latents)
+    return decode(model, params, np.asarray(model.prior.sample(key, num_images)))
 
 
 def manifold(model: VAE, params: Any, num_steps: int) -> np.ndarray:

@@ -32,6 +32,19 @@ def kl_per_dimension(mean: np.ndarray, log_var: np.ndarray) -> np.ndarray:
     return np.asarray(kl, np.float64).reshape(mean.shape).mean(0)
 
 
+def aggregate_posterior(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each latent variable over all images' posteriors together.
+
+    Where the aggregate posterior is the prior, as at the optimum of the ELBO (Hoffman and
+    Johnson 2016, section 2), they are 0 and 1.
+
+    Returns:
+      `(mean, variance)`, each `<float64>[latent]`.
+    """
+    variance = mean.var(0, dtype=np.float64) + np.exp(log_var).mean(0, dtype=np.float64)
+    return mean.mean(0, dtype=np.float64), variance
+
+
 def linear_probe(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
 ) -> float:

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from vae_jax import devices, distributions, losses
 from vae_jax.devices import DATA_AXIS, REPLICA_AXIS
+from vae_jax.importance import WeightSums, add_weights
 from vae_jax.losses import NegativeElbo
 from vae_jax.streams import Stream, stream_key
 from vae_jax.train_state import TrainState, create_train_state
@@ -314,6 +315,58 @@ def evaluate_batch(
 
     evaluate_all = _for_each_replica(settings, evaluate, in_axes=(0, 0, None, None), out_axes=1)
     return evaluate_all(params, root_key, images, indices)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "num_samples"))
+def add_importance_samples(
+    model: VAE,
+    params: Any,
+    root_key: jax.Array,
+    images: jax.Array,
+    indices: jax.Array,
+    sums: WeightSums,
+    num_samples: int,
+) -> WeightSums:
+    """Draws more latent samples for each image and adds their importance weights.
+
+    A sample's noise comes from its image's index in the split and its own number, so that it
+    does not matter how many are drawn at once.
+
+    Args:
+      model: the autoencoder.
+      params: its parameters.
+      root_key: the run's root key.
+      images: `<uint8>[batch, 28, 28]`.
+      indices: `<int>[batch]`, each image's place in its split.
+      sums: of the samples drawn before.
+      num_samples: how many to draw for each image.
+
+    Returns:
+      The sums with these samples among them.
+    """
+    pixels = _to_pixels(images)
+    mean, log_var = model.apply({"params": params}, pixels, method="encode")
+    numbers = sums.count + jnp.arange(num_samples)
+
+    def draw(number: jax.Array, index: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(stream_key(root_key, Stream.IMPORTANCE, index), number)
+        return distributions.sample_gaussian(key, mean, log_var)
+
+    draw_each = jax.vmap(jax.vmap(draw, in_axes=(None, 0, 0, 0)), in_axes=(0, None, None, None))
+    latents = draw_each(numbers, indices, mean, log_var)
+    flat = latents.reshape(-1, latents.shape[-1])
+    logits = model.apply({"params": params}, flat, method="decode")
+    repeated = jnp.broadcast_to(pixels, (num_samples, *pixels.shape)).reshape(logits.shape)
+    log_weights = (
+        distributions.bernoulli_log_likelihood(logits, repeated)
+        + model.prior.log_density(flat)
+        - distributions.gaussian_log_density(
+            flat,
+            jnp.broadcast_to(mean, latents.shape).reshape(flat.shape),
+            jnp.broadcast_to(log_var, latents.shape).reshape(flat.shape),
+        )
+    )
+    return add_weights(sums, log_weights.reshape(num_samples, -1))
 
 
 @functools.partial(jax.jit, static_argnames="model")

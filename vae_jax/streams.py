@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
     EVALUATION = 5  # by image index
     PRIOR_SAMPLES = 6  # figures and sample mode
     MEASURED_SAMPLES = 7  # those whose quality is measured
+    IMPORTANCE = 8  # by image index, then by sample
 
 
 def stream_key(root_key: jax.Array, stream: Stream, index: int | jax.Array = 0) -> jax.Array:

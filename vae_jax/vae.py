@@ -10,6 +10,7 @@ from flax import struct
 from vae_jax import distributions
 from vae_jax.decoders import ConvTransposeDecoder
 from vae_jax.encoders import DenseEncoder, LSTMEncoder
+from vae_jax.prior import StandardNormal
 
 
 @struct.dataclass
@@ -33,12 +34,14 @@ class VAE(nn.Module):
     """A variational autoencoder of 28 x 28 images.
 
     Attributes:
-      encoder: maps images to `(mean, log_var)`; has a `latent_size`.
+      encoder: maps images to `(mean, log_var)`.
       decoder: maps latents to logits.
+      prior: p(z), with a `log_density` and a `sample`.
     """
 
     encoder: nn.Module
     decoder: nn.Module
+    prior: StandardNormal
 
     def __call__(
         self, images: jax.Array, sample_key: jax.Array, dropout_key: jax.Array | None = None
@@ -64,13 +67,12 @@ class VAE(nn.Module):
         return self.decoder(latents, dropout_key)
 
     def generate(self, key: jax.Array, num_images: int) -> jax.Array:
-        """Decodes `num_images` latent vectors drawn from the prior N(0, I).
+        """Decodes `num_images` latent vectors drawn from the prior.
 
         Returns:
           Pixel means, `<float>[num_images, 28, 28]`, in [0, 1].
         """
-        latents = jax.random.normal(key, (num_images, self.encoder.latent_size))
-        return nn.sigmoid(self.decode(latents))
+        return nn.sigmoid(self.decode(self.prior.sample(key, num_images)))
 
 
 def create_vae(latent_size: int, encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> VAE:
@@ -91,4 +93,4 @@ def create_vae(latent_size: int, encoder: Mapping[str, Any], decoder: Mapping[st
         encoder_module = DenseEncoder(latent_size, tuple(encoder["dense_sizes"]), activation)
     else:
         raise ValueError(f"encoder kind is {encoder['kind']!r}, must be 'lstm' or 'dense'")
-    return VAE(encoder_module, ConvTransposeDecoder(**decoder))
+    return VAE(encoder_module, ConvTransposeDecoder(**decoder), StandardNormal(latent_size))
