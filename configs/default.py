@@ -46,4 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.learning_rate = 0.0005  # of Adam
     config.train.skip_nonfinite = False  # skip updates that are not finite, instead of stopping
     config.train.num_replicas = 1  # seeds trained side by side, from `seed` on
+
+    config.evaluate = ml_collections.ConfigDict()
+    config.evaluate.num_importance_samples = 100  # for each image, of binarised data
     return config

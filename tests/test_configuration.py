@@ -50,6 +50,7 @@ def test_a_configuration_survives_json():
         ("seed", -1, "seed is -1, must be between 0 and 4294967295"),
         ("train.num_replicas", 0, "train.num_replicas is 0, must be at least 1"),
         ("latent_size", 0, "latent_size is 0, must be at least 1"),
+        ("evaluate.num_importance_samples", 0, "evaluate.num_importance_samples is 0, must be at"),
         ("initialization", "keras", "initialization is 'keras', must be one of flax, tensorflow"),
         ("data.name", "minst", "data.name is 'minst', must be one of .* nearest: mnist"),
         ("data.data_dir", "a\0b", "data.data_dir is 'a.x00b', must be a name that a folder can"),

@@ -14,6 +14,7 @@ CONFIG = {
     "seed": 0,
     "initialization": "flax",
     "data": {"data_dir": None, "manual_dir": None, "name": "mnist"},
+    "encoder": {"mean_activation": "none"},
     "sizes": (1, 2),
 }
 
@@ -118,7 +119,7 @@ def test_a_damaged_config_is_an_error_that_names_the_file(tmp_path, content):
 def test_a_run_of_an_earlier_version_has_the_values_of_fields_it_lacks(tmp_path):
     fields = default.get_config().to_dict()
     earlier = copy.deepcopy(fields)
-    del earlier["initialization"], earlier["encoder"]["mean_activation"]
+    del earlier["initialization"], earlier["encoder"]["mean_activation"], earlier["evaluate"]
     run_directory.write_json(tmp_path / "config.json", {"config": earlier})
     run_directory.check_same_config(tmp_path, fields)
     fields["initialization"] = "tensorflow"

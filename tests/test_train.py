@@ -130,13 +130,43 @@ def test_evaluation_counts_every_image_once(small_config):
     assert abs(means["loss"] - losses[:500].mean()) > 5e-4  # the last three count
 
 
-def test_dynamic_binarisation_is_recorded(small_config, tmp_path):
+def test_binarised_data_have_a_likelihood(small_config, tmp_path, capsys):
     small_config.data.binarization = "dynamic"
     small_config.train.num_epochs = 1
     small_config.encoder.kind = "dense"
     train.train_and_evaluate(small_config, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["evaluation_binarization_seed"] == datasets.EVALUATION_BINARIZATION_SEED
+    # The number of samples is no part of the run: it may be another.
+    small_config.evaluate.num_importance_samples = 20
+    evaluate.evaluate(small_config, tmp_path / "run")
+    summary, evaluation = (
+        json.loads((tmp_path / "run" / name).read_text())
+        for name in ("summary.json", "evaluation.json")
+    )
+    measured = evaluation["likelihood"]
+    assert measured["num_images"] == 500
+    assert measured["num_importance_samples"] == 20
+    assert measured["binarization_seed"] == datasets.EVALUATION_BINARIZATION_SEED
+    # Twenty samples an image against one, and their KL in closed form: the same bound.
+    assert measured["negative_elbo"] == pytest.approx(summary["test"]["loss"], abs=1.0)
+    assert measured["negative_log_likelihood"] < measured["negative_elbo"] - 1.0
+    assert 1.0 < measured["effective_sample_size"] < 20.0
+    line = f"test -log p(x) {measured['negative_log_likelihood']:.2f} ± "
+    assert line in capsys.readouterr().out
+    posterior = evaluation["posterior"]
+    assert sum(posterior["kl_per_dimension"]) == pytest.approx(summary["test"]["kl"], rel=1e-4)
+    assert len(posterior["aggregate_mean"]) == len(posterior["aggregate_variance"]) == 8
+
+
+def test_a_collapsed_posterior_is_warned_of(small_config, tmp_path, capsys):
+    small_config.train.num_epochs = 1
+    small_config.encoder.kind = "dense"
+    small_config.loss.kl_weight = 1000.0
+    train.train_and_evaluate(small_config, tmp_path / "run")
+    evaluate.evaluate(small_config, tmp_path / "run")
+    assert "warning: the posterior has collapsed, only 0 of 8" in capsys.readouterr().err
+    assert "likelihood" not in json.loads((tmp_path / "run" / "evaluation.json").read_text())
 
 
 def test_a_batch_larger_than_the_split(small_config, tmp_path):

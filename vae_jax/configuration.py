@@ -167,6 +167,7 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     rules.require("loss.kl_weight", 0.0 <= weight <= sys.float_info.max, "finite and at least 0")
     rules.at_least("train.num_epochs", 1)
     rules.at_least("train.batch_size", 1)
+    rules.at_least("evaluate.num_importance_samples", 1)
     rules.require("train.learning_rate", 0.0 < rate <= sys.float_info.max, "finite and above 0")
 
 

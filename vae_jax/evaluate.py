@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,17 @@ import ml_collections
 import numpy as np
 import optax
 
-from vae_jax import datasets, devices, figures, generate, metrics, run_directory, steps
+from vae_jax import (
+    datasets,
+    devices,
+    figures,
+    generate,
+    latents,
+    likelihood,
+    metrics,
+    run_directory,
+    steps,
+)
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import UserError
 from vae_jax.train_state import TrainState, num_parameters
@@ -260,12 +271,71 @@ def format_summary(summary: dict[str, Any]) -> str:
     )
 
 
+def _posterior_measures(replica: Replica, images: np.ndarray) -> dict[str, Any]:
+    """Measures of the posteriors of images; warns where they say nothing of them."""
+    mean, log_var = generate.encode(replica.model, replica.state.params, images)
+    active, size = latents.active_units(mean), mean.shape[1]
+    print(f"{replica.folder}: {active} of {size} latent variables are active")
+    if latents.is_collapsed(mean):
+        print(
+            f"warning: the posterior has collapsed, only {active} of {size} latent variables say "
+            "something of the image: lower loss.kl_weight, or train.learning_rate",
+            file=sys.stderr,
+        )
+    aggregate = latents.aggregate_posterior(mean, log_var)
+    return {
+        "active_units": active,
+        "kl_per_dimension": latents.kl_per_dimension(mean, log_var).tolist(),
+        "aggregate_mean": aggregate[0].tolist(),
+        "aggregate_variance": aggregate[1].tolist(),
+    }
+
+
+def _likelihood_measures(
+    replica: Replica, images: np.ndarray, num_samples: int, sha256: str
+) -> dict[str, Any]:
+    """The importance-weighted likelihood of binarised images."""
+    checksum = int(devices.to_host(steps.checksum(replica.state)))
+    estimates = likelihood.estimate(
+        replica.model,
+        replica.state.params,
+        replica.state.root_key,
+        images,
+        num_samples,
+        replica.folder,
+        identity=f"{checksum} {sha256} {num_samples}",
+    )
+    measures = estimates.summarize()
+    print(
+        f"{replica.folder}: test -log p(x) {measures['negative_log_likelihood']:.2f} ± "
+        f"{measures['standard_error']:.2f} nats per image, {num_samples} importance samples "
+        f"(effective {measures['effective_sample_size']:.1f}); ELBO "
+        f"{-measures['negative_elbo']:.2f}, gap {measures['gap']:.2f}"
+    )
+    return measures | {
+        "num_importance_samples": num_samples,
+        "binarization_seed": datasets.EVALUATION_BINARIZATION_SEED,
+    }
+
+
 def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Mode `evaluate`: metrics and figures of the best epoch so far."""
+    """Mode `evaluate`: metrics and figures of the best epoch so far; on binarised data log p(x)."""
     run = open_best(config, workdir)
     dataset = load_dataset(config)
     run_directory.check_same_data(workdir, dataset.sha256)
     print(format_summary(summarize(run, dataset)))
+    for replica in run.replicas:
+        measures = {
+            "best_step": int(replica.state.step),
+            "units": "nats per image",
+            "posterior": _posterior_measures(replica, dataset.test.images),
+        }
+        if config.data.binarization != "none":
+            num_samples = config.evaluate.num_importance_samples
+            measures["likelihood"] = _likelihood_measures(
+                replica, dataset.test.images, num_samples, dataset.sha256
+            )
+        run_directory.write_json(replica.folder / "evaluation.json", measures)
 
 
 def sample(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -9,6 +9,8 @@ from vae_jax import distributions
 
 # Above this variance of its posterior mean a latent variable counts as active.
 _ACTIVE_VARIANCE = 0.01
+# With a smaller share of active latent variables the posterior counts as collapsed.
+_COLLAPSED_SHARE = 0.1
 _MAP_SEED = 0
 _MAX_PROBE_STEPS = 1000
 
@@ -20,6 +22,11 @@ def active_units(mean: np.ndarray) -> int:
     2016 (arXiv:1509.00519), section 5.2.
     """
     return int((mean.var(0, dtype=np.float64) > _ACTIVE_VARIANCE).sum())
+
+
+def is_collapsed(mean: np.ndarray) -> bool:
+    """Whether the posterior says next to nothing of the image (Bowman et al. 2016, section 3)."""
+    return active_units(mean) < _COLLAPSED_SHARE * mean.shape[1]
 
 
 def kl_per_dimension(mean: np.ndarray, log_var: np.ndarray) -> np.ndarray:

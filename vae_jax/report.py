@@ -118,7 +118,7 @@ def _command(run: Run, named: Mapping[str, Mapping[str, Any]]) -> str:
         name: {
             path: value
             for path, value in fields.items()
-            if path not in run_directory.LOCATION_FIELDS and value != held.get(path)
+            if path not in run_directory.FREE_FIELDS and value != held.get(path)
         }
         for name, held in ((n, run_directory.flatten(dict(c))) for n, c in named.items())
     }

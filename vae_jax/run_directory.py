@@ -18,12 +18,18 @@ _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 # Where the data lies is no part of what a run is: its SHA-256 is.
 LOCATION_FIELDS = ("data.data_dir", "data.manual_dir")
+# Nor is what is done with it when it is trained.
+FREE_FIELDS = (*LOCATION_FIELDS, "evaluate.num_importance_samples")
 
 _LOCK_NAME = ".lock"
 _PARTIAL_PREFIX = ".partial."
 
 # Fields that run directories of earlier versions lack, and what those runs did.
-_ADDED_FIELDS = {"encoder.mean_activation": "none", "initialization": "flax"}
+_ADDED_FIELDS = {
+    "encoder.mean_activation": "none",
+    "evaluate.num_importance_samples": 100,
+    "initialization": "flax",
+}
 
 # Far beyond what this package writes, and far below what recursive functions can follow.
 _MAX_DEPTH = 20
@@ -140,7 +146,7 @@ def held_record(workdir: Path) -> dict[str, Any]:
     config = record["config"]
     for field, value in _ADDED_FIELDS.items():
         group, _, name = field.rpartition(".")
-        fields = config.get(group) if group else config
+        fields = config.setdefault(group, {}) if group else config
         if isinstance(fields, dict):
             fields.setdefault(name, value)
     return record
@@ -203,7 +209,7 @@ def check_same_config(workdir: Path, config: dict[str, Any]) -> None:
     differing = [
         f"{name} is {held.get(name)!r} there, {wanted.get(name)!r} here"
         for name in sorted(held.keys() | wanted.keys())
-        if name not in LOCATION_FIELDS and held.get(name) != wanted.get(name)
+        if name not in FREE_FIELDS and held.get(name) != wanted.get(name)
     ]
     if differing:
         raise UserError(

@@ -13,7 +13,7 @@ from vae_jax.analysis import held
 from vae_jax.errors import UserError
 
 # What two runs may differ in and still be of one configuration.
-_NOT_COMPARED = ("seed", "train.num_replicas", *run_directory.LOCATION_FIELDS)
+_NOT_COMPARED = ("seed", "train.num_replicas", *run_directory.FREE_FIELDS)
 
 
 @dataclasses.dataclass(frozen=True)
