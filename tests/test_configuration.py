@@ -80,6 +80,9 @@ def test_a_configuration_survives_json():
         ("decoder.dropout_after", (0,), "decoder.dropout_rate is 0.0, must be above 0 exactly"),
         ("decoder.head", "linear", "decoder.head is 'linear', must be one of dense, conv"),
         ("loss.kl_weight", -0.1, "loss.kl_weight is -0.1, must be finite and at least 0"),
+        ("loss.free_bits", -0.1, "loss.free_bits is -0.1, must be finite and at least 0"),
+        ("loss.kl_warm_up_steps", -1, "loss.kl_warm_up_steps is -1, must be at least 0"),
+        ("loss.num_importance_samples", 0, "loss.num_importance_samples is 0, must be at least"),
         ("loss.kl_weight", float("nan"), "loss.kl_weight is nan, must be finite"),
         (
             "train.batch_size",
@@ -154,3 +157,19 @@ def test_a_stored_configuration_that_lacks_a_field():
     del stored["train"]["batch_size"]
     with pytest.raises(UserError, match=r"^train.batch_size is missing .* default: 100"):
         configuration.from_dict(stored, default.get_config())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("loss.kl_weight", 0.5, "1.0"),
+        ("loss.free_bits", 0.5, "0"),
+        ("loss.kl_warm_up_steps", 10, "0"),
+    ],
+)
+def test_the_importance_weighted_bound_has_no_other_options(field, value, allowed):
+    check(**{field: value})
+    message = message_of(**{field: value, "loss.num_importance_samples": 5})
+    assert message == (
+        f"{field} is {value}, must be {allowed} where loss.num_importance_samples is above 1"
+    )

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from vae_jax import losses, steps
+from vae_jax.objectives import Objective
 from vae_jax.streams import Stream, stream_key
 from vae_jax.train_state import num_parameters
 from vae_jax.vae import create_vae
@@ -160,7 +161,9 @@ def test_evaluation_of_an_image_depends_on_its_place_alone(state):
 
 
 def test_evaluation_is_the_negative_elbo_with_dropout_off():
-    settings = make_settings({"dropout_rate": 0.9, "dropout_after": (0, 1)}, kl_weight=0.5)
+    settings = make_settings(
+        {"dropout_rate": 0.9, "dropout_after": (0, 1)}, objective=Objective(kl_weight=0.5)
+    )
     state = steps.initial_state(settings, seed=0)
     terms = steps.evaluate_batch(settings, state.params, state.root_key, IMAGES[:1], np.array([7]))
     pixels = IMAGES[:1] / np.float32(255)

@@ -144,6 +144,20 @@ def _check_decoder(rules: _Rules) -> None:
     rules.one_of("decoder.head", HEADS)
 
 
+def _check_loss(rules: _Rules) -> None:
+    fields = rules.fields
+    for name in ("loss.kl_weight", "loss.free_bits"):
+        # Against the largest float and not infinity: an integer may lie between them.
+        rules.require(name, 0.0 <= fields[name] <= sys.float_info.max, "finite and at least 0")
+    rules.at_least("loss.kl_warm_up_steps", 0)
+    rules.at_least("loss.num_importance_samples", 1)
+    if fields["loss.num_importance_samples"] > 1:
+        several = "where loss.num_importance_samples is above 1"
+        rules.require("loss.kl_weight", fields["loss.kl_weight"] == 1.0, f"1.0 {several}")
+        for name in ("loss.kl_warm_up_steps", "loss.free_bits"):
+            rules.require(name, fields[name] == 0, f"0 {several}")
+
+
 def _check_values(fields: Mapping[str, Any]) -> None:
     """Checks what fields of the right types may hold, as far as that needs no data."""
     rules = _Rules(fields)
@@ -162,12 +176,11 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     rules.positive_sizes("encoder.dense_sizes")
     rules.one_of("encoder.mean_activation", MEAN_ACTIVATIONS)
     _check_decoder(rules)
-    # Against the largest float and not infinity: an integer may lie between them.
-    weight, rate = fields["loss.kl_weight"], fields["train.learning_rate"]
-    rules.require("loss.kl_weight", 0.0 <= weight <= sys.float_info.max, "finite and at least 0")
+    _check_loss(rules)
     rules.at_least("train.num_epochs", 1)
     rules.at_least("train.batch_size", 1)
     rules.at_least("evaluate.num_importance_samples", 1)
+    rate = fields["train.learning_rate"]
     rules.require("train.learning_rate", 0.0 < rate <= sys.float_info.max, "finite and above 0")
 
 

@@ -25,6 +25,7 @@ from vae_jax import (
 )
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import UserError
+from vae_jax.objectives import Objective
 from vae_jax.train_state import TrainState, num_parameters
 from vae_jax.vae import VAE, create_vae
 
@@ -48,7 +49,7 @@ def step_settings(
         optimizer=optax.adam(config.train.learning_rate),
         batch_size=config.train.batch_size,
         initialization=config.initialization,
-        kl_weight=config.loss.kl_weight,
+        objective=Objective(**config.loss),
         binarize=config.data.binarization == "dynamic",
         num_replicas=config.train.num_replicas,
         skip_nonfinite=config.train.skip_nonfinite,
@@ -279,7 +280,8 @@ def _posterior_measures(replica: Replica, images: np.ndarray) -> dict[str, Any]:
     if latents.is_collapsed(mean):
         print(
             f"warning: the posterior has collapsed, only {active} of {size} latent variables say "
-            "something of the image: lower loss.kl_weight, or train.learning_rate",
+            "something of the image: set loss.kl_warm_up_steps or loss.free_bits, or lower "
+            "loss.kl_weight",
             file=sys.stderr,
         )
     aggregate = latents.aggregate_posterior(mean, log_var)

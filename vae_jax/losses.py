@@ -1,6 +1,7 @@
 """Training objectives: pure functions that return one term per example, in nats."""
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from vae_jax import distributions
@@ -57,3 +58,55 @@ def negative_elbo(
         reconstruction=reconstruction,
         kl=kl,
     )
+
+
+def warm_up(step: int | jax.Array, num_steps: int) -> jax.Array:
+    """What a KL weight is multiplied by: grows in even steps to 1, and stays there.
+
+    Bowman et al. 2016 (arXiv:1511.06349), section 3.1; linear as in Sønderby et al. 2016
+    (arXiv:1602.02282).
+
+    Args:
+      step: how many steps were taken before, from 0.
+      num_steps: the step from which on it is 1, at least 1.
+
+    Returns:
+      `<float>[]`: `step / num_steps`, at most 1.
+    """
+    return jnp.minimum(1.0, step / num_steps)
+
+
+def free_bits_kl(mean: jax.Array, log_var: jax.Array, free_bits: float) -> jax.Array:
+    """KL from the standard normal, no latent variable counted below its free nats.
+
+    sum_j max(free_bits, mean over the batch of KL_j)
+
+    Kingma et al. 2016 (arXiv:1606.04934), section 5 and appendix C.8, each latent variable a
+    group of its own.
+
+    Args:
+      mean: `<float>[batch, latent]`.
+      log_var: `<float>[batch, latent]`.
+      free_bits: in nats, at least 0.
+
+    Returns:
+      `<float>[]`, nats per image.
+    """
+    kl = distributions.gaussian_kl(mean.reshape(-1, 1), log_var.reshape(-1, 1))
+    return jnp.maximum(free_bits, kl.reshape(mean.shape).mean(0)).sum()
+
+
+def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:
+    """The lower bound of log p(x) that k importance weights give.
+
+    L_k = log (1 / k) sum_i w_i
+
+    Burda et al. 2016 (arXiv:1509.00519), equation 8; for k = 1 the ELBO of one sample.
+
+    Args:
+      log_weights: `<float>[k, batch]`, log p(x | z) + log p(z) - log q(z | x).
+
+    Returns:
+      `<float>[batch]`, nats per image.
+    """
+    return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(len(log_weights))

@@ -29,6 +29,9 @@ _ADDED_FIELDS = {
     "encoder.mean_activation": "none",
     "evaluate.num_importance_samples": 100,
     "initialization": "flax",
+    "loss.free_bits": 0.0,
+    "loss.kl_warm_up_steps": 0,
+    "loss.num_importance_samples": 1,
 }
 
 # Far beyond what this package writes, and far below what recursive functions can follow.

@@ -22,6 +22,7 @@ from vae_jax import devices, distributions, losses
 from vae_jax.devices import DATA_AXIS, REPLICA_AXIS
 from vae_jax.importance import WeightSums, add_weights
 from vae_jax.losses import NegativeElbo
+from vae_jax.objectives import NEGATIVE_ELBO, Objective, training_loss
 from vae_jax.streams import Stream, stream_key
 from vae_jax.train_state import TrainState, create_train_state
 from vae_jax.vae import VAE
@@ -38,7 +39,7 @@ class StepSettings:
       optimizer: the Optax transformation of its gradients.
       batch_size: images in a step.
       initialization: where the parameters begin, as for `create_train_state`.
-      kl_weight: weight of the KL term in the loss.
+      objective: what training minimises; its KL weight is evaluation's too.
       binarize: whether each pixel is drawn anew, 1 with probability of its grey value.
       num_replicas: how many seeds are trained side by side.
       skip_nonfinite: whether a step whose loss or gradient is not finite leaves the parameters
@@ -51,7 +52,7 @@ class StepSettings:
     optimizer: optax.GradientTransformation
     batch_size: int
     initialization: str = "flax"
-    kl_weight: float = 1.0
+    objective: Objective = NEGATIVE_ELBO
     binarize: bool = False
     num_replicas: int = 1
     skip_nonfinite: bool = False
@@ -199,11 +200,15 @@ def _train_step(
         pixels = jax.random.bernoulli(binarization_key, pixels).astype(jnp.float32)
 
     def mean_loss(params: Any) -> tuple[jax.Array, NegativeElbo]:
-        output = settings.model.apply({"params": params}, pixels, sample_key, dropout_key)
-        terms = losses.negative_elbo(
-            output.logits, pixels, output.mean, output.log_var, settings.kl_weight
+        return training_loss(
+            settings.objective,
+            settings.model,
+            params,
+            pixels,
+            sample_key,
+            dropout_key,
+            state.step,
         )
-        return terms.loss.mean(), terms
 
     gradients, terms = jax.grad(mean_loss, has_aux=True)(state.params)
     updates, opt_state = settings.optimizer.update(gradients, state.opt_state, state.params)
@@ -310,7 +315,8 @@ def evaluate_batch(
         mean, log_var = settings.model.apply({"params": params}, pixels, method="encode")
         latents = jax.vmap(distributions.sample_gaussian)(keys, mean, log_var)
         logits = settings.model.apply({"params": params}, latents, method="decode")
-        terms = losses.negative_elbo(logits, pixels, mean, log_var, settings.kl_weight)
+        kl_weight = settings.objective.kl_weight
+        terms = losses.negative_elbo(logits, pixels, mean, log_var, kl_weight)
         return _on_every_device(settings, terms)
 
     evaluate_all = _for_each_replica(settings, evaluate, in_axes=(0, 0, None, None), out_axes=1)
@@ -354,19 +360,10 @@ def add_importance_samples(
 
     draw_each = jax.vmap(jax.vmap(draw, in_axes=(None, 0, 0, 0)), in_axes=(0, None, None, None))
     latents = draw_each(numbers, indices, mean, log_var)
-    flat = latents.reshape(-1, latents.shape[-1])
-    logits = model.apply({"params": params}, flat, method="decode")
-    repeated = jnp.broadcast_to(pixels, (num_samples, *pixels.shape)).reshape(logits.shape)
-    log_weights = (
-        distributions.bernoulli_log_likelihood(logits, repeated)
-        + model.prior.log_density(flat)
-        - distributions.gaussian_log_density(
-            flat,
-            jnp.broadcast_to(mean, latents.shape).reshape(flat.shape),
-            jnp.broadcast_to(log_var, latents.shape).reshape(flat.shape),
-        )
+    log_weights, _ = model.apply(
+        {"params": params}, pixels, mean, log_var, latents, method="log_weights"
     )
-    return add_weights(sums, log_weights.reshape(num_samples, -1))
+    return add_weights(sums, log_weights)
 
 
 @functools.partial(jax.jit, static_argnames="model")

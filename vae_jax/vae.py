@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from vae_jax import distributions
@@ -65,6 +66,45 @@ class VAE(nn.Module):
     def decode(self, latents: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Maps `<float>[batch, latent]` to logits, `<float>[batch, 28, 28]`."""
         return self.decoder(latents, dropout_key)
+
+    def log_weights(
+        self,
+        images: jax.Array,
+        mean: jax.Array,
+        log_var: jax.Array,
+        latents: jax.Array,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Importance weights of latent samples, log p(x | z) + log p(z) - log q(z | x).
+
+        Args:
+          images: `<float>[batch, 28, 28]`, pixels in [0, 1].
+          mean: `<float>[batch, latent]`, of q(z | x).
+          log_var: `<float>[batch, latent]`, of q(z | x).
+          latents: `<float>[num_samples, batch, latent]`, drawn from q(z | x).
+          dropout_key: key of the decoder's dropout; without one dropout is off.
+
+        Returns:
+          `(log_weights, log_likelihood)`, the latter log p(x | z), each
+          `<float>[num_samples, batch]`, nats.
+        """
+
+        def flat(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+            return jnp.broadcast_to(array, (len(latents), *shape)).reshape(-1, *shape[1:])
+
+        z = flat(latents, latents.shape[1:])
+        log_likelihood = distributions.bernoulli_log_likelihood(
+            self.decode(z, dropout_key), flat(images, images.shape)
+        )
+        log_weights = (
+            log_likelihood
+            + self.prior.log_density(z)
+            - distributions.gaussian_log_density(
+                z, flat(mean, mean.shape), flat(log_var, log_var.shape)
+            )
+        )
+        shape = latents.shape[:2]
+        return log_weights.reshape(shape), log_likelihood.reshape(shape)
 
     def generate(self, key: jax.Array, num_images: int) -> jax.Array:
         """Decodes `num_images` latent vectors drawn from the prior.
