@@ -10,13 +10,7 @@ from configs import default
 from vae_jax import run_directory
 from vae_jax.errors import UserError
 
-CONFIG = {
-    "seed": 0,
-    "initialization": "flax",
-    "data": {"data_dir": None, "manual_dir": None, "name": "mnist"},
-    "encoder": {"mean_activation": "none"},
-    "sizes": (1, 2),
-}
+CONFIG = default.get_config().to_dict() | {"sizes": (1, 2)}
 
 
 @pytest.fixture
