@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from configs import default
 from vae_jax import evaluate, steps
 from vae_jax.train_state import create_train_state
 
@@ -67,7 +66,7 @@ def test_no_two_kernels_and_no_two_seeds_are_alike(small_config, params):
     assert not np.allclose(cell["ii"]["kernel"], other["encoder"]["lstm"]["ii"]["kernel"])
 
 
-def test_another_name_is_an_error():
-    settings = evaluate.step_settings(default.get_config())
+def test_another_name_is_an_error(small_config):
+    settings = evaluate.step_settings(small_config)
     with pytest.raises(ValueError, match="initialization is 'keras', must be 'flax' or 'tensor"):
         create_train_state(settings.model, settings.optimizer, 0, "keras")

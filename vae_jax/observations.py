@@ -124,7 +124,7 @@ def _repetitive(deeper: Group) -> Verdict:
     digits = _get(deeper, "analysis.samples.digits_present")
     return Verdict(
         recall < 0.5 * real or digits < 10,
-        f"the samples' recall is {recall:.3f}, real digits' {real:.3f}; {digits:.1f} digits "
+        f"the samples' recall is {recall:.3f}, real digits' {real:.3f}; {digits:g} digits "
         "have 1% or more (criterion: recall below half of real digits', or a digit missing)",
     )
 
@@ -189,7 +189,7 @@ def _covered(optimized: Group) -> Verdict:
     blank = _get(optimized, "analysis.samples.blank_share")
     return Verdict(
         digits == 10,
-        f"{digits:.1f} of the ten digits have at least 1% of the samples (criterion: all); "
+        f"{digits:g} of the ten digits have at least 1% of the samples (criterion: all); "
         f"{blank:.2%} are blank",
     )
 
