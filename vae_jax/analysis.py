@@ -72,13 +72,8 @@ def _latent_measures(replica: Replica, dataset: datasets.Dataset) -> dict[str, A
         grid = generate.manifold(replica.model, params, _MANIFOLD_STEPS)
         title = "The latent plane, at quantiles of the prior"
         figures.save_image_grid(replica.figures / "manifold.png", grid, title)
-    return {
-        "active_units": latents.active_units(mean),
-        "kl_per_dimension": latents.kl_per_dimension(mean, log_var).tolist(),
-        "probe_accuracy": latents.linear_probe(
-            train, dataset.train.labels, mean, dataset.test.labels
-        ),
-    }
+    probe = latents.linear_probe(train, dataset.train.labels, mean, dataset.test.labels)
+    return latents.posterior_measures(mean, log_var) | {"probe_accuracy": probe}
 
 
 def _reconstruction_measures(

@@ -275,22 +275,17 @@ def format_summary(summary: dict[str, Any]) -> str:
 def _posterior_measures(replica: Replica, images: np.ndarray) -> dict[str, Any]:
     """Measures of the posteriors of images; warns where they say nothing of them."""
     mean, log_var = generate.encode(replica.model, replica.state.params, images)
-    active, size = latents.active_units(mean), mean.shape[1]
+    measures = latents.posterior_measures(mean, log_var)
+    active, size = measures["active_units"], mean.shape[1]
     print(f"{replica.folder}: {active} of {size} latent variables are active")
-    if latents.is_collapsed(mean):
+    if latents.is_collapsed(active, size):
         print(
             f"warning: the posterior has collapsed, only {active} of {size} latent variables say "
             "something of the image: set loss.kl_warm_up_steps or loss.free_bits, or lower "
             "loss.kl_weight",
             file=sys.stderr,
         )
-    aggregate = latents.aggregate_posterior(mean, log_var)
-    return {
-        "active_units": active,
-        "kl_per_dimension": latents.kl_per_dimension(mean, log_var).tolist(),
-        "aggregate_mean": aggregate[0].tolist(),
-        "aggregate_variance": aggregate[1].tolist(),
-    }
+    return measures
 
 
 def _likelihood_measures(

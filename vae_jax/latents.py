@@ -3,6 +3,8 @@
 Latents are `<float>[n, latent]`. scikit-learn is imported where it is used: it is slow to import.
 """
 
+from typing import Any
+
 import numpy as np
 
 from vae_jax import distributions
@@ -24,9 +26,9 @@ def active_units(mean: np.ndarray) -> int:
     return int((mean.var(0, dtype=np.float64) > _ACTIVE_VARIANCE).sum())
 
 
-def is_collapsed(mean: np.ndarray) -> bool:
-    """Whether the posterior says next to nothing of the image (Bowman et al. 2016, section 3)."""
-    return active_units(mean) < _COLLAPSED_SHARE * mean.shape[1]
+def is_collapsed(num_active: int, latent_size: int) -> bool:
+    """Whether so few active units say next to nothing of the image."""
+    return num_active < _COLLAPSED_SHARE * latent_size
 
 
 def kl_per_dimension(mean: np.ndarray, log_var: np.ndarray) -> np.ndarray:
@@ -50,6 +52,17 @@ def aggregate_posterior(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarr
     """
     variance = mean.var(0, dtype=np.float64) + np.exp(log_var).mean(0, dtype=np.float64)
     return mean.mean(0, dtype=np.float64), variance
+
+
+def posterior_measures(mean: np.ndarray, log_var: np.ndarray) -> dict[str, Any]:
+    """What posteriors come to, by name: plain numbers and lists."""
+    aggregate_mean, aggregate_variance = aggregate_posterior(mean, log_var)
+    return {
+        "active_units": active_units(mean),
+        "kl_per_dimension": kl_per_dimension(mean, log_var).tolist(),
+        "aggregate_mean": aggregate_mean.tolist(),
+        "aggregate_variance": aggregate_variance.tolist(),
+    }
 
 
 def linear_probe(
