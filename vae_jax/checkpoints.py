@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import inspect
 import itertools
 import json
 import logging
@@ -95,10 +96,39 @@ class _DamagedCheckpoint(Exception):
 
 
 @contextlib.contextmanager
+def _quiet_when_failing() -> Iterator[None]:
+    """Silences what Orbax's threads have to say, one for each array, about a failed save or read.
+
+    What is wrong is in the exception; theirs are about futures and a loop nobody waits for.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+
+    def quiet_hook(unraisable: Any) -> None:
+        of_a_loop = isinstance(unraisable.exc_value, RuntimeError)
+        if not of_a_loop and not inspect.iscoroutine(unraisable.object):
+            hook(unraisable)
+
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = quiet_hook
+    try:
+        yield
+    except Exception:
+        # The threads end later than the save or the read: nothing of this is taken back.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
 def _damage() -> Iterator[None]:
     """Takes whatever goes wrong in reading for damage, but a lack of memory."""
     try:
-        yield
+        with _quiet_when_failing():
+            yield
     except Exception as error:  # the readers' errors are of every kind
         if devices.is_out_of_memory(error):
             raise
@@ -108,33 +138,6 @@ def _damage() -> Iterator[None]:
             traceback.clear_frames(error.__traceback__)
             gc.collect()
         raise _DamagedCheckpoint(_reason(error)) from None
-
-
-@contextlib.contextmanager
-def _quiet_when_failing() -> Iterator[None]:
-    """Silences what Orbax's threads have to say, one for each array, about a failed save.
-
-    What is wrong is in the exception; theirs are about futures and a loop nobody waits for.
-    """
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
-
-    def quiet_hook(unraisable: Any) -> None:
-        if not isinstance(unraisable.exc_value, RuntimeError):
-            hook(unraisable)
-
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = quiet_hook
-    try:
-        yield
-    except Exception:
-        # The threads end later than the save: nothing of this is taken back.
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        raise
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-    sys.unraisablehook = hook
 
 
 class _KeepBest:
