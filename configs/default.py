@@ -14,6 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # makes the run: parameters, data order, samples, dropout
     config.latent_size = 64
     config.initialization = "flax"  # flax or tensorflow (version 1's), of the parameters
+    config.initial_output = "zeros"  # zeros or data_mean: where the logits' biases begin
 
     config.data = ml_collections.ConfigDict()
     config.data.name = "mnist"  # mnist, fashion_mnist, kmnist or mnist_5k
@@ -25,6 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder = ml_collections.ConfigDict()
     config.encoder.kind = "lstm"  # lstm or dense
     config.encoder.hidden_size = 64  # lstm
+    config.encoder.num_layers = 1  # lstm
+    config.encoder.bidirectional = False  # lstm: rows from both ends
     config.encoder.dense_sizes = (512, 256)  # dense
     config.encoder.mean_activation = "none"  # none or relu
 
@@ -35,6 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.strides = (1, 1, 2)  # grid times strides must reach 28 x 28
     config.decoder.dropout_rate = 0.0
     config.decoder.dropout_after = ()  # indices of transposed convolutions, from 0
+    config.decoder.num_residual_blocks = 0  # after each transposed convolution
     config.decoder.head = "dense"  # dense or conv
 
     config.loss = ml_collections.ConfigDict()
@@ -47,6 +51,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.num_epochs = 50
     config.train.batch_size = 100
     config.train.learning_rate = 0.0005  # of Adam
+    config.train.learning_rate_schedule = "constant"  # constant, cosine or burda
+    config.train.max_gradient_norm = 0.0  # to which larger gradients are scaled down; 0 for none
+    config.train.ema_decay = 0.0  # of the parameters' average, which is evaluated; 0 for none
     config.train.skip_nonfinite = False  # skip updates that are not finite, instead of stopping
     config.train.num_replicas = 1  # seeds trained side by side, from `seed` on
 

@@ -52,6 +52,8 @@ def test_a_configuration_survives_json():
         ("latent_size", 0, "latent_size is 0, must be at least 1"),
         ("evaluate.num_importance_samples", 0, "evaluate.num_importance_samples is 0, must be at"),
         ("initialization", "keras", "initialization is 'keras', must be one of flax, tensorflow"),
+        ("initial_output", "mean", "initial_output is 'mean', must be one of zeros, data_mean"),
+        ("encoder.num_layers", 0, "encoder.num_layers is 0, must be at least 1 and at most 100"),
         ("data.name", "minst", "data.name is 'minst', must be one of .* nearest: mnist"),
         ("data.data_dir", "a\0b", "data.data_dir is 'a.x00b', must be a name that a folder can"),
         ("data.manual_dir", "\ud800", "data.manual_dir is '.ud800', must be a name that a folder"),
@@ -78,6 +80,11 @@ def test_a_configuration_survives_json():
         ),
         ("decoder.dropout_after", (3,), r"decoder.dropout_after is \(3,\), must be .* from 0 to 2"),
         ("decoder.dropout_after", (0,), "decoder.dropout_rate is 0.0, must be above 0 exactly"),
+        (
+            "decoder.num_residual_blocks",
+            -1,
+            "decoder.num_residual_blocks is -1, must be at least 0",
+        ),
         ("decoder.head", "linear", "decoder.head is 'linear', must be one of dense, conv"),
         ("loss.kl_weight", -0.1, "loss.kl_weight is -0.1, must be finite and at least 0"),
         ("loss.free_bits", -0.1, "loss.free_bits is -0.1, must be finite and at least 0"),
@@ -92,6 +99,9 @@ def test_a_configuration_survives_json():
         ("train.num_epochs", 0, "train.num_epochs is 0, must be at least 1"),
         ("train.batch_size", -5, "train.batch_size is -5, must be at least 1"),
         ("train.learning_rate", -0.1, "train.learning_rate is -0.1, must be finite and above 0"),
+        ("train.learning_rate_schedule", "step", "train.learning_rate_schedule is 'step', must be"),
+        ("train.max_gradient_norm", -1.0, "train.max_gradient_norm is -1.0, must be finite and at"),
+        ("train.ema_decay", 1.0, "train.ema_decay is 1.0, must be at least 0 and below 1"),
         ("train.learning_rate", float("inf"), "train.learning_rate is inf, must be finite"),
     ],
 )
@@ -101,7 +111,9 @@ def test_a_value_that_is_not_allowed(field, value, expected):
     message_of(**{field: value})
 
 
-@pytest.mark.parametrize("field", ["loss.kl_weight", "train.learning_rate"])
+@pytest.mark.parametrize(
+    "field", ["loss.kl_weight", "train.learning_rate", "train.max_gradient_norm"]
+)
 def test_an_integer_that_no_float_can_hold(field):
     stored = default.get_config().to_dict()
     group, name = field.split(".")

@@ -66,6 +66,22 @@ def test_lstm_encoder_reads_rows_from_the_top():
     assert np.all(first != encoder.apply({"params": only_first}, changed)[0])
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_layers_and_directions_equal_unrolled_lstms(bidirectional):
+    encoder = LSTMEncoder(latent_size=5, hidden_size=7, num_layers=2, bidirectional=bidirectional)
+    params = with_random_biases(encoder.init(jax.random.key(0), IMAGES)["params"])
+    mean, _ = encoder.apply({"params": params}, IMAGES)
+    rows = IMAGES
+    for name in ("lstm", "lstm_1"):
+        outputs = [unrolled_lstm(params[name], rows, 7).reshape(3, 28, 7)]
+        if bidirectional:
+            backward = unrolled_lstm(params[f"{name}_backward"], rows[:, ::-1], 7)
+            outputs.append(backward.reshape(3, 28, 7)[:, ::-1])
+        rows = np.concatenate(outputs, axis=-1)
+    expected = dense(params["mean"], rows.reshape(3, -1))
+    np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_means_through_relu_are_cut_off_at_zero_and_log_variances_are_not():
     plain, cut_off = (
         LSTMEncoder(latent_size=5, hidden_size=7, mean_activation=activation)

@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
-from vae_jax import evaluate, steps
+from vae_jax import datasets, evaluate, steps, train
+from vae_jax.metrics import read_rows
 from vae_jax.train_state import create_train_state
 
 
@@ -70,3 +72,50 @@ def test_another_name_is_an_error(small_config):
     settings = evaluate.step_settings(small_config)
     with pytest.raises(ValueError, match="initialization is 'keras', must be 'flax' or 'tensor"):
         create_train_state(settings.model, settings.optimizer, 0, "keras")
+
+
+@pytest.mark.parametrize("head", ["dense", "conv"])
+def test_the_decoder_can_begin_at_the_mean_of_the_data(small_config, head):
+    small_config.encoder.kind = "dense"
+    small_config.decoder.head = head
+    small_config.train.num_replicas = 2
+    images = datasets.load("mnist_5k").train.images
+    mean = images.mean(0) / 255.0
+    settings = evaluate.step_settings(small_config)
+    plain = steps.initial_state(settings, seed=0).params
+    begun = steps.initial_state(settings, 0, mean).params
+    bias = begun["decoder"]["logits"]["bias"]
+    expected = mean.ravel() if head == "dense" else [mean.mean()]
+    for replica_bias in bias:
+        np.testing.assert_allclose(
+            scipy.special.expit(replica_bias), np.clip(expected, 0.001, 0.999), rtol=1e-4
+        )
+    # Nothing else differs.
+    plain["decoder"]["logits"]["bias"] = bias
+    jax.tree.map(np.testing.assert_array_equal, begun, plain)
+
+
+def test_a_run_that_begins_at_the_mean_is_ahead_in_its_first_steps(small_config, tmp_path):
+    small_config.encoder.kind = "dense"
+    small_config.train.num_epochs = 1
+    losses = []
+    for name in ("zeros", "data_mean"):
+        small_config.initial_output = name
+        train.train_and_evaluate(small_config, tmp_path / name)
+        losses.append(read_rows(tmp_path / name / "metrics.csv")[0]["train_loss"])
+    assert losses[1] < losses[0] - 5.0
+
+
+def test_every_lstm_of_an_encoder_is_a_kernel_of_its_own(small_config):
+    small_config.initialization = "tensorflow"
+    small_config.encoder.num_layers = 2
+    small_config.encoder.bidirectional = True
+    encoder = initial_params(small_config)["encoder"]
+    for name, inputs in {
+        "lstm": 28,
+        "lstm_backward": 28,
+        "lstm_1": 32,
+        "lstm_1_backward": 32,
+    }.items():
+        kernels = [encoder[name][source + gate]["kernel"] for source in "ih" for gate in "ifgo"]
+        check_uniform(kernels, np.sqrt(6 / (inputs + 16 + 4 * 16)))

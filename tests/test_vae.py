@@ -41,6 +41,34 @@ def test_decoder_equals_library_layers():
     np.testing.assert_allclose(actual, x.reshape(3, 28, 28), rtol=1e-4, atol=1e-5)
 
 
+def test_residual_blocks_equal_library_layers_and_begin_as_nothing():
+    layer = decoder(num_residual_blocks=2)
+    params = layer.init(jax.random.key(0), LATENTS)["params"]
+    blocks = {name: value for name, value in params.items() if name.startswith("ResidualBlock")}
+    assert len(blocks) == 4  # two after each transposed convolution
+    without = {name: value for name, value in params.items() if name not in blocks}
+    np.testing.assert_array_equal(
+        layer.apply({"params": params}, LATENTS), decoder().apply({"params": without}, LATENTS)
+    )
+    generator = np.random.RandomState(1)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * generator.normal(size=leaf.shape), params)
+    x = LATENTS
+    for name in ("Dense_0", "Dense_1"):
+        x = np.maximum(x @ params[name]["kernel"] + params[name]["bias"], 0.0)
+    x = x.reshape(3, 7, 7, 2)
+    for index, features in enumerate((3, 4)):
+        transposed = nn.ConvTranspose(features, (3, 3), (2, 2))
+        x = nn.relu(transposed.apply({"params": params[f"ConvTranspose_{index}"]}, x))
+        for block in (params[f"ResidualBlock_{2 * index + i}"] for i in range(2)):
+            # SAME at stride 1: the library's convolution has the same kernel.
+            convolution = nn.Conv(features, (3, 3))
+            y = nn.relu(convolution.apply({"params": block["ConvTranspose_0"]}, x))
+            x = nn.relu(x + convolution.apply({"params": block["ConvTranspose_1"]}, y))
+    x = x.reshape(3, -1) @ params["logits"]["kernel"] + params["logits"]["bias"]
+    actual = layer.apply({"params": params}, LATENTS)
+    np.testing.assert_allclose(actual, x.reshape(3, 28, 28), rtol=1e-4, atol=1e-5)
+
+
 def test_convolutional_head():
     layer = decoder(head="conv")
     variables = layer.init(jax.random.key(0), LATENTS)

@@ -17,9 +17,11 @@ from vae_jax.errors import UserError, check_choice, nearest
 from vae_jax.run_directory import flatten
 
 ENCODERS = ("lstm", "dense")
+INITIAL_OUTPUTS = ("zeros", "data_mean")
 MEAN_ACTIVATIONS = ("none", "relu")
 HEADS = ("dense", "conv")
 INITIALIZATIONS = ("flax", "tensorflow")
+SCHEDULES = ("constant", "cosine", "burda")
 _MAX_SEED = 2**32 - 1
 # What no size can exceed: larger ones would overflow in JAX, or when the checks multiply them.
 _MAX_SIZE = 2**31 - 1
@@ -142,6 +144,23 @@ def _check_decoder(rules: _Rules) -> None:
         f"above 0 exactly where decoder.dropout_after, here {after}, names transposed convolutions",
     )
     rules.one_of("decoder.head", HEADS)
+    rules.require(
+        "decoder.num_residual_blocks",
+        0 <= fields["decoder.num_residual_blocks"] <= _MAX_SIZES,
+        f"at least 0 and at most {_MAX_SIZES}",
+    )
+
+
+def _check_encoder(rules: _Rules) -> None:
+    rules.one_of("encoder.kind", ENCODERS)
+    rules.at_least("encoder.hidden_size", 1)
+    rules.require(
+        "encoder.num_layers",
+        1 <= rules.fields["encoder.num_layers"] <= _MAX_SIZES,
+        f"at least 1 and at most {_MAX_SIZES}",
+    )
+    rules.positive_sizes("encoder.dense_sizes")
+    rules.one_of("encoder.mean_activation", MEAN_ACTIVATIONS)
 
 
 def _check_loss(rules: _Rules) -> None:
@@ -158,6 +177,22 @@ def _check_loss(rules: _Rules) -> None:
             rules.require(name, fields[name] == 0, f"0 {several}")
 
 
+def _check_train(rules: _Rules) -> None:
+    fields = rules.fields
+    rules.at_least("train.num_epochs", 1)
+    rules.at_least("train.batch_size", 1)
+    rate = fields["train.learning_rate"]
+    rules.require("train.learning_rate", 0.0 < rate <= sys.float_info.max, "finite and above 0")
+    rules.one_of("train.learning_rate_schedule", SCHEDULES)
+    norm = fields["train.max_gradient_norm"]
+    rules.require(
+        "train.max_gradient_norm", 0.0 <= norm <= sys.float_info.max, "finite and at least 0"
+    )
+    rules.require(
+        "train.ema_decay", 0.0 <= fields["train.ema_decay"] < 1.0, "at least 0 and below 1"
+    )
+
+
 def _check_values(fields: Mapping[str, Any]) -> None:
     """Checks what fields of the right types may hold, as far as that needs no data."""
     rules = _Rules(fields)
@@ -166,22 +201,17 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     rules.require("seed", 0 <= fields["seed"] <= highest, f"between 0 and {highest}")
     rules.at_least("latent_size", 1)
     rules.one_of("initialization", INITIALIZATIONS)
+    rules.one_of("initial_output", INITIAL_OUTPUTS)
     rules.one_of("data.name", datasets.NAMES)
     rules.folder("data.data_dir")
     rules.folder("data.manual_dir")
     rules.one_of("data.binarization", datasets.BINARIZATIONS)
     rules.at_least("data.validation_size", 1)
-    rules.one_of("encoder.kind", ENCODERS)
-    rules.at_least("encoder.hidden_size", 1)
-    rules.positive_sizes("encoder.dense_sizes")
-    rules.one_of("encoder.mean_activation", MEAN_ACTIVATIONS)
+    _check_encoder(rules)
     _check_decoder(rules)
     _check_loss(rules)
-    rules.at_least("train.num_epochs", 1)
-    rules.at_least("train.batch_size", 1)
+    _check_train(rules)
     rules.at_least("evaluate.num_importance_samples", 1)
-    rate = fields["train.learning_rate"]
-    rules.require("train.learning_rate", 0.0 < rate <= sys.float_info.max, "finite and above 0")
 
 
 def from_dict(

@@ -12,6 +12,22 @@ from vae_jax.datasets import IMAGE_SHAPE
 _KERNEL_SIZE = (3, 3)
 
 
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions, whose output is added to their input (He et al. 2016).
+
+    It begins as the identity: the second kernel is zero (Goyal et al. 2017, of its last scale).
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `<float>[batch, height, width, channels]`, not negative, to the same shape."""
+        features = x.shape[-1]
+        # At stride 1 a transposed convolution is a convolution.
+        y = nn.relu(ConvTranspose(features, _KERNEL_SIZE)(x))
+        y = ConvTranspose(features, _KERNEL_SIZE, kernel_init=nn.initializers.zeros)(y)
+        return nn.relu(x + y)
+
+
 class ConvTransposeDecoder(nn.Module):
     """Dense layers, a grid, transposed convolutions, then a head that gives the logits.
 
@@ -22,6 +38,7 @@ class ConvTransposeDecoder(nn.Module):
       strides: stride of each transposed convolution.
       dropout_rate: share of values that dropout sets to 0.
       dropout_after: indices of the transposed convolutions that dropout follows.
+      num_residual_blocks: how many follow each transposed convolution, before its dropout.
       head: "dense" (784 logits from the flattened maps) or "conv" (a 3 x 3 convolution to
         one channel).
     """
@@ -32,6 +49,7 @@ class ConvTransposeDecoder(nn.Module):
     strides: Sequence[int]
     dropout_rate: float = 0.0
     dropout_after: Sequence[int] = ()
+    num_residual_blocks: int = 0
     head: str = "dense"
 
     @nn.compact
@@ -54,6 +72,8 @@ class ConvTransposeDecoder(nn.Module):
         x = x.reshape(-1, *self.grid)
         for index, (features, stride) in enumerate(zip(self.filters, self.strides, strict=True)):
             x = nn.relu(ConvTranspose(features, _KERNEL_SIZE, (stride, stride))(x))
+            for _ in range(self.num_residual_blocks):
+                x = ResidualBlock()(x)
             if dropout_key is not None and index in self.dropout_after:
                 layer_key = jax.random.fold_in(dropout_key, index)
                 x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)

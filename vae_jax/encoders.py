@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 def _gaussian_heads(
@@ -19,19 +20,39 @@ def _gaussian_heads(
     return mean, log_var
 
 
+def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -> jax.Array:
+    """One LSTM layer, part of the module that calls this: the output after every row."""
+    lstm = nn.scan(
+        nn.OptimizedLSTMCell,
+        variable_broadcast="params",
+        split_rngs={"params": False},
+        in_axes=1,
+        out_axes=1,
+        reverse=reverse,
+    )(hidden_size, name=name)
+    # The carry starts at zero: this key is never drawn from.
+    carry = lstm.initialize_carry(jax.random.key(0), rows[:, 0].shape)
+    return lstm(carry, rows)[1]
+
+
 class LSTMEncoder(nn.Module):
-    """One LSTM layer that reads an image as a sequence of its rows, top to bottom.
+    """An LSTM that reads an image as a sequence of its rows, top to bottom.
 
     The outputs after every row are flattened, then two dense heads follow.
 
     Attributes:
       latent_size: number of latent dimensions.
       hidden_size: size of the LSTM's hidden state.
+      num_layers: each LSTM layer reads the outputs of the one before (Graves et al. 2013).
+      bidirectional: whether each layer has a second LSTM that reads from the bottom to the top;
+        the outputs of both stand side by side (Schuster and Paliwal 1997).
       mean_activation: "none", or "relu" for means that are never negative.
     """
 
     latent_size: int
     hidden_size: int = 64
+    num_layers: int = 1
+    bidirectional: bool = False
     mean_activation: str = "none"
 
     @nn.compact
@@ -44,17 +65,15 @@ class LSTMEncoder(nn.Module):
         Returns:
           `(mean, log_var)`, each `<float>[batch, latent_size]`.
         """
-        lstm = nn.scan(
-            nn.OptimizedLSTMCell,
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            in_axes=1,
-            out_axes=1,
-        )(self.hidden_size, name="lstm")
-        # The carry starts at zero: this key is never drawn from.
-        carry = lstm.initialize_carry(jax.random.key(0), images[:, 0].shape)
-        _, outputs = lstm(carry, images)
-        features = outputs.reshape(images.shape[0], -1)
+        rows = images
+        for index in range(self.num_layers):
+            name = f"lstm_{index}" if index else "lstm"
+            outputs = _lstm(self.hidden_size, rows, name)
+            if self.bidirectional:
+                backward = _lstm(self.hidden_size, rows, f"{name}_backward", reverse=True)
+                outputs = jnp.concatenate([outputs, backward], axis=-1)
+            rows = outputs
+        features = rows.reshape(images.shape[0], -1)
         return _gaussian_heads(features, self.latent_size, self.mean_activation)
 
 

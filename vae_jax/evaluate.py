@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import optax
 
 from vae_jax import (
     datasets,
@@ -26,6 +25,7 @@ from vae_jax import (
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import UserError
 from vae_jax.objectives import Objective
+from vae_jax.optimizer import create_optimizer, evaluation_params
 from vae_jax.train_state import TrainState, num_parameters
 from vae_jax.vae import VAE, create_vae
 
@@ -41,12 +41,27 @@ def load_dataset(config: ml_collections.ConfigDict) -> datasets.Dataset:
 
 
 def step_settings(
-    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = None
+    config: ml_collections.ConfigDict,
+    mesh: jax.sharding.Mesh | None = None,
+    steps_per_epoch: int = 1,
 ) -> steps.StepSettings:
-    """Builds the model and optimiser the configuration describes, for the devices of a mesh."""
+    """Builds the model and optimiser the configuration describes.
+
+    Args:
+      config: a valid configuration.
+      mesh: the devices that compute; None for the one where the arrays lie.
+      steps_per_epoch: for the learning rate's schedule; what does not train needs none.
+    """
+    optimizer = create_optimizer(
+        config.train.learning_rate,
+        config.train.learning_rate_schedule,
+        config.train.num_epochs * steps_per_epoch,
+        config.train.max_gradient_norm,
+        config.train.ema_decay,
+    )
     return steps.StepSettings(
         model=create_vae(config.latent_size, config.encoder, config.decoder),
-        optimizer=optax.adam(config.train.learning_rate),
+        optimizer=optimizer,
         batch_size=config.train.batch_size,
         initialization=config.initialization,
         objective=Objective(**config.loss),
@@ -64,7 +79,7 @@ def evaluate_split(
 
     Args:
       settings: model and loss.
-      state: parameters and root key.
+      state: parameters, or an optimiser's state with their average, and root key.
       images: `<uint8>[n, 28, 28]`.
 
     Returns:
@@ -73,6 +88,7 @@ def evaluate_split(
     # Every device has as many images of a batch as the others.
     num_devices = settings.mesh.size if settings.splits_batches else 1
     batch_size = -(-_BATCH_SIZE // num_devices) * num_devices
+    params = evaluation_params(state.params, state.opt_state)
     pieces = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
@@ -80,7 +96,7 @@ def evaluate_split(
         padding = batch_size - len(batch)
         terms = steps.evaluate_batch(
             settings,
-            state.params,
+            params,
             state.root_key,
             np.pad(batch, ((0, padding), (0, 0), (0, 0))),
             np.arange(start, start + batch_size),
@@ -98,7 +114,7 @@ class Replica:
       seed: its seed.
       epoch: the run's best epoch.
       settings: model, optimiser and loss, of this replica alone.
-      state: the parameters after `epoch`.
+      state: after `epoch`, its parameters those to evaluate.
     """
 
     folder: Path
@@ -150,6 +166,7 @@ def open_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
         step, epoch = (int(progress.best[name]) for name in ("step", "epoch"))
         like = steps.abstract_state(settings)
         state, _ = checkpoints.restore(step, like, devices.single_device())
+    state = state.replace(params=evaluation_params(state.params, state.opt_state))
     folders = run_directory.replica_folders(workdir, config.seed, settings.num_replicas)
     states = [state]
     if settings.num_replicas > 1:

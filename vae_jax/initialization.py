@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+# A pixel that is the same in nearly all images gets no bias beyond these.
+_MEAN_LIMITS = (0.001, 0.999)
 # The columns of a fused LSTM kernel are those of its four gates.
 _NUM_GATES = 4
 
@@ -13,9 +15,9 @@ _NUM_GATES = 4
 def _glorot_limit(path: tuple[str, ...], shape: tuple[int, ...], params: Any) -> float:
     """Half the width of the uniform distribution: sqrt(6 / (fan in + fan out))."""
     *receptive_field, fan_in, fan_out = shape
-    if "lstm" in path:
+    if path[1].startswith("lstm"):
         # TensorFlow's cell has one kernel, of input and hidden state to all gates.
-        cell = params["encoder"]["lstm"]
+        cell = params[path[0]][path[1]]
         fan_in = sum(cell[name]["kernel"].shape[0] for name in ("ii", "hi"))
         fan_out = _NUM_GATES * shape[1]
     return math.sqrt(6.0 / (math.prod(receptive_field) * (fan_in + fan_out)))
@@ -45,3 +47,20 @@ def tensorflow_params(params: Any, key: jax.Array) -> Any:
         else:
             new.append(jnp.full_like(leaf, 1.0 if path[-2:] == ("hf", "bias") else 0.0))
     return jax.tree_util.tree_unflatten(structure, new)
+
+
+def with_data_bias(params: Any, mean_image: jax.Array) -> Any:
+    """Parameters whose decoder begins at the data's mean: the logits' biases are its log-odds.
+
+    So do the authors of Burda et al. 2016, in their code. A convolutional head has one bias for
+    all pixels.
+
+    Args:
+      params: a VAE's parameters.
+      mean_image: `<float>[28, 28]`, the mean of the training images, pixels in [0, 1].
+    """
+    logits = params["decoder"]["logits"]
+    mean = mean_image.reshape(-1) if logits["bias"].size == mean_image.size else mean_image.mean()
+    log_odds = jax.scipy.special.logit(jnp.clip(mean, *_MEAN_LIMITS))
+    bias = jnp.broadcast_to(log_odds, logits["bias"].shape).astype(logits["bias"].dtype)
+    return params | {"decoder": params["decoder"] | {"logits": logits | {"bias": bias}}}

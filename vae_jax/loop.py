@@ -153,17 +153,20 @@ class Loop:
         """
         self._config, self._workdir = config, workdir
         self._checkpoints, self._request = checkpoints, request
-        self._settings = evaluate.step_settings(config, mesh)
-        self._images = devices.place_on_all(dataset.train.images, mesh)
+        images = dataset.train.images
+        self._steps_per_epoch = len(images) // config.train.batch_size
+        self._settings = evaluate.step_settings(config, mesh, self._steps_per_epoch)
+        self._images = devices.place_on_all(images, mesh)
         self._validation = dataset.validation.images
-        self._steps_per_epoch = len(dataset.train.images) // config.train.batch_size
         found = checkpoints.restore_latest(
             steps.abstract_state(self._settings), devices.state_sharding(mesh)
         )
         if found:
             self._state, self._progress = found
         else:
-            self._state = steps.initial_state(self._settings, config.seed)
+            begins_at_mean = config.initial_output == "data_mean"
+            mean_image = images.mean(0) / steps.MAX_PIXEL if begins_at_mean else None
+            self._state = steps.initial_state(self._settings, config.seed, mean_image)
             self._progress = Progress()
 
     @property

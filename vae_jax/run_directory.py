@@ -26,12 +26,19 @@ _PARTIAL_PREFIX = ".partial."
 
 # Fields that run directories of earlier versions lack, and what those runs did.
 _ADDED_FIELDS = {
+    "decoder.num_residual_blocks": 0,
+    "encoder.bidirectional": False,
     "encoder.mean_activation": "none",
+    "encoder.num_layers": 1,
     "evaluate.num_importance_samples": 100,
+    "initial_output": "zeros",
     "initialization": "flax",
     "loss.free_bits": 0.0,
     "loss.kl_warm_up_steps": 0,
     "loss.num_importance_samples": 1,
+    "train.ema_decay": 0.0,
+    "train.learning_rate_schedule": "constant",
+    "train.max_gradient_norm": 0.0,
 }
 
 # Far beyond what this package writes, and far below what recursive functions can follow.

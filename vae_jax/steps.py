@@ -110,12 +110,15 @@ def _on_every_device(settings: StepSettings, tree: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def _initial_state(settings: StepSettings, seeds: jax.Array) -> TrainState:
+def _initial_state(
+    settings: StepSettings, seeds: jax.Array, mean_image: jax.Array | None = None
+) -> TrainState:
     create = functools.partial(
         create_train_state,
         settings.model,
         settings.optimizer,
         initialization=settings.initialization,
+        mean_image=mean_image,
     )
     # One after another, not by vmap: QR decompositions of batches, of which the LSTM's
     # orthogonal kernels are made, can wait for each other for ever on a CPU of two cores.
@@ -127,10 +130,19 @@ def _seeds(settings: StepSettings, seed: int) -> np.ndarray:
     return seeds if settings.num_replicas > 1 else seeds[0]
 
 
-def initial_state(settings: StepSettings, seed: int) -> TrainState:
-    """The state before the first step; replica i has the seed `seed + i`."""
+def initial_state(
+    settings: StepSettings, seed: int, mean_image: np.ndarray | None = None
+) -> TrainState:
+    """The state before the first step; replica i has the seed `seed + i`.
+
+    Args:
+      settings: model, optimiser and initialisation.
+      seed: of the first replica.
+      mean_image: `<float>[28, 28]`, pixels in [0, 1], which the decoder is to begin at; without
+        it the initialisation decides.
+    """
     # On one device, then sent to the others: see `_initial_state` for what could hang.
-    state = _initial_state(settings, _seeds(settings, seed))
+    state = _initial_state(settings, _seeds(settings, seed), mean_image)
     return state if settings.mesh is None else devices.place_state(state, settings.mesh)
 
 

@@ -8,7 +8,7 @@ import optax
 from flax import struct
 
 from vae_jax.datasets import IMAGE_SHAPE
-from vae_jax.initialization import tensorflow_params
+from vae_jax.initialization import tensorflow_params, with_data_bias
 from vae_jax.streams import Stream, stream_key
 from vae_jax.vae import VAE
 
@@ -35,14 +35,16 @@ def create_train_state(
     optimizer: optax.GradientTransformation,
     seed: int | jax.Array,
     initialization: str = "flax",
+    mean_image: jax.Array | None = None,
 ) -> TrainState:
-    """The state before the first step; the seed alone decides it.
+    """The state before the first step; the seed alone decides it, or the seed and a mean image.
 
     Args:
       model: the autoencoder.
       optimizer: the Optax transformation of its gradients.
       seed: of the run.
       initialization: "flax" (its defaults) or "tensorflow" (version 1's).
+      mean_image: `<float>[28, 28]`, pixels in [0, 1], which the decoder is to begin at.
 
     Raises:
       ValueError: the initialisation is another one.
@@ -56,6 +58,8 @@ def create_train_state(
         params = tensorflow_params(params, params_key)
     elif initialization != "flax":
         raise ValueError(f"initialization is {initialization!r}, must be 'flax' or 'tensorflow'")
+    if mean_image is not None:
+        params = with_data_bias(params, mean_image)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -120,17 +120,18 @@ def create_vae(latent_size: int, encoder: Mapping[str, Any], decoder: Mapping[st
 
     Args:
       latent_size: number of latent dimensions.
-      encoder: `kind` ("lstm" or "dense"), `mean_activation`, and `hidden_size` or `dense_sizes`.
-      decoder: the attributes of `ConvTransposeDecoder`.
+      encoder: `kind` ("lstm" or "dense") and the attributes of `LSTMEncoder` or `DenseEncoder`.
+      decoder: those of `ConvTransposeDecoder`.
 
     Raises:
       ValueError: the encoder is of another kind.
     """
-    activation = encoder.get("mean_activation", "none")
-    if encoder["kind"] == "lstm":
-        encoder_module = LSTMEncoder(latent_size, encoder["hidden_size"], activation)
-    elif encoder["kind"] == "dense":
-        encoder_module = DenseEncoder(latent_size, tuple(encoder["dense_sizes"]), activation)
-    else:
+    module = {"lstm": LSTMEncoder, "dense": DenseEncoder}.get(encoder["kind"])
+    if module is None:
         raise ValueError(f"encoder kind is {encoder['kind']!r}, must be 'lstm' or 'dense'")
-    return VAE(encoder_module, ConvTransposeDecoder(**decoder), StandardNormal(latent_size))
+    attributes = {name: encoder[name] for name in module.__annotations__ if name in encoder}
+    return VAE(
+        module(latent_size, **attributes),
+        ConvTransposeDecoder(**decoder),
+        StandardNormal(latent_size),
+    )
