@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.strides = (1, 1, 2)  # grid times strides must reach 28 x 28
     config.decoder.dropout_rate = 0.0
     config.decoder.dropout_after = ()  # indices of transposed convolutions, from 0
-    config.decoder.num_residual_blocks = 0  # after each transposed convolution
+    config.decoder.residual_blocks = ()  # how many after each transposed convolution; () for none
     config.decoder.head = "dense"  # dense or conv
 
     config.loss = ml_collections.ConfigDict()

@@ -144,10 +144,11 @@ def _check_decoder(rules: _Rules) -> None:
         f"above 0 exactly where decoder.dropout_after, here {after}, names transposed convolutions",
     )
     rules.one_of("decoder.head", HEADS)
+    blocks = fields["decoder.residual_blocks"]
     rules.require(
-        "decoder.num_residual_blocks",
-        0 <= fields["decoder.num_residual_blocks"] <= _MAX_SIZES,
-        f"at least 0 and at most {_MAX_SIZES}",
+        "decoder.residual_blocks",
+        len(blocks) in (0, len(filters)) and all(0 <= count <= _MAX_SIZES for count in blocks),
+        f"empty, or {len(filters)} numbers from 0 to {_MAX_SIZES}, one for each of decoder.filters",
     )
 
 

@@ -38,7 +38,8 @@ class ConvTransposeDecoder(nn.Module):
       strides: stride of each transposed convolution.
       dropout_rate: share of values that dropout sets to 0.
       dropout_after: indices of the transposed convolutions that dropout follows.
-      num_residual_blocks: how many follow each transposed convolution, before its dropout.
+      residual_blocks: how many follow each transposed convolution, before its dropout; empty
+        for none.
       head: "dense" (784 logits from the flattened maps) or "conv" (a 3 x 3 convolution to
         one channel).
     """
@@ -49,7 +50,7 @@ class ConvTransposeDecoder(nn.Module):
     strides: Sequence[int]
     dropout_rate: float = 0.0
     dropout_after: Sequence[int] = ()
-    num_residual_blocks: int = 0
+    residual_blocks: Sequence[int] = ()
     head: str = "dense"
 
     @nn.compact
@@ -70,9 +71,11 @@ class ConvTransposeDecoder(nn.Module):
         for size in self.dense_sizes:
             x = nn.relu(nn.Dense(size)(x))
         x = x.reshape(-1, *self.grid)
-        for index, (features, stride) in enumerate(zip(self.filters, self.strides, strict=True)):
+        blocks = self.residual_blocks or (0,) * len(self.filters)
+        layers = zip(self.filters, self.strides, blocks, strict=True)
+        for index, (features, stride, num_blocks) in enumerate(layers):
             x = nn.relu(ConvTranspose(features, _KERNEL_SIZE, (stride, stride))(x))
-            for _ in range(self.num_residual_blocks):
+            for _ in range(num_blocks):
                 x = ResidualBlock()(x)
             if dropout_key is not None and index in self.dropout_after:
                 layer_key = jax.random.fold_in(dropout_key, index)

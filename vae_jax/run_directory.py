@@ -26,7 +26,7 @@ _PARTIAL_PREFIX = ".partial."
 
 # Fields that run directories of earlier versions lack, and what those runs did.
 _ADDED_FIELDS = {
-    "decoder.num_residual_blocks": 0,
+    "decoder.residual_blocks": (),
     "encoder.bidirectional": False,
     "encoder.mean_activation": "none",
     "encoder.num_layers": 1,
