@@ -163,6 +163,25 @@ def test_runs_that_differ_in_the_latent_size_are_plotted_against_it(tmp_path):
     assert "--config.latent_size=16" in markdown
 
 
+def test_likelihoods_are_shown_where_they_are_of_the_best_epoch(tmp_path):
+    likelihood = {
+        "negative_log_likelihood": 82.125,
+        "standard_error": 0.25,
+        "negative_elbo": 85.5,
+        "gap": 3.375,
+        "num_importance_samples": 5000,
+        "effective_sample_size": 12.5,
+    }
+    for name, step in (("baseline", 22_000), ("optimized", 21_450)):
+        write_run(tmp_path / name, NAMED[name], [100.6])
+        evaluation = {"best_step": step, "likelihood": likelihood}
+        run_directory.write_json(tmp_path / name / "evaluation.json", evaluation)
+    html_text, markdown = write_report(tmp_path)
+    assert "<td>82.12</td>" in html_text
+    [row] = [line for line in markdown.splitlines() if "82.12" in line]
+    assert row == "| baseline | 82.12 | 0.25 | 85.50 | 3.38 | 5,000 | 12.5 |"
+
+
 def test_the_published_run_stands_beside_the_originals_log(tmp_path):
     write_run(tmp_path / "published", NAMED["published"], [110.0])
     _, markdown = write_report(tmp_path)

@@ -51,6 +51,14 @@ _LOSS_COLUMNS = (
     Column("active units", "analysis.latents.active_units", ".0f"),
     Column("linear probe", "analysis.latents.probe_accuracy", ".1%"),
 )
+_LIKELIHOOD_COLUMNS = (
+    Column("-log p(x)", "negative_log_likelihood"),
+    Column("standard error", "standard_error"),
+    Column("negative ELBO", "negative_elbo"),
+    Column("gap", "gap"),
+    Column("samples", "num_importance_samples", ",.0f"),
+    Column("effective", "effective_sample_size", ",.1f"),
+)
 _RECONSTRUCTION_COLUMNS = (
     Column("mean squared error", "analysis.reconstructions.mean_squared_error", ".5f"),
     Column("sharpness", "analysis.reconstructions.sharpness", ".3f"),
@@ -88,6 +96,11 @@ def _table(groups: Sequence[Group], columns: Sequence[Column], prefix: str = "")
         for group in groups
     ]
     return {"header": ["configuration", *(column.title for column in columns)], "rows": rows}
+
+
+def _likelihood_table(groups: Sequence[Group]) -> dict[str, Any]:
+    measured = [group for group in groups if group.values("evaluation.likelihood")]
+    return _table(measured, _LIKELIHOOD_COLUMNS, "evaluation.likelihood.")
 
 
 def _sample_table(groups: Sequence[Group]) -> dict[str, Any]:
@@ -212,6 +225,7 @@ def _context(
     ]
     return {
         "losses": _table(groups, _LOSS_COLUMNS),
+        "likelihoods": _likelihood_table(groups),
         "reconstructions": _table(groups, _RECONSTRUCTION_COLUMNS),
         "samples": _sample_table(groups),
         "histogram": _histogram_table(groups),

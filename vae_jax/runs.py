@@ -24,9 +24,10 @@ class Model:
       folder: where its files are.
       seed: its seed.
       rows: of its `metrics.csv`.
-      values: its `summary.json` as "summary", its `analysis.json` as "analysis" if there is one,
-        and as "convergence" how many epochs it took to come within a nat of its best validation
-        loss, "epochs_to_one_nat".
+      values: its `summary.json` as "summary"; its `analysis.json` and `evaluation.json` as
+        "analysis" and "evaluation", where they are there and of the same epoch; as "convergence"
+        how many epochs it took to come within a nat of its best validation loss,
+        "epochs_to_one_nat".
     """
 
     folder: Path
@@ -130,6 +131,10 @@ def _read_model(folder: Path, seed: int) -> Model:
     values = {"summary": summary, "convergence": {"epochs_to_one_nat": epochs}}
     if analysis := held(folder, summary["best_step"]):
         values["analysis"] = analysis
+    if (folder / "evaluation.json").exists():
+        evaluation = run_directory.read_json(folder / "evaluation.json")
+        if evaluation["best_step"] == summary["best_step"]:
+            values["evaluation"] = evaluation
     return Model(folder, seed, rows, values)
 
 
