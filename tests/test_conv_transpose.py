@@ -1,6 +1,7 @@
 """The layer against the one it stands in for, over drawn shapes, and every derivative of it."""
 
 import functools
+import sys
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,7 @@ CASES = st.fixed_dictionaries(
 )
 
 
-def assert_equal_values_and_gradients(case, dtype, tolerance):
+def assert_equal_values_and_gradients(case, dtype, tolerance, batch_size=2):
     generator = np.random.RandomState(case["seed"])
     names = ("features", "kernel_size", "strides", "padding")
     ours, library = (
@@ -37,7 +38,7 @@ def assert_equal_values_and_gradients(case, dtype, tolerance):
     shapes = (
         (*case["kernel_size"], case["in_channels"], case["features"]),
         (case["features"],),
-        (2, *case["size"], case["in_channels"]),
+        (batch_size, *case["size"], case["in_channels"]),
     )
     arguments = [generator.normal(size=shape).astype(dtype) for shape in shapes]
 
@@ -75,6 +76,26 @@ def test_equals_the_library_in_float32(case):
 def test_equals_the_library_in_float64(case):
     with jax.enable_x64(True):
         assert_equal_values_and_gradients(case, jnp.float64, 1e-11)
+
+
+@pytest.mark.parametrize("batch_size", [1, 6, 7])
+def test_gradients_of_a_few_images_at_a_time_are_those_of_all(batch_size, monkeypatch):
+    module = sys.modules[ConvTranspose.__module__]
+    x = jnp.ones((batch_size, 5, 4, 6))
+    kernel = jnp.ones((3, 2, 6, 4))
+    # Windows of 5 x 4 places, each of 3 x 2 pixels of 4 channels, of two images and a bit.
+    monkeypatch.setattr(module, "_MAX_WINDOW_BYTES", 5 * 4 * 3 * 2 * 4 * 4 * 2 + 1)
+    assert module._num_pieces(x, kernel) == {1: 1, 6: 3, 7: 7}[batch_size]
+    case = {
+        "size": (5, 4),
+        "in_channels": 6,
+        "features": 4,
+        "kernel_size": (3, 2),
+        "strides": (1, 1),
+        "padding": "SAME",
+        "seed": 0,
+    }
+    assert_equal_values_and_gradients(case, jnp.float32, 2e-4, batch_size)
 
 
 def test_parameters_are_the_librarys():
