@@ -21,9 +21,10 @@ import numpy as np
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Up to this many input channels gathering their windows for one matrix product beats the
-# library's convolution at stride 1; at other strides it always does.
+# library's convolution at stride 1, and gathering the outputs' windows for the gradients; at
+# other strides it always beats the library's convolution.
 _MAX_CHANNELS_AS_WINDOWS = 4
-# Gradients at stride 1 gather windows for as many images at a time as stay in a core's cache.
+# Gradients gather the outputs' windows for as many images at a time as stay in a core's cache.
 _MAX_WINDOW_BYTES = 2**21
 
 
@@ -64,25 +65,22 @@ def _phases(kernel_size: int, stride: int, padding: str) -> tuple[np.ndarray, in
     return selection, first
 
 
-def _windows(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def _windows(x: jax.Array, shape: Sequence[int], strides: tuple[int, int] = (1, 1)) -> jax.Array:
     """The pixels under a window of this shape, at each of its places, side by side.
 
     Args:
       x: `<float>[batch, height, width, channels]`.
       shape: the window's height and width.
+      strides: from one of its places to the next, down and across.
 
     Returns:
-      `<float>[batch, height - shape[0] + 1, width - shape[1] + 1, shape[0] * shape[1] * channels]`.
+      `<float>[batch, places down, places across, shape[0] * shape[1] * channels]`.
     """
-    height, width = (x.shape[1 + axis] - shape[axis] + 1 for axis in (0, 1))
-    return jnp.concatenate(
-        [
-            x[:, row : row + height, column : column + width, :]
-            for row in range(shape[0])
-            for column in range(shape[1])
-        ],
-        axis=-1,
+    rows, columns = (
+        [slice(first, x.shape[1 + axis] - size + first + 1, strides[axis]) for first in range(size)]
+        for axis, size in enumerate(shape)
     )
+    return jnp.concatenate([x[:, row, column] for row in rows for column in columns], axis=-1)
 
 
 @jax.custom_vjp
@@ -162,14 +160,16 @@ def _subpixel_gradients(
     padding: str,
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients of `_subpixel`, each as a matrix product."""
-    if _from_windows(x.shape[-1], strides):
+    if x.shape[-1] <= _MAX_CHANNELS_AS_WINDOWS:
         return _gradients_of(_subpixel, x, kernel, cotangent, strides=strides, padding=padding)
     num_pieces = _num_pieces(x, kernel)
     if num_pieces == 1:
-        return _gradients_at_stride_1(x, kernel, cotangent, padding)
+        return _gradients_at_once(x, kernel, cotangent, strides, padding)
 
     def add(total: jax.Array, piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x_gradient, kernel_gradient = _gradients_at_stride_1(piece[0], kernel, piece[1], padding)
+        x_gradient, kernel_gradient = _gradients_at_once(
+            piece[0], kernel, piece[1], strides, padding
+        )
         return total + kernel_gradient, x_gradient
 
     pieces = [array.reshape(num_pieces, -1, *array.shape[1:]) for array in (x, cotangent)]
@@ -184,17 +184,25 @@ def _num_pieces(x: jax.Array, kernel: jax.Array) -> int:
     return next((n for n in divisors if num_bytes <= n * _MAX_WINDOW_BYTES), len(x))
 
 
-def _gradients_at_stride_1(
-    x: jax.Array, kernel: jax.Array, cotangent: jax.Array, padding: str
+def _gradients_at_once(
+    x: jax.Array,
+    kernel: jax.Array,
+    cotangent: jax.Array,
+    strides: tuple[int, int],
+    padding: str,
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients from the outputs that each input pixel reaches."""
     in_channels, out_channels = kernel.shape[2:]
-    pads = [(0, 0)]
-    for axis, size in enumerate(kernel.shape[:2]):
-        before = size - 1 - _pad_before(size, 1, padding)
-        after = x.shape[1 + axis] + size - 1 - before - cotangent.shape[1 + axis]
-        pads.append((before, after))
-    reached = _windows(jnp.pad(cotangent, [*pads, (0, 0)]), kernel.shape[:2])
+    # The input pixel at i reaches the outputs from i * stride - before on, as many as the kernel
+    # is long. A negative pad takes away outputs that none reaches.
+    pads = [(0, 0, 0)]
+    for axis, stride in enumerate(strides):
+        size = kernel.shape[axis]
+        before = size - 1 - _pad_before(size, stride, padding)
+        end = (x.shape[1 + axis] - 1) * stride + size - before
+        pads.append((before, end - cotangent.shape[1 + axis], 0))
+    padded = jax.lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [*pads, (0, 0, 0)])
+    reached = _windows(padded, kernel.shape[:2], strides)
     reached = reached.reshape(-1, reached.shape[-1])
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3).reshape(-1, in_channels)
     x_gradient = (reached @ flipped).reshape(x.shape)
