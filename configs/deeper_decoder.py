@@ -2,7 +2,8 @@
 
   python main.py --config=configs/deeper_decoder.py --workdir=runs/deeper_decoder
 
-Not trained to the end yet.
+Test loss 100.55 nats per image = reconstruction 76.83 + KL 23.73, at epoch 47 of 50; 52 minutes on
+one core of an AMD EPYC, beside other work.
 """
 
 import ml_collections

@@ -2,7 +2,8 @@
 
   python main.py --config=configs/deeper_dropout.py --workdir=runs/deeper_dropout
 
-Not trained to the end yet.
+Test loss 102.52 nats per image = reconstruction 80.84 + KL 21.68, at epoch 48 of 50; 60 minutes on
+one core of an AMD EPYC, beside other work.
 """
 
 import ml_collections
