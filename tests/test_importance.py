@@ -18,7 +18,7 @@ IMAGES = (RANDOM.uniform(size=(7, 28, 28)) < 0.2).astype(np.uint8) * np.uint8(25
 @pytest.fixture(autouse=True)
 def no_padding(monkeypatch):
     monkeypatch.setattr(likelihood, "_IMAGES_AT_ONCE", len(IMAGES))
-    monkeypatch.setattr(likelihood, "_SAMPLES_AT_ONCE", 50)
+    monkeypatch.setattr(likelihood, "_SAMPLES_AT_ONCE", {jax.default_backend(): 50})
 
 
 def make_model(latent_size):
@@ -110,7 +110,7 @@ def test_chunks_do_not_change_the_estimate(tmp_path, monkeypatch):
     trained = make_model(2)
     expected = estimate(trained, 23, tmp_path)
     monkeypatch.setattr(likelihood, "_IMAGES_AT_ONCE", 3)
-    monkeypatch.setattr(likelihood, "_SAMPLES_AT_ONCE", 4)
+    monkeypatch.setattr(likelihood, "_SAMPLES_AT_ONCE", {jax.default_backend(): 4})
     actual = estimate(trained, 23, tmp_path)
     for name in ("log_likelihood", "elbo", "effective_sample_size"):
         np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), rtol=1e-3)
