@@ -250,6 +250,8 @@ def plot_latent_sizes(
 def plot_kl_per_dimension(runs: Mapping[str, np.ndarray]) -> bytes:
     """Draws the KL of each latent dimension, largest first, as a line for each run.
 
+    Where no run has as much as 0.01 nats any more, the axis ends.
+
     Args:
       runs: `<float>[latent]` by name, in nats per image and in falling order.
 
@@ -260,6 +262,9 @@ def plot_kl_per_dimension(runs: Mapping[str, np.ndarray]) -> bytes:
     axes = figure.add_subplot()
     for (name, values), style in zip(runs.items(), _styles(), strict=False):
         axes.plot(np.arange(1, len(values) + 1), values, label=name, marker=".", **style)
+    used = max(np.count_nonzero(values >= 0.01) for values in runs.values())
+    axes.set_xlim(0.5, used + 1.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("latent dimension, by rank")
     axes.set_ylabel("KL, nats per image")
     axes.spines[["top", "right"]].set_visible(False)
