@@ -1,0 +1,121 @@
+"""What each ingredient of the flagship is worth, in nats of test -log p(x).
+
+  python benchmarks/likelihood_ablation.py --workdir=runs/ablation
+
+From the baseline on binarised pixels, ingredients are added one after the other; then others are
+tried, each alone, on top of these. Every run is one of `main.py`: what is complete is skipped,
+what is not is resumed. `--only=NAME` does one, so that several can share the work; the table is
+of all that are complete.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, print_table
+
+_DATA = {"data.binarization": "dynamic", "data.validation_size": 10_000}
+_DECODER = {
+    "decoder.dense_sizes": (256, 3136),
+    "decoder.grid": (7, 7, 64),
+    "decoder.filters": (64, 32, 16),
+    "decoder.strides": (1, 2, 2),
+    "decoder.head": "conv",
+}
+# Each on top of those before it.
+LADDER: dict[str, Mapping[str, Any]] = {
+    "baseline": _DATA,
+    "initial_output": {"initial_output": "data_mean"},
+    "cosine": {"train.learning_rate": 0.001, "train.learning_rate_schedule": "cosine"},
+    "average": {"train.ema_decay": 0.999},
+    "convolutional": _DECODER,
+    "residual": {"decoder.residual_blocks": (1, 1, 0)},
+    "bidirectional": {"encoder.bidirectional": True},
+}
+# Each alone, on top of the whole ladder.
+OTHERS: dict[str, Mapping[str, Any]] = {
+    "two_layers": {"encoder.num_layers": 2},
+    "wide_lstm": {"encoder.hidden_size": 128},
+    "clipping": {"train.max_gradient_norm": 100.0},
+    "warm_up": {"loss.kl_warm_up_steps": 2000},
+    "free_bits": {"loss.free_bits": 0.1},
+    "importance_weighted": {"loss.num_importance_samples": 5},
+}
+
+
+def fields_of(name: str) -> dict[str, Any]:
+    """All fields in which a run differs from the baseline's configuration."""
+    fields: dict[str, Any] = {}
+    for rung, added in LADDER.items():
+        fields |= added
+        if rung == name:
+            return fields
+    return fields | OTHERS[name]
+
+
+def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) -> None:
+    """Trains a run and measures its likelihood, where that is not done yet."""
+    if (workdir / "evaluation.json").exists():
+        return
+    fields = fields_of(name) | {
+        "train.num_epochs": arguments.epochs,
+        "evaluate.num_importance_samples": arguments.samples,
+    }
+    if arguments.manual_dir:
+        fields["data.manual_dir"] = arguments.manual_dir
+    command = [sys.executable, ROOT / "main.py", f"--config={ROOT / 'configs' / 'baseline.py'}"]
+    command += [f"--workdir={workdir}", *(f"--config.{path}={v}" for path, v in fields.items())]
+    print(f"{name}: {workdir}", flush=True)
+    for mode in ("train", "evaluate"):
+        subprocess.run([*command, f"--mode={mode}"], check=True)
+
+
+def rows_of(workdir: Path) -> list[list[str]]:
+    """A row for each complete run; the gain is over the rung before, or over the whole ladder."""
+    folders = {name: workdir / name for name in (*LADDER, *OTHERS)}
+    measures = {
+        name: json.loads((folder / "evaluation.json").read_text())["likelihood"]
+        for name, folder in folders.items()
+        if (folder / "evaluation.json").exists()
+    }
+    rungs = [*LADDER]
+    below = dict(zip(rungs[1:], rungs, strict=False)) | dict.fromkeys(OTHERS, rungs[-1])
+    rows = []
+    for name, measured in measures.items():
+        summary = json.loads((folders[name] / "summary.json").read_text())
+        loss = measured["negative_log_likelihood"]
+        other = measures.get(below.get(name, ""))
+        rows.append(
+            [
+                f"`{name}`" if name in LADDER else f"ladder and `{name}`",
+                f"{loss:.2f} ± {measured['standard_error']:.2f}",
+                f"{other['negative_log_likelihood'] - loss:+.2f}" if other else "-",
+                f"{measured['negative_elbo']:.2f}",
+                f"{summary['parameters']:,}",
+                f"{summary['training_seconds'] / 60:.0f}",
+            ]
+        )
+    return rows
+
+
+def main() -> None:
+    """Runs what is asked for and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--only", choices=[*LADDER, *OTHERS], help="one run, not all")
+    parser.add_argument("--manual_dir", help="where the four files of MNIST lie")
+    arguments = parser.parse_args()
+    for name in [arguments.only] if arguments.only else [*LADDER, *OTHERS]:
+        train_and_evaluate(name, arguments.workdir / name, arguments)
+    header = ["", "-log p(x)", "gain", "-ELBO", "parameters", "minutes"]
+    print_table(header, rows_of(arguments.workdir))
+
+
+if __name__ == "__main__":
+    main()
