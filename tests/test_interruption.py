@@ -1,7 +1,9 @@
 """Training processes that are ended at any moment, and go on bit for bit."""
 
 import random
+import re
 import signal
+import time
 
 import pytest
 
@@ -33,18 +35,22 @@ def test_a_signal_saves_within_the_epoch_and_says_how_to_go_on(tmp_path, whole, 
     workdir = tmp_path / "run"
     process = start(workdir, *ARGUMENTS)
     wait_for_line(process, "epoch 1/3")
+    time.sleep(0.1)  # between the epochs the signal would save nothing but the epoch
     process.send_signal(number)
     returned, _, errors = finish(process)
     assert returned == status, errors
-    assert errors.startswith(f"ended by {number.name}; saved after step ")
-    assert errors.endswith("epoch 1 of 3 and a part; the same command goes on\n")
-    assert errors.count("\n") == 1
-    step = int(errors.split("step ")[1].split(",")[0])
-    assert 200 < step < 400
+    place = r"step (\d+), epoch (\d) of 3 and a part"
+    found = re.fullmatch(
+        f"ended by {number.name}; saved after {place}; the same command goes on\n", errors
+    )
+    assert found, errors
+    # Nearly always in the second epoch; on a busy machine the signal may come later.
+    step, epoch = map(int, found.groups())
+    assert 200 * epoch < step < 200 * (epoch + 1)
     assert step % 10 == 0
-    assert [row["epoch"] for row in rows_without_timing(workdir)] == [1]
+    assert [row["epoch"] for row in rows_without_timing(workdir)] == [*range(1, epoch + 1)]
     output = train(workdir, *ARGUMENTS)
-    assert output.startswith(f"resuming after step {step}, epoch 1 of 3 and a part\n")
+    assert output.startswith(f"resuming after step {step}, epoch {epoch} of 3 and a part\n")
     assert_same_run(workdir, whole)
 
 
