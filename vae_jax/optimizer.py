@@ -11,7 +11,9 @@ import optax
 _BURDA_STAGES = 8
 
 
-def learning_rate_schedule(name: str, learning_rate: float, num_steps: int) -> optax.Schedule:
+def learning_rate_schedule(
+    name: str, learning_rate: float, num_steps: int
+) -> optax.ScalarOrSchedule:
     """The learning rate of each step.
 
     Args:
@@ -22,13 +24,13 @@ def learning_rate_schedule(name: str, learning_rate: float, num_steps: int) -> o
       num_steps: steps of the whole training.
 
     Returns:
-      From the number of steps taken before to the rate.
+      The rate itself where it is constant, else from the number of steps taken before to the rate.
 
     Raises:
       ValueError: the schedule has another name.
     """
     if name == "constant":
-        return optax.constant_schedule(learning_rate)
+        return learning_rate
     if name == "cosine":
         return optax.cosine_decay_schedule(learning_rate, num_steps)
     if name == "burda":
@@ -97,12 +99,8 @@ def create_optimizer(
     Raises:
       ValueError: the schedule has another name.
     """
-    rate = learning_rate
-    if schedule != "constant":
-        rate = learning_rate_schedule(schedule, learning_rate, num_steps)
-    parts = [optax.adam(rate)]
-    if max_gradient_norm:
-        parts.insert(0, optax.clip_by_global_norm(max_gradient_norm))
+    parts = [optax.clip_by_global_norm(max_gradient_norm)] if max_gradient_norm else []
+    parts.append(optax.adam(learning_rate_schedule(schedule, learning_rate, num_steps)))
     if ema_decay:
         parts.append(average_params(ema_decay))
     return optax.chain(*parts) if len(parts) > 1 else parts[0]
