@@ -68,12 +68,15 @@ def _estimate_batch(
     padding = _IMAGES_AT_ONCE - len(images)
     padded = np.pad(images, ((0, padding), (0, 0), (0, 0)))
     indices = np.arange(first_index, first_index + _IMAGES_AT_ONCE)
+    mean, log_var = steps.encode(model, params, padded)
     at_once = _SAMPLES_AT_ONCE.get(jax.default_backend(), _SAMPLES_AT_ONCE_ELSEWHERE)
     sums = importance.no_weights(_IMAGES_AT_ONCE)
     left = num_samples
     while left:
         count = min(at_once, left)
-        sums = steps.add_importance_samples(model, params, root_key, padded, indices, sums, count)
+        sums = steps.add_importance_samples(
+            model, params, root_key, padded, mean, log_var, indices, sums, count
+        )
         left -= count
         jax.block_until_ready(sums)
         bar.update(len(images) * count)

@@ -341,6 +341,8 @@ def add_importance_samples(
     params: Any,
     root_key: jax.Array,
     images: jax.Array,
+    mean: jax.Array,
+    log_var: jax.Array,
     indices: jax.Array,
     sums: WeightSums,
     num_samples: int,
@@ -355,6 +357,8 @@ def add_importance_samples(
       params: its parameters.
       root_key: the run's root key.
       images: `<uint8>[batch, 28, 28]`.
+      mean: `<float>[batch, latent]`, of q(z | x).
+      log_var: `<float>[batch, latent]`, of q(z | x).
       indices: `<int>[batch]`, each image's place in its split.
       sums: of the samples drawn before.
       num_samples: how many to draw for each image.
@@ -362,8 +366,6 @@ def add_importance_samples(
     Returns:
       The sums with these samples among them.
     """
-    pixels = _to_pixels(images)
-    mean, log_var = model.apply({"params": params}, pixels, method="encode")
     numbers = sums.count + jnp.arange(num_samples)
 
     def draw(number: jax.Array, index: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -373,7 +375,7 @@ def add_importance_samples(
     draw_each = jax.vmap(jax.vmap(draw, in_axes=(None, 0, 0, 0)), in_axes=(0, None, None, None))
     latents = draw_each(numbers, indices, mean, log_var)
     log_weights, _ = model.apply(
-        {"params": params}, pixels, mean, log_var, latents, method="log_weights"
+        {"params": params}, _to_pixels(images), mean, log_var, latents, method="log_weights"
     )
     return add_weights(sums, log_weights)
 
