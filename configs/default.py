@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.hidden_size = 64  # lstm
     config.encoder.num_layers = 1  # lstm
     config.encoder.bidirectional = False  # lstm: rows from both ends
+    config.encoder.head_sizes = ()  # lstm: dense layers before the two heads
     config.encoder.dense_sizes = (512, 256)  # dense
     config.encoder.mean_activation = "none"  # none or relu
 

@@ -62,6 +62,7 @@ def test_a_configuration_survives_json():
         ("encoder.kind", "gru", "encoder.kind is 'gru', must be one of lstm, dense"),
         ("encoder.hidden_size", 0, "encoder.hidden_size is 0, must be at least 1"),
         ("encoder.mean_activation", "elu", "encoder.mean_activation is 'elu', must be one of no"),
+        ("encoder.head_sizes", (0,), r"encoder.head_sizes is \(0,\), must be empty or sizes of"),
         ("encoder.dense_sizes", (), r"encoder.dense_sizes is \(\), must be one or more sizes"),
         ("decoder.dense_sizes", (196,), r"decoder.dense_sizes is \(196,\), .* ends with 392"),
         ("decoder.grid", (14, 14), r"decoder.grid is \(14, 14\), must be three sizes"),

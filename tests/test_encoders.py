@@ -82,6 +82,17 @@ def test_layers_and_directions_equal_unrolled_lstms(bidirectional):
     np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_dense_layers_before_the_heads_equal_matrix_products():
+    encoder = LSTMEncoder(latent_size=5, hidden_size=7, head_sizes=(11, 9))
+    params = with_random_biases(encoder.init(jax.random.key(0), IMAGES)["params"])
+    mean, log_var = encoder.apply({"params": params}, IMAGES)
+    features = unrolled_lstm(params["lstm"], IMAGES, 7)
+    for name in ("Dense_0", "Dense_1"):
+        features = np.maximum(dense(params[name], features), 0.0)
+    np.testing.assert_allclose(mean, dense(params["mean"], features), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(log_var, dense(params["log_var"], features), rtol=1e-4, atol=1e-5)
+
+
 def test_means_through_relu_are_cut_off_at_zero_and_log_variances_are_not():
     plain, cut_off = (
         LSTMEncoder(latent_size=5, hidden_size=7, mean_activation=activation)

@@ -99,10 +99,11 @@ class _Rules:
             valid = False
         self.require(path, valid, "a name that a folder can have")
 
-    def positive_sizes(self, path: str) -> None:
+    def positive_sizes(self, path: str, fewest: int = 1) -> None:
         value = self.fields[path]
-        valid = 1 <= len(value) <= _MAX_SIZES and all(1 <= size <= _MAX_SIZE for size in value)
-        allowed = f"one or more sizes of at least 1 and at most {_MAX_SIZE}, {_MAX_SIZES} at most"
+        valid = fewest <= len(value) <= _MAX_SIZES and all(1 <= n <= _MAX_SIZE for n in value)
+        number = "one or more" if fewest else "empty or"
+        allowed = f"{number} sizes of at least 1 and at most {_MAX_SIZE}, {_MAX_SIZES} at most"
         self.require(path, valid, allowed)
 
 
@@ -160,6 +161,7 @@ def _check_encoder(rules: _Rules) -> None:
         1 <= rules.fields["encoder.num_layers"] <= _MAX_SIZES,
         f"at least 1 and at most {_MAX_SIZES}",
     )
+    rules.positive_sizes("encoder.head_sizes", fewest=0)
     rules.positive_sizes("encoder.dense_sizes")
     rules.one_of("encoder.mean_activation", MEAN_ACTIVATIONS)
 

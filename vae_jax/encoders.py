@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 
 def _gaussian_heads(
-    features: jax.Array, latent_size: int, mean_activation: str
+    features: jax.Array, dense_sizes: Sequence[int], latent_size: int, mean_activation: str
 ) -> tuple[jax.Array, jax.Array]:
-    """Two dense layers, part of the module that calls this: `(mean, log_var)`."""
+    """Dense layers, then two more, part of the module that calls this: `(mean, log_var)`."""
+    for size in dense_sizes:
+        features = nn.relu(nn.Dense(size)(features))
     mean = nn.Dense(latent_size, name="mean")(features)
     if mean_activation == "relu":
         mean = nn.relu(mean)
@@ -38,7 +40,7 @@ def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -
 class LSTMEncoder(nn.Module):
     """An LSTM that reads an image as a sequence of its rows, top to bottom.
 
-    The outputs after every row are flattened, then two dense heads follow.
+    The outputs after every row are flattened; dense layers, if any, and two dense heads follow.
 
     Attributes:
       latent_size: number of latent dimensions.
@@ -46,6 +48,7 @@ class LSTMEncoder(nn.Module):
       num_layers: each LSTM layer reads the outputs of the one before (Graves et al. 2013).
       bidirectional: whether each layer has a second LSTM that reads from the bottom to the top;
         the outputs of both stand side by side (Schuster and Paliwal 1997).
+      head_sizes: widths of the dense layers before the two heads.
       mean_activation: "none", or "relu" for means that are never negative.
     """
 
@@ -53,6 +56,7 @@ class LSTMEncoder(nn.Module):
     hidden_size: int = 64
     num_layers: int = 1
     bidirectional: bool = False
+    head_sizes: Sequence[int] = ()
     mean_activation: str = "none"
 
     @nn.compact
@@ -74,7 +78,7 @@ class LSTMEncoder(nn.Module):
                 outputs = jnp.concatenate([outputs, backward], axis=-1)
             rows = outputs
         features = rows.reshape(images.shape[0], -1)
-        return _gaussian_heads(features, self.latent_size, self.mean_activation)
+        return _gaussian_heads(features, self.head_sizes, self.latent_size, self.mean_activation)
 
 
 class DenseEncoder(nn.Module):
@@ -101,6 +105,4 @@ class DenseEncoder(nn.Module):
           `(mean, log_var)`, each `<float>[batch, latent_size]`.
         """
         features = images.reshape(images.shape[0], -1)
-        for size in self.dense_sizes:
-            features = nn.relu(nn.Dense(size)(features))
-        return _gaussian_heads(features, self.latent_size, self.mean_activation)
+        return _gaussian_heads(features, self.dense_sizes, self.latent_size, self.mean_activation)

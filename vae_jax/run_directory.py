@@ -28,6 +28,7 @@ _PARTIAL_PREFIX = ".partial."
 _ADDED_FIELDS = {
     "decoder.residual_blocks": (),
     "encoder.bidirectional": False,
+    "encoder.head_sizes": (),
     "encoder.mean_activation": "none",
     "encoder.num_layers": 1,
     "evaluate.num_importance_samples": 100,
