@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.bidirectional = False  # lstm: rows from both ends
     config.encoder.head_sizes = ()  # lstm: dense layers before the two heads
     config.encoder.dense_sizes = (512, 256)  # dense
+    config.encoder.activation = "relu"  # relu or swish, of the dense layers
     config.encoder.mean_activation = "none"  # none or relu
 
     config.decoder = ml_collections.ConfigDict()
@@ -40,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.dropout_rate = 0.0
     config.decoder.dropout_after = ()  # indices of transposed convolutions, from 0
     config.decoder.residual_blocks = ()  # how many after each transposed convolution; () for none
+    config.decoder.activation = "relu"  # relu or swish
     config.decoder.head = "dense"  # dense or conv
 
     config.loss = ml_collections.ConfigDict()

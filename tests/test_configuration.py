@@ -61,6 +61,8 @@ def test_a_configuration_survives_json():
         ("data.validation_size", 0, "data.validation_size is 0, must be at least 1"),
         ("encoder.kind", "gru", "encoder.kind is 'gru', must be one of lstm, dense"),
         ("encoder.hidden_size", 0, "encoder.hidden_size is 0, must be at least 1"),
+        ("encoder.activation", "elu", "encoder.activation is 'elu', must be one of relu, swish"),
+        ("decoder.activation", "none", "decoder.activation is 'none', must be one of relu, swish"),
         ("encoder.mean_activation", "elu", "encoder.mean_activation is 'elu', must be one of no"),
         ("encoder.head_sizes", (0,), r"encoder.head_sizes is \(0,\), must be empty or sizes of"),
         ("encoder.dense_sizes", (), r"encoder.dense_sizes is \(\), must be one or more sizes"),

@@ -82,13 +82,23 @@ def test_layers_and_directions_equal_unrolled_lstms(bidirectional):
     np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_dense_layers_before_the_heads_equal_matrix_products():
-    encoder = LSTMEncoder(latent_size=5, hidden_size=7, head_sizes=(11, 9))
+def relu(x):
+    return np.maximum(x, 0.0)
+
+
+def swish(x):
+    """Ramachandran et al. 2017, equation 1 with beta = 1."""
+    return x / (1.0 + np.exp(-x))
+
+
+@pytest.mark.parametrize(("activation", "function"), [("relu", relu), ("swish", swish)])
+def test_dense_layers_before_the_heads_equal_matrix_products(activation, function):
+    encoder = LSTMEncoder(latent_size=5, hidden_size=7, head_sizes=(11, 9), activation=activation)
     params = with_random_biases(encoder.init(jax.random.key(0), IMAGES)["params"])
     mean, log_var = encoder.apply({"params": params}, IMAGES)
     features = unrolled_lstm(params["lstm"], IMAGES, 7)
     for name in ("Dense_0", "Dense_1"):
-        features = np.maximum(dense(params[name], features), 0.0)
+        features = function(dense(params[name], features))
     np.testing.assert_allclose(mean, dense(params["mean"], features), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(log_var, dense(params["log_var"], features), rtol=1e-4, atol=1e-5)
 

@@ -41,30 +41,33 @@ def test_decoder_equals_library_layers():
     np.testing.assert_allclose(actual, x.reshape(3, 28, 28), rtol=1e-4, atol=1e-5)
 
 
-def test_residual_blocks_equal_library_layers_and_begin_as_nothing():
-    layer = decoder(residual_blocks=(2, 1))
+@pytest.mark.parametrize(("activation", "function"), [("relu", nn.relu), ("swish", nn.swish)])
+def test_residual_blocks_equal_library_layers_and_begin_as_nothing(activation, function):
+    layer = decoder(residual_blocks=(2, 1), activation=activation)
     params = layer.init(jax.random.key(0), LATENTS)["params"]
     blocks = {name: value for name, value in params.items() if name.startswith("ResidualBlock")}
     assert len(blocks) == 3
     without = {name: value for name, value in params.items() if name not in blocks}
     np.testing.assert_array_equal(
-        layer.apply({"params": params}, LATENTS), decoder().apply({"params": without}, LATENTS)
+        layer.apply({"params": params}, LATENTS),
+        decoder(activation=activation).apply({"params": without}, LATENTS),
     )
     generator = np.random.RandomState(1)
     params = jax.tree.map(lambda leaf: leaf + 0.1 * generator.normal(size=leaf.shape), params)
     x = LATENTS
     for name in ("Dense_0", "Dense_1"):
-        x = np.maximum(x @ params[name]["kernel"] + params[name]["bias"], 0.0)
+        x = function(x @ params[name]["kernel"] + params[name]["bias"])
     x = x.reshape(3, 7, 7, 2)
     for index, features in enumerate((3, 4)):
         transposed = nn.ConvTranspose(features, (3, 3), (2, 2))
-        x = nn.relu(transposed.apply({"params": params[f"ConvTranspose_{index}"]}, x))
+        x = transposed.apply({"params": params[f"ConvTranspose_{index}"]}, x)
         for number in ((0, 1), (2,))[index]:
             block = params[f"ResidualBlock_{number}"]
             # SAME at stride 1: the library's convolution has the same kernel.
             convolution = nn.Conv(features, (3, 3))
-            y = nn.relu(convolution.apply({"params": block["ConvTranspose_0"]}, x))
-            x = nn.relu(x + convolution.apply({"params": block["ConvTranspose_1"]}, y))
+            y = convolution.apply({"params": block["ConvTranspose_0"]}, function(x))
+            x = x + convolution.apply({"params": block["ConvTranspose_1"]}, function(y))
+        x = function(x)
     x = x.reshape(3, -1) @ params["logits"]["kernel"] + params["logits"]["bias"]
     actual = layer.apply({"params": params}, LATENTS)
     np.testing.assert_allclose(actual, x.reshape(3, 28, 28), rtol=1e-4, atol=1e-5)
@@ -82,6 +85,8 @@ def test_kinds_that_do_not_exist():
         create_vae(6, {"kind": "gru"}, SMALL)
     with pytest.raises(ValueError, match="head is 'linear', must be 'dense' or 'conv'"):
         decoder(head="linear").init(jax.random.key(0), LATENTS)
+    with pytest.raises(ValueError, match="activation is 'elu', must be one of relu, swish"):
+        decoder(activation="elu").init(jax.random.key(0), LATENTS)
 
 
 def test_dropout_follows_the_layers_named_and_needs_a_key():

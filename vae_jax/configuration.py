@@ -18,6 +18,7 @@ from vae_jax.run_directory import flatten
 
 ENCODERS = ("lstm", "dense")
 INITIAL_OUTPUTS = ("zeros", "data_mean")
+ACTIVATIONS = ("relu", "swish")
 MEAN_ACTIVATIONS = ("none", "relu")
 HEADS = ("dense", "conv")
 INITIALIZATIONS = ("flax", "tensorflow")
@@ -144,6 +145,7 @@ def _check_decoder(rules: _Rules) -> None:
         (rate > 0.0) == bool(after),
         f"above 0 exactly where decoder.dropout_after, here {after}, names transposed convolutions",
     )
+    rules.one_of("decoder.activation", ACTIVATIONS)
     rules.one_of("decoder.head", HEADS)
     blocks = fields["decoder.residual_blocks"]
     rules.require(
@@ -163,6 +165,7 @@ def _check_encoder(rules: _Rules) -> None:
     )
     rules.positive_sizes("encoder.head_sizes", fewest=0)
     rules.positive_sizes("encoder.dense_sizes")
+    rules.one_of("encoder.activation", ACTIVATIONS)
     rules.one_of("encoder.mean_activation", MEAN_ACTIVATIONS)
 
 

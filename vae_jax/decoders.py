@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from vae_jax import activations
 from vae_jax.conv_transpose import ConvTranspose
 from vae_jax.datasets import IMAGE_SHAPE
 
@@ -13,19 +14,25 @@ _KERNEL_SIZE = (3, 3)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions, whose output is added to their input (He et al. 2016).
+    """Two 3 x 3 convolutions, each after the activation, added to their input.
 
-    It begins as the identity: the second kernel is zero (Goyal et al. 2017, of its last scale).
+    He et al. 2016 (arXiv:1603.05027). It begins as the identity: the second kernel is zero
+    (Goyal et al. 2017, of its last scale).
+
+    Attributes:
+      activation: element by element.
     """
+
+    activation: activations.Activation
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `<float>[batch, height, width, channels]`, not negative, to the same shape."""
+        """Maps `<float>[batch, height, width, channels]` to the same shape."""
         features = x.shape[-1]
         # At stride 1 a transposed convolution is a convolution.
-        y = nn.relu(ConvTranspose(features, _KERNEL_SIZE)(x))
-        y = ConvTranspose(features, _KERNEL_SIZE, kernel_init=nn.initializers.zeros)(y)
-        return nn.relu(x + y)
+        y = ConvTranspose(features, _KERNEL_SIZE)(self.activation(x))
+        zeros = nn.initializers.zeros
+        return x + ConvTranspose(features, _KERNEL_SIZE, kernel_init=zeros)(self.activation(y))
 
 
 class ConvTransposeDecoder(nn.Module):
@@ -38,8 +45,9 @@ class ConvTransposeDecoder(nn.Module):
       strides: stride of each transposed convolution.
       dropout_rate: share of values that dropout sets to 0.
       dropout_after: indices of the transposed convolutions that dropout follows.
-      residual_blocks: how many follow each transposed convolution, before its dropout; empty
+      residual_blocks: how many follow each transposed convolution, before its activation; empty
         for none.
+      activation: "relu" or "swish".
       head: "dense" (784 logits from the flattened maps) or "conv" (a 3 x 3 convolution to
         one channel).
     """
@@ -51,6 +59,7 @@ class ConvTransposeDecoder(nn.Module):
     dropout_rate: float = 0.0
     dropout_after: Sequence[int] = ()
     residual_blocks: Sequence[int] = ()
+    activation: str = "relu"
     head: str = "dense"
 
     @nn.compact
@@ -65,18 +74,20 @@ class ConvTransposeDecoder(nn.Module):
           Logits, `<float>[batch, 28, 28]`.
 
         Raises:
-          ValueError: the head is of another kind.
+          ValueError: the head or the activation is of another kind.
         """
+        activation = activations.named(self.activation)
         x = latents
         for size in self.dense_sizes:
-            x = nn.relu(nn.Dense(size)(x))
+            x = activation(nn.Dense(size)(x))
         x = x.reshape(-1, *self.grid)
         blocks = self.residual_blocks or (0,) * len(self.filters)
         layers = zip(self.filters, self.strides, blocks, strict=True)
         for index, (features, stride, num_blocks) in enumerate(layers):
-            x = nn.relu(ConvTranspose(features, _KERNEL_SIZE, (stride, stride))(x))
+            x = ConvTranspose(features, _KERNEL_SIZE, (stride, stride))(x)
             for _ in range(num_blocks):
-                x = ResidualBlock()(x)
+                x = ResidualBlock(activation)(x)
+            x = activation(x)
             if dropout_key is not None and index in self.dropout_after:
                 layer_key = jax.random.fold_in(dropout_key, index)
                 x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)

@@ -6,13 +6,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vae_jax import activations
+
+
+def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
+    """Dense layers with an activation, part of the module that calls this."""
+    for size in sizes:
+        features = activations.named(activation)(nn.Dense(size)(features))
+    return features
+
 
 def _gaussian_heads(
-    features: jax.Array, dense_sizes: Sequence[int], latent_size: int, mean_activation: str
+    features: jax.Array, latent_size: int, mean_activation: str
 ) -> tuple[jax.Array, jax.Array]:
-    """Dense layers, then two more, part of the module that calls this: `(mean, log_var)`."""
-    for size in dense_sizes:
-        features = nn.relu(nn.Dense(size)(features))
+    """Two dense layers, part of the module that calls this: `(mean, log_var)`."""
     mean = nn.Dense(latent_size, name="mean")(features)
     if mean_activation == "relu":
         mean = nn.relu(mean)
@@ -49,6 +56,7 @@ class LSTMEncoder(nn.Module):
       bidirectional: whether each layer has a second LSTM that reads from the bottom to the top;
         the outputs of both stand side by side (Schuster and Paliwal 1997).
       head_sizes: widths of the dense layers before the two heads.
+      activation: "relu" or "swish", of these.
       mean_activation: "none", or "relu" for means that are never negative.
     """
 
@@ -57,6 +65,7 @@ class LSTMEncoder(nn.Module):
     num_layers: int = 1
     bidirectional: bool = False
     head_sizes: Sequence[int] = ()
+    activation: str = "relu"
     mean_activation: str = "none"
 
     @nn.compact
@@ -78,7 +87,8 @@ class LSTMEncoder(nn.Module):
                 outputs = jnp.concatenate([outputs, backward], axis=-1)
             rows = outputs
         features = rows.reshape(images.shape[0], -1)
-        return _gaussian_heads(features, self.head_sizes, self.latent_size, self.mean_activation)
+        features = _dense_layers(features, self.head_sizes, self.activation)
+        return _gaussian_heads(features, self.latent_size, self.mean_activation)
 
 
 class DenseEncoder(nn.Module):
@@ -87,11 +97,13 @@ class DenseEncoder(nn.Module):
     Attributes:
       latent_size: number of latent dimensions.
       dense_sizes: widths of the hidden layers.
+      activation: "relu" or "swish", of these.
       mean_activation: "none", or "relu" for means that are never negative.
     """
 
     latent_size: int
     dense_sizes: Sequence[int] = (512, 256)
+    activation: str = "relu"
     mean_activation: str = "none"
 
     @nn.compact
@@ -105,4 +117,5 @@ class DenseEncoder(nn.Module):
           `(mean, log_var)`, each `<float>[batch, latent_size]`.
         """
         features = images.reshape(images.shape[0], -1)
-        return _gaussian_heads(features, self.dense_sizes, self.latent_size, self.mean_activation)
+        features = _dense_layers(features, self.dense_sizes, self.activation)
+        return _gaussian_heads(features, self.latent_size, self.mean_activation)

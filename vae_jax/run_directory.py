@@ -26,7 +26,9 @@ _PARTIAL_PREFIX = ".partial."
 
 # Fields that run directories of earlier versions lack, and what those runs did.
 _ADDED_FIELDS = {
+    "decoder.activation": "relu",
     "decoder.residual_blocks": (),
+    "encoder.activation": "relu",
     "encoder.bidirectional": False,
     "encoder.head_sizes": (),
     "encoder.mean_activation": "none",
