@@ -30,11 +30,16 @@ _DECODER = {
 LADDER: dict[str, Mapping[str, Any]] = {
     "baseline": _DATA,
     "initial_output": {"initial_output": "data_mean"},
-    "cosine": {"train.learning_rate": 0.001, "train.learning_rate_schedule": "cosine"},
+    "initialization": {"initialization": "tensorflow"},
+    "steps": {"train.batch_size": 50, "train.learning_rate": 0.002},
+    "cosine": {"train.learning_rate_schedule": "cosine"},
     "average": {"train.ema_decay": 0.999},
+    "latent_size": {"latent_size": 32},
     "convolutional": _DECODER,
     "residual": {"decoder.residual_blocks": (1, 1, 0)},
     "bidirectional": {"encoder.bidirectional": True},
+    "dense_layer": {"encoder.head_sizes": (512,)},
+    "swish": {"encoder.activation": "swish", "decoder.activation": "swish"},
 }
 # Each alone, on top of the whole ladder.
 OTHERS: dict[str, Mapping[str, Any]] = {
@@ -106,7 +111,7 @@ def main() -> None:
     """Runs what is asked for and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--only", choices=[*LADDER, *OTHERS], help="one run, not all")
     parser.add_argument("--manual_dir", help="where the four files of MNIST lie")
