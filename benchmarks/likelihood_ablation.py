@@ -16,30 +16,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, print_table
+from common import ROOT, load_config, print_table
 
-_DATA = {"data.binarization": "dynamic", "data.validation_size": 10_000}
-_DECODER = {
-    "decoder.dense_sizes": (256, 3136),
-    "decoder.grid": (7, 7, 64),
-    "decoder.filters": (64, 32, 16),
-    "decoder.strides": (1, 2, 2),
-    "decoder.head": "conv",
-}
-# Each on top of those before it.
-LADDER: dict[str, Mapping[str, Any]] = {
-    "baseline": _DATA,
-    "initial_output": {"initial_output": "data_mean"},
-    "initialization": {"initialization": "tensorflow"},
-    "steps": {"train.batch_size": 50, "train.learning_rate": 0.002},
-    "cosine": {"train.learning_rate_schedule": "cosine"},
-    "average": {"train.ema_decay": 0.999},
-    "latent_size": {"latent_size": 32},
-    "convolutional": _DECODER,
-    "residual": {"decoder.residual_blocks": (1, 1, 0)},
-    "bidirectional": {"encoder.bidirectional": True},
-    "dense_layer": {"encoder.head_sizes": (512,)},
-    "swish": {"encoder.activation": "swish", "decoder.activation": "swish"},
+from vae_jax.run_directory import flatten
+
+# The flagship's fields that each adds to those before it.
+LADDER = {
+    "baseline": ("data.binarization", "data.validation_size"),
+    "initial_output": ("initial_output",),
+    "initialization": ("initialization",),
+    "steps": ("train.batch_size", "train.learning_rate"),
+    "cosine": ("train.learning_rate_schedule",),
+    "average": ("train.ema_decay",),
+    "latent_size": ("latent_size",),
+    "convolutional": (
+        "decoder.dense_sizes",
+        "decoder.grid",
+        "decoder.filters",
+        "decoder.strides",
+        "decoder.head",
+    ),
+    "residual": ("decoder.residual_blocks",),
+    "bidirectional": ("encoder.bidirectional",),
+    "dense_layer": ("encoder.head_sizes",),
+    "swish": ("encoder.activation", "decoder.activation"),
 }
 # Each alone, on top of the whole ladder.
 OTHERS: dict[str, Mapping[str, Any]] = {
@@ -54,9 +54,10 @@ OTHERS: dict[str, Mapping[str, Any]] = {
 
 def fields_of(name: str) -> dict[str, Any]:
     """All fields in which a run differs from the baseline's configuration."""
+    flagship = flatten(load_config("flagship").to_dict())
     fields: dict[str, Any] = {}
     for rung, added in LADDER.items():
-        fields |= added
+        fields |= {path: flagship[path] for path in added}
         if rung == name:
             return fields
     return fields | OTHERS[name]
