@@ -49,6 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.kl_warm_up_steps = 0  # over which that weight grows from 0
     config.loss.free_bits = 0.0  # nats a latent variable has for nothing
     config.loss.num_importance_samples = 1  # more: the importance-weighted bound
+    config.loss.elbo_epochs = 0  # epochs of one sample, before there are that many
 
     config.train = ml_collections.ConfigDict()
     config.train.num_epochs = 50

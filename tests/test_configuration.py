@@ -94,6 +94,7 @@ def test_a_configuration_survives_json():
         ("loss.free_bits", -0.1, "loss.free_bits is -0.1, must be finite and at least 0"),
         ("loss.kl_warm_up_steps", -1, "loss.kl_warm_up_steps is -1, must be at least 0"),
         ("loss.num_importance_samples", 0, "loss.num_importance_samples is 0, must be at least"),
+        ("loss.elbo_epochs", 1, "loss.elbo_epochs is 1, must be 0 where loss.num_importance_samp"),
         ("loss.kl_weight", float("nan"), "loss.kl_weight is nan, must be finite"),
         (
             "train.batch_size",
@@ -189,3 +190,11 @@ def test_the_importance_weighted_bound_has_no_other_options(field, value, allowe
     assert message == (
         f"{field} is {value}, must be {allowed} where loss.num_importance_samples is above 1"
     )
+
+
+@pytest.mark.parametrize("epochs", [-1, 50])
+def test_the_bound_has_an_epoch_at_least(epochs):
+    check(**{"loss.elbo_epochs": 49, "loss.num_importance_samples": 5})
+    message = message_of(**{"loss.elbo_epochs": epochs, "loss.num_importance_samples": 5})
+    allowed = "at least 0 and at most 49, below train.num_epochs"
+    assert message == f"loss.elbo_epochs is {epochs}, must be {allowed}"

@@ -13,7 +13,7 @@ import scipy.special
 import scipy.stats
 
 from vae_jax import losses, steps
-from vae_jax.objectives import Objective, training_loss
+from vae_jax.objectives import Objective, evaluation_terms, training_loss
 from vae_jax.streams import Stream, stream_key
 from vae_jax.vae import create_vae
 
@@ -161,6 +161,32 @@ def test_more_samples_give_a_tighter_bound(state):
         for k in (2, 8, 64)
     ]
     assert losses_of_k[0] > losses_of_k[1] > losses_of_k[2]
+
+
+def test_the_samples_begin_after_the_epochs_of_the_elbo():
+    objective = Objective(num_importance_samples=5, elbo_epochs=2)
+    one, several = Objective(), Objective(num_importance_samples=5)
+    assert [objective.of_epoch(epoch) for epoch in (1, 2, 3, 4)] == [one, one, several, several]
+    assert several.of_epoch(1) == several
+    assert Objective(free_bits=0.5).of_epoch(1) == Objective(free_bits=0.5)
+
+
+def test_evaluation_is_of_the_bound_that_is_trained(state):
+    keys = jax.random.split(jax.random.key(5), len(PIXELS))
+    terms = evaluation_terms(Objective(num_importance_samples=3), MODEL, state.params, PIXELS, keys)
+    variables = {"params": state.params}
+    mean, log_var = MODEL.apply(variables, PIXELS, method="encode")
+    noise = np.stack([jax.random.normal(key, (3, 3)) for key in keys], axis=1)
+    latents = mean + np.exp(log_var / 2) * noise
+    weights, log_likelihood = MODEL.apply(
+        variables, PIXELS, mean, log_var, latents, method="log_weights"
+    )
+    expected = np.log(3) - scipy.special.logsumexp(weights, axis=0)
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(terms.reconstruction, -log_likelihood.mean(0), rtol=1e-5)
+    kl = 0.5 * (np.exp(log_var) + mean**2 - 1 - log_var).sum(1)
+    np.testing.assert_allclose(terms.kl, kl, rtol=1e-4)
+    assert np.all(np.asarray(terms.loss) < -np.asarray(weights).mean(0))  # Jensen
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,32 @@ def test_binarised_data_have_a_likelihood(small_config, tmp_path, capsys):
     assert len(posterior["aggregate_mean"]) == len(posterior["aggregate_variance"]) == 8
 
 
+def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
+    small_config, tmp_path, interrupt_save_of_step
+):
+    small_config.data.binarization = "dynamic"
+    small_config.encoder.kind = "dense"
+    train.train_and_evaluate(small_config, tmp_path / "elbo")
+    small_config.loss.num_importance_samples = 5
+    small_config.loss.elbo_epochs = 1
+    train.train_and_evaluate(small_config, tmp_path / "bound")
+    plain, bound = (rows_without_timing(tmp_path / name) for name in ("elbo", "bound"))
+    assert bound[0] == plain[0]
+    row = read_rows(tmp_path / "bound" / "metrics.csv")[1]
+    for split in ("train", "validation"):
+        gap = row[f"{split}_reconstruction"] + row[f"{split}_kl"] - row[f"{split}_loss"]
+        assert 0.5 < gap < 10.0
+    summary = json.loads((tmp_path / "bound" / "summary.json").read_text())
+    assert summary["best_epoch"] == 2
+    assert summary["validation"]["loss"] == row["validation_loss"]
+    # Interrupted at the change, it goes on with the bound.
+    interrupt_save_of_step(80)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(small_config, tmp_path / "interrupted")
+    train.train_and_evaluate(small_config, tmp_path / "interrupted")
+    assert rows_without_timing(tmp_path / "interrupted") == bound
+
+
 def test_a_collapsed_posterior_is_warned_of(small_config, tmp_path, capsys):
     small_config.train.num_epochs = 1
     small_config.encoder.kind = "dense"

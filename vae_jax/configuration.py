@@ -181,6 +181,12 @@ def _check_loss(rules: _Rules) -> None:
         rules.require("loss.kl_weight", fields["loss.kl_weight"] == 1.0, f"1.0 {several}")
         for name in ("loss.kl_warm_up_steps", "loss.free_bits"):
             rules.require(name, fields[name] == 0, f"0 {several}")
+        last = fields["train.num_epochs"] - 1
+        allowed = f"at least 0 and at most {last}, below train.num_epochs"
+        rules.require("loss.elbo_epochs", 0 <= fields["loss.elbo_epochs"] <= last, allowed)
+    else:
+        nothing = fields["loss.elbo_epochs"] == 0
+        rules.require("loss.elbo_epochs", nothing, "0 where loss.num_importance_samples is 1")
 
 
 def _check_train(rules: _Rules) -> None:
@@ -215,8 +221,8 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     rules.at_least("data.validation_size", 1)
     _check_encoder(rules)
     _check_decoder(rules)
-    _check_loss(rules)
     _check_train(rules)
+    _check_loss(rules)
     rules.at_least("evaluate.num_importance_samples", 1)
 
 

@@ -171,7 +171,7 @@ def open_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
     states = [state]
     if settings.num_replicas > 1:
         states = [steps.replica(state, index) for index in range(settings.num_replicas)]
-    alone = dataclasses.replace(settings, num_replicas=1)
+    alone = dataclasses.replace(settings.in_epoch(epoch), num_replicas=1)
     replicas = [
         Replica(folder, config.seed + index, epoch, alone, state)
         for index, (folder, state) in enumerate(zip(folders, states, strict=True))
@@ -275,8 +275,8 @@ def summarize(run: TrainedRun, dataset: datasets.Dataset) -> dict[str, Any]:
 def _format_split(summary: dict[str, Any], split: str) -> str:
     terms, std = summary[split], summary.get(f"{split}_std")
     spread = f" ± {std['loss']:.2f}" if std else ""
-    parts = f"{terms['reconstruction']:.2f} + {terms['kl']:.2f}"
-    return f"{split} {terms['loss']:.2f}{spread} = {parts}"
+    parts = f"reconstruction {terms['reconstruction']:.2f}, KL {terms['kl']:.2f}"
+    return f"{split} {terms['loss']:.2f}{spread} ({parts})"
 
 
 def format_summary(summary: dict[str, Any]) -> str:
@@ -285,7 +285,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     seeds = f", {len(summary['seeds'])} seeds" if "seeds" in summary else ""
     return (
         f"best epoch {summary['best_epoch']} of {summary['epochs_trained']}{seeds}: {splits} "
-        f"(loss = reconstruction + KL, {summary['units']})"
+        f"{summary['units']}"
     )
 
 

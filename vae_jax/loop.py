@@ -231,9 +231,10 @@ class Loop:
     def _train(self, epoch: int, bar: tqdm) -> list[dict[str, float]]:
         """Trains and validates for one epoch; returns each replica's row."""
         start, first_step = time.perf_counter(), self._step
+        settings = self._settings.in_epoch(epoch)
         try:
             self._state, sums = train_one_epoch(
-                self._settings,
+                settings,
                 self._state,
                 self._images,
                 epoch,
@@ -247,10 +248,10 @@ class Loop:
             self._progress = dataclasses.replace(self._progress, sums=sums)
             self._save()
             self._stop()
-        num_images = (epoch * self._steps_per_epoch - first_step) * self._settings.batch_size
+        num_images = (epoch * self._steps_per_epoch - first_step) * settings.batch_size
         speed = round(num_images / (time.perf_counter() - start), 1)
-        validation = evaluate.evaluate_split(self._settings, self._state, self._validation)
-        rows = _training_rows(self._settings, sums, epoch)
+        validation = evaluate.evaluate_split(settings, self._state, self._validation)
+        rows = _training_rows(settings, sums, epoch)
         if not all(math.isfinite(terms["loss"]) for terms in validation):
             raise self._not_finite("validation loss", epoch * self._steps_per_epoch, epoch)
         for row, terms in zip(rows, validation, strict=True):
@@ -264,8 +265,8 @@ def _format_row(row: dict[str, float], num_epochs: int) -> str:
     skipped = row.get(metrics.SKIPPED_COLUMN, 0)
     return (
         f"epoch {row['epoch']}/{num_epochs}: "
-        f"train {row['train_loss']:.2f}, validation {row['validation_loss']:.2f} = "
-        f"{row['validation_reconstruction']:.2f} + {row['validation_kl']:.2f} nats per image, "
+        f"train {row['train_loss']:.2f}, validation {row['validation_loss']:.2f} (reconstruction "
+        f"{row['validation_reconstruction']:.2f}, KL {row['validation_kl']:.2f}) nats per image, "
         f"{row['images_per_second']:.0f} images/s"
         + (f", {skipped:g} updates skipped" if skipped else "")
     )

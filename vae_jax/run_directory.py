@@ -36,6 +36,7 @@ _ADDED_FIELDS = {
     "evaluate.num_importance_samples": 100,
     "initial_output": "zeros",
     "initialization": "flax",
+    "loss.elbo_epochs": 0,
     "loss.free_bits": 0.0,
     "loss.kl_warm_up_steps": 0,
     "loss.num_importance_samples": 1,

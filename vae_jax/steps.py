@@ -18,11 +18,11 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vae_jax import devices, distributions, losses
+from vae_jax import devices, distributions
 from vae_jax.devices import DATA_AXIS, REPLICA_AXIS
 from vae_jax.importance import WeightSums, add_weights
 from vae_jax.losses import NegativeElbo
-from vae_jax.objectives import NEGATIVE_ELBO, Objective, training_loss
+from vae_jax.objectives import NEGATIVE_ELBO, Objective, evaluation_terms, training_loss
 from vae_jax.streams import Stream, stream_key
 from vae_jax.train_state import TrainState, create_train_state
 from vae_jax.vae import VAE
@@ -39,7 +39,8 @@ class StepSettings:
       optimizer: the Optax transformation of its gradients.
       batch_size: images in a step.
       initialization: where the parameters begin, as for `create_train_state`.
-      objective: what training minimises; its KL weight is evaluation's too.
+      objective: what training minimises, in the epoch at hand; its KL weight and number of
+        samples are evaluation's too.
       binarize: whether each pixel is drawn anew, 1 with probability of its grey value.
       num_replicas: how many seeds are trained side by side.
       skip_nonfinite: whether a step whose loss or gradient is not finite leaves the parameters
@@ -57,6 +58,10 @@ class StepSettings:
     num_replicas: int = 1
     skip_nonfinite: bool = False
     mesh: jax.sharding.Mesh | None = None
+
+    def in_epoch(self, epoch: int) -> "StepSettings":
+        """Those of an epoch, numbered from 1: the objective can change in the course of a run."""
+        return dataclasses.replace(self, objective=self.objective.of_epoch(epoch))
 
     @property
     def splits_batches(self) -> bool:
@@ -303,7 +308,7 @@ def evaluate_batch(
     images: jax.Array,
     indices: jax.Array,
 ) -> NegativeElbo:
-    """Loss and terms of each image, dropout off, one latent sample an image.
+    """Loss and terms of each image, dropout off, with the objective's number of latent samples.
 
     An image's noise comes from its index in the split, so that neither the batch size nor
     the epoch changes it.
@@ -324,11 +329,7 @@ def evaluate_batch(
     ) -> NegativeElbo:
         pixels = _to_pixels(_split_batch(settings, images))
         keys = jax.vmap(lambda index: stream_key(root_key, Stream.EVALUATION, index))(indices)
-        mean, log_var = settings.model.apply({"params": params}, pixels, method="encode")
-        latents = jax.vmap(distributions.sample_gaussian)(keys, mean, log_var)
-        logits = settings.model.apply({"params": params}, latents, method="decode")
-        kl_weight = settings.objective.kl_weight
-        terms = losses.negative_elbo(logits, pixels, mean, log_var, kl_weight)
+        terms = evaluation_terms(settings.objective, settings.model, params, pixels, keys)
         return _on_every_device(settings, terms)
 
     evaluate_all = _for_each_replica(settings, evaluate, in_axes=(0, 0, None, None), out_axes=1)
