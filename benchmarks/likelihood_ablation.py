@@ -41,36 +41,39 @@ LADDER = {
     "dense_layer": ("encoder.head_sizes",),
     "swish": ("encoder.activation", "decoder.activation"),
 }
-# Each alone, on top of the whole ladder.
+# Each alone, on top of the whole ladder; with the first it is the flagship.
 OTHERS: dict[str, Mapping[str, Any]] = {
+    "importance_weighted": {"loss.num_importance_samples": 5},
     "two_layers": {"encoder.num_layers": 2},
     "wide_lstm": {"encoder.hidden_size": 128},
     "clipping": {"train.max_gradient_norm": 100.0},
     "warm_up": {"loss.kl_warm_up_steps": 2000},
     "free_bits": {"loss.free_bits": 0.1},
-    "importance_weighted": {"loss.num_importance_samples": 5},
 }
 
 
-def fields_of(name: str) -> dict[str, Any]:
-    """All fields in which a run differs from the baseline's configuration."""
+def fields_of(name: str, epochs: int) -> dict[str, Any]:
+    """All fields in which a run of so many epochs differs from the baseline's configuration."""
     flagship = flatten(load_config("flagship").to_dict())
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"train.num_epochs": epochs}
     for rung, added in LADDER.items():
         fields |= {path: flagship[path] for path in added}
         if rung == name:
             return fields
-    return fields | OTHERS[name]
+    fields |= OTHERS[name]
+    if name == "importance_weighted":
+        # The same share of the epochs as the flagship's.
+        elbo_epochs = flagship["loss.elbo_epochs"] * epochs // flagship["train.num_epochs"]
+        fields["loss.elbo_epochs"] = elbo_epochs
+    return fields
 
 
 def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) -> None:
     """Trains a run and measures its likelihood, where that is not done yet."""
     if (workdir / "evaluation.json").exists():
         return
-    fields = fields_of(name) | {
-        "train.num_epochs": arguments.epochs,
-        "evaluate.num_importance_samples": arguments.samples,
-    }
+    fields = fields_of(name, arguments.epochs)
+    fields["evaluate.num_importance_samples"] = arguments.samples
     if arguments.manual_dir:
         fields["data.manual_dir"] = arguments.manual_dir
     command = [sys.executable, ROOT / "main.py", f"--config={ROOT / 'configs' / 'baseline.py'}"]
