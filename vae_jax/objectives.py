@@ -33,7 +33,7 @@ class Objective:
     elbo_epochs: int = 0
 
     def of_epoch(self, epoch: int) -> "Objective":
-        """What is minimised in an epoch, numbered from 1: the same in all that follow it."""
+        """What is minimised in an epoch, numbered from 1."""
         num_samples = self.num_importance_samples if epoch > self.elbo_epochs else 1
         return dataclasses.replace(self, num_importance_samples=num_samples, elbo_epochs=0)
 
