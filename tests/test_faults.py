@@ -16,7 +16,18 @@ import pytest
 
 from tests import processes
 from tests.reading import rows_without_timing
-from vae_jax import datasets, evaluate, faults, figures, loop, metrics, run_directory, steps, train
+from vae_jax import (
+    datasets,
+    evaluate,
+    faults,
+    figures,
+    loop,
+    losses,
+    metrics,
+    run_directory,
+    steps,
+    train,
+)
 from vae_jax.errors import UserError
 from vae_jax.metrics import read_rows
 
@@ -169,7 +180,7 @@ def test_what_is_not_finite_stops_at_its_step(small_config, tmp_path, monkeypatc
 @pytest.fixture
 def infinite_gradient(monkeypatch):
     """Gives images whose first pixel is lit, as none of MNIST's is, an infinite gradient."""
-    negative_elbo = steps.losses.negative_elbo
+    negative_elbo = losses.negative_elbo
 
     def wrapped(logits, images, *rest):
         terms = negative_elbo(logits, images, *rest)
@@ -178,7 +189,7 @@ def infinite_gradient(monkeypatch):
         root = jnp.sqrt(jnp.where(lit, 0.0 * logits[:, 5, 5], 1.0))
         return terms.replace(loss=terms.loss + root - jax.lax.stop_gradient(root))
 
-    monkeypatch.setattr(steps.losses, "negative_elbo", wrapped)
+    monkeypatch.setattr(losses, "negative_elbo", wrapped)
 
 
 def light_first_pixel(config, image):
