@@ -57,6 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.learning_rate = 0.0005  # of Adam
     config.train.learning_rate_schedule = "constant"  # constant, cosine or burda
     config.train.max_gradient_norm = 0.0  # to which larger gradients are scaled down; 0 for none
+    config.train.weight_decay = 0.0  # of the kernels, each step, times the learning rate
     config.train.ema_decay = 0.0  # of the parameters' average, which is evaluated; 0 for none
     config.train.skip_nonfinite = False  # skip updates that are not finite, instead of stopping
     config.train.num_replicas = 1  # seeds trained side by side, from `seed` on

@@ -106,6 +106,7 @@ def test_a_configuration_survives_json():
         ("train.learning_rate", -0.1, "train.learning_rate is -0.1, must be finite and above 0"),
         ("train.learning_rate_schedule", "step", "train.learning_rate_schedule is 'step', must be"),
         ("train.max_gradient_norm", -1.0, "train.max_gradient_norm is -1.0, must be finite and at"),
+        ("train.weight_decay", -0.1, "train.weight_decay is -0.1, must be finite and at least 0"),
         ("train.ema_decay", 1.0, "train.ema_decay is 1.0, must be at least 0 and below 1"),
         ("train.learning_rate", float("inf"), "train.learning_rate is inf, must be finite"),
     ],

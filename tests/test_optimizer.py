@@ -1,4 +1,4 @@
-"""The optimiser against NumPy: schedules, clipped gradients, averaged parameters."""
+"""The optimiser against NumPy: schedules, clipped gradients, weight decay, averaged parameters."""
 
 import dataclasses
 import json
@@ -32,8 +32,11 @@ def run(optimizer, params, gradients):
     return history, state
 
 
-def adam_by_hand(params, gradients, rates, max_norm=np.inf):
-    """Kingma and Ba 2015, algorithm 1, of gradients no longer than `max_norm`."""
+def adam_by_hand(params, gradients, rates, max_norm=np.inf, decay=0.0):
+    """Kingma and Ba 2015, algorithm 1, of gradients no longer than `max_norm`.
+
+    With a decay Loshchilov and Hutter 2019, algorithm 2.
+    """
     first = second = 0.0
     history = []
     for step, (gradient, rate) in enumerate(zip(gradients.astype(float), rates, strict=True), 1):
@@ -41,7 +44,8 @@ def adam_by_hand(params, gradients, rates, max_norm=np.inf):
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         corrected = first / (1 - 0.9**step), second / (1 - 0.999**step)
-        params = params - rate * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+        adam = corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+        params = params - rate * (adam + decay * params)
         history.append(params)
     return history
 
@@ -63,6 +67,23 @@ def test_schedule_and_clipped_gradients_together():
     np.testing.assert_allclose(history, expected, rtol=1e-4)
     unclipped = adam_by_hand(np.zeros(5), GRADIENTS, rates)
     assert not np.allclose(history, unclipped, rtol=1e-2)
+
+
+def test_kernels_decay_and_biases_do_not():
+    rates = [0.1 * (1 + np.cos(np.pi * step / 20)) / 2 for step in range(20)]
+    optimizer = create_optimizer(0.1, "cosine", num_steps=20, weight_decay=0.5)
+    params = {"kernel": np.full((1, 5), 3.0), "bias": np.full(5, 3.0)}
+    state = optimizer.init(params)
+    for gradient in GRADIENTS:
+        updates, state = optimizer.update(
+            {"kernel": gradient[None], "bias": gradient}, state, params
+        )
+        params = optax.apply_updates(params, updates)
+    decayed = adam_by_hand(np.full(5, 3.0), GRADIENTS, rates, decay=0.5)[-1]
+    plain = adam_by_hand(np.full(5, 3.0), GRADIENTS, rates)[-1]
+    np.testing.assert_allclose(params["kernel"][0], decayed, rtol=1e-4)
+    np.testing.assert_allclose(params["bias"], plain, rtol=1e-4)
+    assert not np.allclose(decayed, plain, rtol=0.1)
 
 
 def test_burda_schedule_of_the_paper():
@@ -108,6 +129,7 @@ def test_a_run_evaluates_averages_and_goes_on_bit_for_bit(
     small_config.train.ema_decay = 0.95
     small_config.train.learning_rate_schedule = "cosine"
     small_config.train.max_gradient_norm = 100.0
+    small_config.train.weight_decay = 0.01
     small_config.train.num_replicas = 2
     small_config.encoder.kind = "dense"
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"

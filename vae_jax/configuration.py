@@ -196,10 +196,8 @@ def _check_train(rules: _Rules) -> None:
     rate = fields["train.learning_rate"]
     rules.require("train.learning_rate", 0.0 < rate <= sys.float_info.max, "finite and above 0")
     rules.one_of("train.learning_rate_schedule", SCHEDULES)
-    norm = fields["train.max_gradient_norm"]
-    rules.require(
-        "train.max_gradient_norm", 0.0 <= norm <= sys.float_info.max, "finite and at least 0"
-    )
+    for name in ("train.max_gradient_norm", "train.weight_decay"):
+        rules.require(name, 0.0 <= fields[name] <= sys.float_info.max, "finite and at least 0")
     rules.require(
         "train.ema_decay", 0.0 <= fields["train.ema_decay"] < 1.0, "at least 0 and below 1"
     )

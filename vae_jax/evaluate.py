@@ -57,6 +57,7 @@ def step_settings(
         config.train.learning_rate_schedule,
         config.train.num_epochs * steps_per_epoch,
         config.train.max_gradient_norm,
+        config.train.weight_decay,
         config.train.ema_decay,
     )
     return steps.StepSettings(

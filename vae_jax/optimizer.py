@@ -1,4 +1,4 @@
-"""Adam, and what can go with it: schedules of its rate, clipped gradients, averaged parameters."""
+"""Adam, and what can go with it: schedules, clipped gradients, weight decay, averages."""
 
 from typing import Any, NamedTuple
 
@@ -40,6 +40,11 @@ def learning_rate_schedule(
             learning_rate * 10.0 ** (-jnp.sum(count >= boundaries) / (_BURDA_STAGES - 1))
         )
     raise ValueError(f"the schedule is {name!r}, must be 'constant', 'cosine' or 'burda'")
+
+
+def _kernels(params: Any) -> Any:
+    """Which parameters decay: the kernels and not the biases, a tree of `bool` like theirs."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 class AverageState(NamedTuple):
@@ -84,6 +89,7 @@ def create_optimizer(
     schedule: str = "constant",
     num_steps: int = 1,
     max_gradient_norm: float = 0.0,
+    weight_decay: float = 0.0,
     ema_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015), by itself or with what the other arguments ask for.
@@ -94,13 +100,19 @@ def create_optimizer(
       num_steps: steps of the whole training; only a schedule looks at it.
       max_gradient_norm: a gradient of a larger norm, over all parameters, is scaled down to it
         (Pascanu et al. 2013); 0 for none.
+      weight_decay: what every step takes off the kernels besides, this times its learning rate of
+        them (AdamW, Loshchilov and Hutter 2019, with the rate in the product); 0 for none.
       ema_decay: of the parameters' average, which is then what is evaluated; 0 for none.
 
     Raises:
       ValueError: the schedule has another name.
     """
     parts = [optax.clip_by_global_norm(max_gradient_norm)] if max_gradient_norm else []
-    parts.append(optax.adam(learning_rate_schedule(schedule, learning_rate, num_steps)))
+    rate = learning_rate_schedule(schedule, learning_rate, num_steps)
+    if weight_decay:
+        parts.append(optax.adamw(rate, weight_decay=weight_decay, mask=_kernels))
+    else:
+        parts.append(optax.adam(rate))
     if ema_decay:
         parts.append(average_params(ema_decay))
     return optax.chain(*parts) if len(parts) > 1 else parts[0]

@@ -43,6 +43,7 @@ _ADDED_FIELDS = {
     "train.ema_decay": 0.0,
     "train.learning_rate_schedule": "constant",
     "train.max_gradient_norm": 0.0,
+    "train.weight_decay": 0.0,
 }
 
 # Far beyond what this package writes, and far below what recursive functions can follow.
