@@ -15,12 +15,6 @@ RANDOM = np.random.default_rng(0)
 IMAGES = (RANDOM.uniform(size=(7, 28, 28)) < 0.2).astype(np.uint8) * np.uint8(255)
 
 
-@pytest.fixture(autouse=True)
-def no_padding(monkeypatch):
-    monkeypatch.setattr(likelihood, "_IMAGES_AT_ONCE", len(IMAGES))
-    monkeypatch.setattr(likelihood, "_SAMPLES_AT_ONCE", {jax.default_backend(): 50})
-
-
 def make_model(latent_size):
     model = create_vae(latent_size, {"kind": "dense", "dense_sizes": (16,)}, DECODER)
     state = steps.initial_state(steps.StepSettings(model, optax.sgd(0.1), 2), seed=0)
@@ -109,8 +103,8 @@ def test_sums_in_pieces_are_the_formulas():
 def test_chunks_do_not_change_the_estimate(tmp_path, monkeypatch):
     trained = make_model(2)
     expected = estimate(trained, 23, tmp_path)
-    monkeypatch.setattr(likelihood, "_IMAGES_AT_ONCE", 3)
-    monkeypatch.setattr(likelihood, "_SAMPLES_AT_ONCE", {jax.default_backend(): 4})
+    monkeypatch.setattr(likelihood, "_IMAGES_AT_ONCE", {jax.default_backend(): 3})
+    monkeypatch.setattr(likelihood, "_SAMPLES_PER_CALL", 4)
     actual = estimate(trained, 23, tmp_path)
     for name in ("log_likelihood", "elbo", "effective_sample_size"):
         np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), rtol=1e-3)
@@ -118,7 +112,7 @@ def test_chunks_do_not_change_the_estimate(tmp_path, monkeypatch):
 
 def test_an_interrupted_estimate_goes_on_where_it_was(tmp_path, monkeypatch):
     trained = make_model(2)
-    monkeypatch.setattr(likelihood, "_IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(likelihood, "_IMAGES_AT_ONCE", {jax.default_backend(): 2})
     monkeypatch.setattr(likelihood, "_SECONDS_BETWEEN_SAVES", 0.0)
     expected = estimate(trained, 5, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -16,10 +16,10 @@ from vae_jax import importance, run_directory, steps
 from vae_jax.vae import VAE
 
 PARTIAL_NAME = "likelihood.partial.npz"
-_IMAGES_AT_ONCE = 100
-# Of each image, in one call to the device. On CPU the decoder's maps then stay in the caches.
-_SAMPLES_AT_ONCE = {"cpu": 2}
-_SAMPLES_AT_ONCE_ELSEWHERE = 50
+# So many that on CPU the decoder's maps stay in the caches.
+_IMAGES_AT_ONCE = {"cpu": 100}
+_IMAGES_AT_ONCE_ELSEWHERE = 5000
+_SAMPLES_PER_CALL = 50  # of each of these images; between two calls the progress bar moves
 _SECONDS_BETWEEN_SAVES = 30.0
 
 
@@ -61,19 +61,22 @@ def _estimate_batch(
     root_key: jax.Array,
     images: np.ndarray,
     first_index: int,
+    batch_size: int,
     num_samples: int,
     bar: tqdm,
 ) -> list[np.ndarray]:
-    """The fields of the estimates for some images, the first with that index in the split."""
-    padding = _IMAGES_AT_ONCE - len(images)
+    """The fields of the estimates for some images, the first with that index in the split.
+
+    They are padded to the batch size, so that no second program is compiled for the last ones.
+    """
+    padding = batch_size - len(images)
     padded = np.pad(images, ((0, padding), (0, 0), (0, 0)))
-    indices = np.arange(first_index, first_index + _IMAGES_AT_ONCE)
+    indices = np.arange(first_index, first_index + batch_size)
     mean, log_var = steps.encode(model, params, padded)
-    at_once = _SAMPLES_AT_ONCE.get(jax.default_backend(), _SAMPLES_AT_ONCE_ELSEWHERE)
-    sums = importance.no_weights(_IMAGES_AT_ONCE)
+    sums = importance.no_weights(batch_size)
     left = num_samples
     while left:
-        count = min(at_once, left)
+        count = min(_SAMPLES_PER_CALL, left)
         sums = steps.add_importance_samples(
             model, params, root_key, padded, mean, log_var, indices, sums, count
         )
@@ -131,6 +134,8 @@ def estimate(
     path = folder / PARTIAL_NAME
     estimates = _read_partial(path, identity)
     saved = time.monotonic()
+    at_once = _IMAGES_AT_ONCE.get(jax.default_backend(), _IMAGES_AT_ONCE_ELSEWHERE)
+    batch_size = min(at_once, len(images))
     bar = tqdm(
         total=len(images) * num_samples,
         initial=estimates.shape[1] * num_samples,
@@ -141,8 +146,10 @@ def estimate(
     )
     with bar:
         while (first := estimates.shape[1]) < len(images):
-            batch = images[first : first + _IMAGES_AT_ONCE]
-            new = _estimate_batch(model, params, root_key, batch, first, num_samples, bar)
+            batch = images[first : first + batch_size]
+            new = _estimate_batch(
+                model, params, root_key, batch, first, batch_size, num_samples, bar
+            )
             estimates = np.concatenate([estimates, new], axis=1)
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 _write_partial(path, identity, estimates)

@@ -367,17 +367,21 @@ def add_importance_samples(
     Returns:
       The sums with these samples among them.
     """
-    numbers = sums.count + jnp.arange(num_samples)
+    pixels = _to_pixels(images)
 
-    def draw(number: jax.Array, index: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+    def draw(index: jax.Array, number: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
         key = jax.random.fold_in(stream_key(root_key, Stream.IMPORTANCE, index), number)
         return distributions.sample_gaussian(key, mean, log_var)
 
-    draw_each = jax.vmap(jax.vmap(draw, in_axes=(None, 0, 0, 0)), in_axes=(0, None, None, None))
-    latents = draw_each(numbers, indices, mean, log_var)
-    log_weights, _ = model.apply(
-        {"params": params}, _to_pixels(images), mean, log_var, latents, method="log_weights"
-    )
+    def log_weights_of(number: jax.Array) -> jax.Array:
+        latents = jax.vmap(draw, in_axes=(0, None, 0, 0))(indices, number, mean, log_var)
+        log_weights, _ = model.apply(
+            {"params": params}, pixels, mean, log_var, latents[None], method="log_weights"
+        )
+        return log_weights[0]
+
+    # One sample of every image at a time: memory does not grow with their number.
+    log_weights = jax.lax.map(log_weights_of, sums.count + jnp.arange(num_samples))
     return add_weights(sums, log_weights)
 
 
