@@ -2,9 +2,12 @@
 
 import dataclasses
 import io
+import os
 import sys
+import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +67,12 @@ def _estimate_batch(
     batch_size: int,
     num_samples: int,
     bar: tqdm,
+    stopped: threading.Event,
 ) -> list[np.ndarray]:
     """The fields of the estimates for some images, the first with that index in the split.
 
     They are padded to the batch size, so that no second program is compiled for the last ones.
+    Once stopped, what is returned means nothing.
     """
     padding = batch_size - len(images)
     padded = np.pad(images, ((0, padding), (0, 0), (0, 0)))
@@ -75,20 +80,32 @@ def _estimate_batch(
     mean, log_var = steps.encode(model, params, padded)
     sums = importance.no_weights(batch_size)
     left = num_samples
-    while left:
+    while left and not stopped.is_set():
         count = min(_SAMPLES_PER_CALL, left)
         sums = steps.add_importance_samples(
             model, params, root_key, padded, mean, log_var, indices, sums, count
         )
         left -= count
         jax.block_until_ready(sums)
-        bar.update(len(images) * count)
+        with bar.get_lock():
+            bar.update(len(images) * count)
     functions = (
         importance.log_likelihood,
         importance.evidence_lower_bound,
         importance.effective_sample_size,
     )
     return [np.asarray(f(sums), np.float64)[: len(images)] for f in functions]
+
+
+def _num_threads() -> int:
+    """How many batches are estimated at a time.
+
+    On CPU one for each core: many of a decoder's operations keep no more than one busy.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    available = getattr(os, "sched_getaffinity", None)  # not everywhere
+    return len(available(0)) if available else os.cpu_count() or 1
 
 
 def _read_partial(path: Path, identity: str) -> np.ndarray:
@@ -144,15 +161,23 @@ def estimate(
         unit_scale=True,
         disable=not sys.stderr.isatty(),
     )
-    with bar:
-        while (first := estimates.shape[1]) < len(images):
-            batch = images[first : first + batch_size]
-            new = _estimate_batch(
-                model, params, root_key, batch, first, batch_size, num_samples, bar
-            )
-            estimates = np.concatenate([estimates, new], axis=1)
-            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                _write_partial(path, identity, estimates)
-                saved = time.monotonic()
+    stopped = threading.Event()
+
+    def estimate_from(first: int) -> list[np.ndarray]:
+        batch = images[first : first + batch_size]
+        return _estimate_batch(
+            model, params, root_key, batch, first, batch_size, num_samples, bar, stopped
+        )
+
+    with bar, ThreadPoolExecutor(_num_threads()) as pool:
+        try:
+            for new in pool.map(estimate_from, range(estimates.shape[1], len(images), batch_size)):
+                estimates = np.concatenate([estimates, new], axis=1)
+                if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                    _write_partial(path, identity, estimates)
+                    saved = time.monotonic()
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
     path.unlink(missing_ok=True)
     return Likelihoods(*estimates)
