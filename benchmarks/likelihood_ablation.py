@@ -3,9 +3,10 @@
   python benchmarks/likelihood_ablation.py --workdir=runs/ablation
 
 From the baseline on binarised pixels, ingredients are added one after the other; then others are
-tried, each alone, on top of these. Every run is one of `main.py`: what is complete is skipped,
-what is not is resumed. `--only=NAME` does one, so that several can share the work; the table is
-of all that are complete.
+tried, each alone, on top of these. Last come those against overfitting, which so few epochs do
+not need: on fewer images and for longer. Every run is one of `main.py`: what is complete is
+skipped, what is not is resumed. `--only=NAME` does one, so that several can share the work; the
+table is of all that are complete.
 """
 
 import argparse
@@ -23,11 +24,11 @@ from vae_jax.run_directory import flatten
 # The flagship's fields that each adds to those before it.
 LADDER = {
     "baseline": ("data.binarization", "data.validation_size"),
-    "initial_output": ("initial_output",),
-    "initialization": ("initialization",),
-    "steps": ("train.batch_size", "train.learning_rate"),
+    "swish": ("encoder.activation", "decoder.activation"),
+    "initialization": ("initialization", "initial_output"),
     "cosine": ("train.learning_rate_schedule",),
     "average": ("train.ema_decay",),
+    "steps": ("train.batch_size", "train.learning_rate"),
     "latent_size": ("latent_size",),
     "convolutional": (
         "decoder.dense_sizes",
@@ -39,9 +40,9 @@ LADDER = {
     "residual": ("decoder.residual_blocks",),
     "bidirectional": ("encoder.bidirectional",),
     "dense_layer": ("encoder.head_sizes",),
-    "swish": ("encoder.activation", "decoder.activation"),
 }
-# Each alone, on top of the whole ladder; with the first it is the flagship.
+_TOP = [*LADDER][-1]
+# Each alone, on top of the whole ladder.
 OTHERS: dict[str, Mapping[str, Any]] = {
     "importance_weighted": {"loss.num_importance_samples": 5},
     "two_layers": {"encoder.num_layers": 2},
@@ -50,22 +51,44 @@ OTHERS: dict[str, Mapping[str, Any]] = {
     "warm_up": {"loss.kl_warm_up_steps": 2000},
     "free_bits": {"loss.free_bits": 0.1},
 }
+# The whole ladder on 10,000 images, for five times the epochs: a step decays as much by a rate
+# that is as many times larger as the run has fewer steps.
+_FEW_IMAGES = {"data.validation_size": 50_000}
+_FEW_IMAGES_EPOCHS = 5
+REGULARIZERS: dict[str, Mapping[str, Any]] = {
+    "few_images": {},
+    "weight_decay": {"train.weight_decay": 0.1},
+    "dropout": {"decoder.dropout_rate": 0.1, "decoder.dropout_after": "(0,1)"},
+}
+NAMES = (*LADDER, *OTHERS, *REGULARIZERS)
 
 
 def fields_of(name: str, epochs: int) -> dict[str, Any]:
-    """All fields in which a run of so many epochs differs from the baseline's configuration."""
+    """All fields in which a run differs from the baseline's configuration."""
     flagship = flatten(load_config("flagship").to_dict())
     fields: dict[str, Any] = {"train.num_epochs": epochs}
     for rung, added in LADDER.items():
         fields |= {path: flagship[path] for path in added}
         if rung == name:
             return fields
+    if name in REGULARIZERS:
+        epochs *= _FEW_IMAGES_EPOCHS
+        return fields | _FEW_IMAGES | {"train.num_epochs": epochs} | REGULARIZERS[name]
     fields |= OTHERS[name]
     if name == "importance_weighted":
-        # The same share of the epochs as the flagship's.
-        elbo_epochs = flagship["loss.elbo_epochs"] * epochs // flagship["train.num_epochs"]
-        fields["loss.elbo_epochs"] = elbo_epochs
+        # The same share of the epochs as the flagship's, one at least.
+        share = flagship["loss.elbo_epochs"] / flagship["train.num_epochs"]
+        fields["loss.elbo_epochs"] = min(round(share * epochs), epochs - 1)
     return fields
+
+
+def label_of(name: str) -> str:
+    """What the table calls a run."""
+    if name in LADDER:
+        return f"`{name}`"
+    if name in OTHERS:
+        return f"ladder and `{name}`"
+    return "`few_images`" if not REGULARIZERS[name] else f"`few_images` and `{name}`"
 
 
 def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) -> None:
@@ -84,15 +107,16 @@ def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) 
 
 
 def rows_of(workdir: Path) -> list[list[str]]:
-    """A row for each complete run; the gain is over the rung before, or over the whole ladder."""
-    folders = {name: workdir / name for name in (*LADDER, *OTHERS)}
+    """A row for each complete run; the gain is over the run it adds to."""
+    folders = {name: workdir / name for name in NAMES}
     measures = {
         name: json.loads((folder / "evaluation.json").read_text())["likelihood"]
         for name, folder in folders.items()
         if (folder / "evaluation.json").exists()
     }
     rungs = [*LADDER]
-    below = dict(zip(rungs[1:], rungs, strict=False)) | dict.fromkeys(OTHERS, rungs[-1])
+    below = dict(zip(rungs[1:], rungs, strict=False)) | dict.fromkeys(OTHERS, _TOP)
+    below |= {name: "few_images" for name, added in REGULARIZERS.items() if added}
     rows = []
     for name, measured in measures.items():
         summary = json.loads((folders[name] / "summary.json").read_text())
@@ -100,7 +124,7 @@ def rows_of(workdir: Path) -> list[list[str]]:
         other = measures.get(below.get(name, ""))
         rows.append(
             [
-                f"`{name}`" if name in LADDER else f"ladder and `{name}`",
+                label_of(name),
                 f"{loss:.2f} ± {measured['standard_error']:.2f}",
                 f"{other['negative_log_likelihood'] - loss:+.2f}" if other else "-",
                 f"{measured['negative_elbo']:.2f}",
@@ -117,10 +141,10 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--only", choices=[*LADDER, *OTHERS], help="one run, not all")
+    parser.add_argument("--only", choices=NAMES, help="one run, not all")
     parser.add_argument("--manual_dir", help="where the four files of MNIST lie")
     arguments = parser.parse_args()
-    for name in [arguments.only] if arguments.only else [*LADDER, *OTHERS]:
+    for name in [arguments.only] if arguments.only else NAMES:
         train_and_evaluate(name, arguments.workdir / name, arguments)
     header = ["", "-log p(x)", "gain", "-ELBO", "parameters", "minutes"]
     print_table(header, rows_of(arguments.workdir))
