@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--only", choices=NAMES, help="one run, not all")
     parser.add_argument("--manual_dir", help="where the four files of MNIST lie")
     arguments = parser.parse_args()
