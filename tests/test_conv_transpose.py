@@ -18,9 +18,9 @@ PAIRS = st.tuples(st.integers(1, 4), st.integers(1, 4))
 CASES = st.fixed_dictionaries(
     {
         "size": st.tuples(st.integers(1, 5), st.integers(1, 5)),
-        # Above and below the number of channels at which the form of the product changes.
+        # Above and below the numbers of channels at which the form of the product changes.
         "in_channels": st.sampled_from([1, 3, 5, 6]),
-        "features": st.integers(1, 4),
+        "features": st.sampled_from([1, 3, 8, 9]),
         "kernel_size": PAIRS,
         "strides": PAIRS,
         "padding": st.sampled_from(["SAME", "VALID"]),
@@ -167,11 +167,13 @@ def test_stride_one_is_a_convolution():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("in_channels", [2, 6])
-def test_second_derivatives_equal_numerical_ones(in_channels, stride):
+@pytest.mark.parametrize(("in_channels", "out_channels"), [(2, 2), (6, 2), (6, 9)])
+def test_second_derivatives_equal_numerical_ones(in_channels, out_channels, stride):
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(0), (1, 3, 3, in_channels), jnp.float64)
-        kernel = jax.random.normal(jax.random.key(1), (3, 3, in_channels, 2), jnp.float64)
+        kernel = jax.random.normal(
+            jax.random.key(1), (3, 3, in_channels, out_channels), jnp.float64
+        )
         check_grads(
             lambda *a: conv_transpose(*a, (stride, stride)), (x, kernel), order=2, modes=["rev"]
         )

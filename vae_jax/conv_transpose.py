@@ -8,6 +8,7 @@ grid, evaluated together and interleaved; and every kernel gradient as a matrix 
 Other platforms use the library's own. `benchmarks/conv_transpose.py` measures the forms.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # library's convolution at stride 1, and gathering the outputs' windows for the gradients; at
 # other strides it always beats the library's convolution.
 _MAX_CHANNELS_AS_WINDOWS = 4
+# Up to this many output channels adding what the input's pixels give beats gathering windows.
+_MAX_CHANNELS_AS_TAPS = 8
 # Gradients gather the outputs' windows for as many images at a time as stay in a core's cache.
 _MAX_WINDOW_BYTES = 2**21
 
@@ -117,30 +120,93 @@ def _correlate(x: jax.Array, kernel: jax.Array, from_windows: bool) -> jax.Array
     return _library_correlate(x, kernel)
 
 
-def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
-    """`jax.lax.conv_transpose` as one ordinary convolution, its phases interleaved."""
-    batch, _, _, in_channels = x.shape
-    out_channels = kernel.shape[-1]
-    selections, pads, sizes, quotients = [], [(0, 0)], [], []
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """How the outputs of a transposed convolution come about along one axis.
+
+    Attributes:
+      selection: which taps meet which neighbours, from `_phases`.
+      pads: how far the neighbours reach beyond the input, before and after.
+      quotient: outputs of each phase.
+      size: of the output.
+    """
+
+    selection: np.ndarray
+    pads: tuple[int, int]
+    quotient: int
+    size: int
+
+
+def _axes(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> list[_Axis]:
+    axes = []
     for axis, stride in enumerate(strides):
         selection, first = _phases(kernel.shape[axis], stride, padding)
         size = _output_size(x.shape[1 + axis], kernel.shape[axis], stride, padding)
         quotient = -(-size // stride)
         last = first + selection.shape[1] - 1
-        pads.append((-first, quotient - 1 + last - (x.shape[1 + axis] - 1)))
-        selections.append(jnp.asarray(selection, kernel.dtype))
-        sizes.append(size)
-        quotients.append(quotient)
+        pads = (-first, quotient - 1 + last - (x.shape[1 + axis] - 1))
+        axes.append(_Axis(selection, pads, quotient, size))
+    return axes
+
+
+def _interleave(phases: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
+    """Outputs from those of each phase, `[batch, rows, phase, columns, phase, channels]`."""
+    batch, rows, down, columns, across, _ = phases.shape
+    out = phases.reshape(batch, rows * down, columns * across, -1)
+    return out[:, : axes[0].size, : axes[1].size]
+
+
+def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
+    """`jax.lax.conv_transpose` as one ordinary convolution, its phases interleaved."""
+    batch, _, _, in_channels = x.shape
+    out_channels = kernel.shape[-1]
+    if in_channels > _MAX_CHANNELS_AS_WINDOWS and out_channels <= _MAX_CHANNELS_AS_TAPS:
+        return _overlap_add(x, kernel, strides, padding)
+    axes = _axes(x, kernel, strides, padding)
     if strides == (1, 1):
         phase_kernel = kernel
     else:
+        selections = [jnp.asarray(axis.selection, kernel.dtype) for axis in axes]
         phase_kernel = jnp.einsum("aik,bjl,klcd->ijcabd", *selections, kernel)
         phase_kernel = phase_kernel.reshape(*phase_kernel.shape[:3], -1)
-    x = jnp.pad(x, [*pads, (0, 0)])
+    x = jnp.pad(x, [(0, 0), axes[0].pads, axes[1].pads, (0, 0)])
     out = _correlate(x, phase_kernel, _from_windows(in_channels, strides))
+    quotients = [axis.quotient for axis in axes]
     out = out.reshape(batch, *quotients, *strides, out_channels).transpose(0, 1, 3, 2, 4, 5)
-    out = out.reshape(batch, quotients[0] * strides[0], quotients[1] * strides[1], out_channels)
-    return out[:, : sizes[0], : sizes[1]]
+    return _interleave(out, axes)
+
+
+def _overlap_add(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str
+) -> jax.Array:
+    """`jax.lax.conv_transpose` as one matrix product, whose columns are shifted and added.
+
+    The product has what each input pixel gives through each tap of the kernel. No windows are
+    gathered, but there is one column for each tap and output channel.
+    """
+    height, width, in_channels, out_channels = kernel.shape
+    taps = kernel.transpose(2, 0, 1, 3).reshape(in_channels, -1)
+    given = _matmul(x.reshape(-1, in_channels), taps)
+    given = given.reshape(*x.shape[:3], height, width, out_channels)
+    down, across = _axes(x, kernel, strides, padding)
+    given = jnp.pad(given, [(0, 0), down.pads, across.pads, *[(0, 0)] * 3])
+    # A phase that no tap reaches is zero.
+    nothing = jnp.zeros((len(x), down.quotient, across.quotient, out_channels), given.dtype)
+    phases = [
+        sum(
+            (
+                given[:, i : i + down.quotient, j : j + across.quotient, row, column]
+                for i, row in np.argwhere(row_phase)
+                for j, column in np.argwhere(column_phase)
+            ),
+            start=nothing,
+        )
+        for row_phase in down.selection
+        for column_phase in across.selection
+    ]
+    stacked = jnp.stack(phases, axis=3)  # batch, rows, columns, phase, channels
+    stacked = stacked.reshape(*stacked.shape[:3], *strides, out_channels)
+    return _interleave(stacked.transpose(0, 1, 3, 2, 4, 5), (down, across))
 
 
 def _library(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
