@@ -4,7 +4,8 @@ XLA's CPU back end runs the library's transposed convolution, and inside a loop 
 gradient of every convolution, many times slower than its arithmetic takes. On CPU this
 module therefore computes the sub-pixel form (Shi et al. 2016, arXiv:1609.07009): a
 transposed convolution of stride s is s x s ordinary ones, one for each phase of the output
-grid, evaluated together and interleaved; and every kernel gradient as a matrix product.
+grid, evaluated together and interleaved; or, to few channels, one matrix product whose columns
+are shifted and added; and every kernel gradient as a matrix product.
 Other platforms use the library's own. `benchmarks/conv_transpose.py` measures the forms.
 """
 
@@ -150,9 +151,11 @@ def _axes(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: st
 
 
 def _interleave(phases: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
-    """Outputs from those of each phase, `[batch, rows, phase, columns, phase, channels]`."""
-    batch, rows, down, columns, across, _ = phases.shape
-    out = phases.reshape(batch, rows * down, columns * across, -1)
+    """Outputs from those of each phase, `[batch, rows, columns, phase, phase, channels]`."""
+    batch, rows, columns, down, across, channels = phases.shape
+    # For XLA a concatenation is a copy of whole rows, a transposition one of numbers.
+    lines = [phases[:, :, :, phase].reshape(batch, rows, 1, -1) for phase in range(down)]
+    out = jnp.concatenate(lines, axis=2).reshape(batch, rows * down, columns * across, channels)
     return out[:, : axes[0].size, : axes[1].size]
 
 
@@ -160,8 +163,6 @@ def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding
     """`jax.lax.conv_transpose` as one ordinary convolution, its phases interleaved."""
     batch, _, _, in_channels = x.shape
     out_channels = kernel.shape[-1]
-    if in_channels > _MAX_CHANNELS_AS_WINDOWS and out_channels <= _MAX_CHANNELS_AS_TAPS:
-        return _overlap_add(x, kernel, strides, padding)
     axes = _axes(x, kernel, strides, padding)
     if strides == (1, 1):
         phase_kernel = kernel
@@ -172,8 +173,7 @@ def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding
     x = jnp.pad(x, [(0, 0), axes[0].pads, axes[1].pads, (0, 0)])
     out = _correlate(x, phase_kernel, _from_windows(in_channels, strides))
     quotients = [axis.quotient for axis in axes]
-    out = out.reshape(batch, *quotients, *strides, out_channels).transpose(0, 1, 3, 2, 4, 5)
-    return _interleave(out, axes)
+    return _interleave(out.reshape(batch, *quotients, *strides, out_channels), axes)
 
 
 def _overlap_add(
@@ -206,7 +206,20 @@ def _overlap_add(
     ]
     stacked = jnp.stack(phases, axis=3)  # batch, rows, columns, phase, channels
     stacked = stacked.reshape(*stacked.shape[:3], *strides, out_channels)
-    return _interleave(stacked.transpose(0, 1, 3, 2, 4, 5), (down, across))
+    return _interleave(stacked, (down, across))
+
+
+def _fast_on_cpu(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str
+) -> jax.Array:
+    """`jax.lax.conv_transpose` in the form that is fastest on CPU."""
+    in_channels, out_channels = kernel.shape[2:]
+    if in_channels <= _MAX_CHANNELS_AS_WINDOWS or out_channels > _MAX_CHANNELS_AS_TAPS:
+        return _subpixel(x, kernel, strides, padding)
+    # A few images at a time: XLA cannot mix this loop with what follows, which would slow both.
+    pieces = x.reshape(_num_pieces(x, kernel), -1, *x.shape[1:])
+    out = jax.lax.map(lambda piece: _overlap_add(piece, kernel, strides, padding), pieces)
+    return out.reshape(-1, *out.shape[2:])
 
 
 def _library(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
@@ -308,7 +321,7 @@ def conv_transpose(
     """
     if padding not in ("SAME", "VALID"):
         raise ValueError(f"padding is {padding!r}, must be 'SAME' or 'VALID'")
-    return _on_platform(_subpixel, _library, x, kernel, strides=strides, padding=padding)
+    return _on_platform(_fast_on_cpu, _library, x, kernel, strides=strides, padding=padding)
 
 
 def _forward(x, kernel, strides, padding):
