@@ -26,9 +26,9 @@ LADDER = {
     "baseline": ("data.binarization", "data.validation_size"),
     "swish": ("encoder.activation", "decoder.activation"),
     "initialization": ("initialization", "initial_output"),
+    "steps": ("train.batch_size", "train.learning_rate"),
     "cosine": ("train.learning_rate_schedule",),
     "average": ("train.ema_decay",),
-    "steps": ("train.batch_size", "train.learning_rate"),
     "latent_size": ("latent_size",),
     "convolutional": (
         "decoder.dense_sizes",
