@@ -28,7 +28,8 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _MAX_CHANNELS_AS_WINDOWS = 4
 # Up to this many output channels adding what the input's pixels give beats gathering windows.
 _MAX_CHANNELS_AS_TAPS = 8
-# Gradients gather the outputs' windows for as many images at a time as stay in a core's cache.
+# Gradients gather the outputs' windows, and the overlap-add holds what it adds, for as many images
+# at a time as stay in a core's cache.
 _MAX_WINDOW_BYTES = 2**21
 
 
