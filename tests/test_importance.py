@@ -132,8 +132,8 @@ def test_an_interrupted_estimate_goes_on_where_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         estimate(trained, 5, tmp_path)
     actual = estimate(trained, 5, tmp_path)
-    assert batches[:3] == [0, 2, 4]
-    assert batches[-2:] == [4, 6]
+    # The thread may have taken one more, whose estimate is not used, before it was told to end.
+    assert batches in ([0, 2, 4, 4, 6], [0, 2, 4, 6, 4, 6])
     np.testing.assert_array_equal(actual.log_likelihood, expected.log_likelihood)
     assert not list(tmp_path.iterdir())
 
