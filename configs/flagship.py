@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.binarization = "dynamic"
     config.data.validation_size = 10_000
     config.encoder.bidirectional = True
-    config.encoder.head_sizes = (512,)
+    config.encoder.head_sizes = (480,)  # with 512 a step takes 1.2 times as long on CPU
     config.encoder.activation = "swish"
     config.decoder.dense_sizes = (256, 1568)
     config.decoder.grid = (7, 7, 32)
@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.batch_size = 50
     config.train.learning_rate = 0.002
     config.train.learning_rate_schedule = "cosine"
-    config.train.weight_decay = 0.03
+    config.train.weight_decay = 0.05
     config.train.ema_decay = 0.999
     config.evaluate.num_importance_samples = 5_000
     return config
