@@ -20,8 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.matmul import matmul
-
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Up to this many input channels gathering their windows for one matrix product beats the
@@ -90,6 +88,20 @@ def _windows(x: jax.Array, shape: Sequence[int], strides: tuple[int, int] = (1, 
     return jnp.concatenate([x[:, row, column] for row in rows for column in columns], axis=-1)
 
 
+@jax.custom_vjp
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Matrix product; its derivatives are products too, without a transposed copy."""
+    return a @ b
+
+
+def _matmul_backward(residuals, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b = residuals
+    return cotangent @ b.T, a.T @ cotangent
+
+
+_matmul.defvjp(lambda a, b: (_matmul(a, b), (a, b)), _matmul_backward)
+
+
 def _from_windows(in_channels: int, strides: tuple[int, int]) -> bool:
     return strides != (1, 1) or in_channels <= _MAX_CHANNELS_AS_WINDOWS
 
@@ -105,7 +117,7 @@ def _correlate(x: jax.Array, kernel: jax.Array, from_windows: bool) -> jax.Array
     if from_windows:
         windows = _windows(x, kernel.shape[:2])
         rows = windows.reshape(-1, windows.shape[-1])
-        out = matmul(rows, kernel.reshape(rows.shape[-1], -1))
+        out = _matmul(rows, kernel.reshape(rows.shape[-1], -1))
         return out.reshape(*windows.shape[:-1], -1)
     return _library_correlate(x, kernel)
 
@@ -175,7 +187,7 @@ def _overlap_add(
     """
     height, width, in_channels, out_channels = kernel.shape
     taps = kernel.transpose(2, 0, 1, 3).reshape(in_channels, -1)
-    given = matmul(x.reshape(-1, in_channels), taps)
+    given = _matmul(x.reshape(-1, in_channels), taps)
     given = given.reshape(*x.shape[:3], height, width, out_channels)
     down, across = _axes(x, kernel, strides, padding)
     given = jnp.pad(given, [(0, 0), down.pads, across.pads, *[(0, 0)] * 3])

@@ -9,7 +9,6 @@ import jax
 from vae_jax import activations
 from vae_jax.conv_transpose import ConvTranspose
 from vae_jax.datasets import IMAGE_SHAPE
-from vae_jax.matmul import Dense
 
 _KERNEL_SIZE = (3, 3)
 
@@ -80,7 +79,7 @@ class ConvTransposeDecoder(nn.Module):
         activation = activations.named(self.activation)
         x = latents
         for size in self.dense_sizes:
-            x = activation(Dense(size)(x))
+            x = activation(nn.Dense(size)(x))
         x = x.reshape(-1, *self.grid)
         blocks = self.residual_blocks or (0,) * len(self.filters)
         layers = zip(self.filters, self.strides, blocks, strict=True)
@@ -93,7 +92,7 @@ class ConvTransposeDecoder(nn.Module):
                 layer_key = jax.random.fold_in(dropout_key, index)
                 x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)
         if self.head == "dense":
-            x = Dense(math.prod(IMAGE_SHAPE), name="logits")(x.reshape(x.shape[0], -1))
+            x = nn.Dense(math.prod(IMAGE_SHAPE), name="logits")(x.reshape(x.shape[0], -1))
         elif self.head == "conv":
             # At stride 1 a transposed convolution is a convolution.
             x = ConvTranspose(1, _KERNEL_SIZE, name="logits")(x)

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import activations
-from vae_jax.matmul import Dense
 
 
 def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
     """Dense layers with an activation, part of the module that calls this."""
     for size in sizes:
-        features = activations.named(activation)(Dense(size)(features))
+        features = activations.named(activation)(nn.Dense(size)(features))
     return features
 
 
@@ -21,12 +20,12 @@ def _gaussian_heads(
     features: jax.Array, latent_size: int, mean_activation: str
 ) -> tuple[jax.Array, jax.Array]:
     """Two dense layers, part of the module that calls this: `(mean, log_var)`."""
-    mean = Dense(latent_size, name="mean")(features)
+    mean = nn.Dense(latent_size, name="mean")(features)
     if mean_activation == "relu":
         mean = nn.relu(mean)
     elif mean_activation != "none":
         raise ValueError(f"mean_activation is {mean_activation!r}, must be 'none' or 'relu'")
-    log_var = Dense(latent_size, name="log_var")(features)
+    log_var = nn.Dense(latent_size, name="log_var")(features)
     return mean, log_var
 
 
