@@ -2,11 +2,10 @@
 
   python benchmarks/likelihood_ablation.py --workdir=runs/ablation
 
-From the baseline on binarised pixels, ingredients are added one after the other; then others are
-tried, each alone, on top of these. Last come those against overfitting, which so few epochs do
-not need: on fewer images and for longer. Every run is one of `main.py`: what is complete is
-skipped, what is not is resumed. `--only=NAME` does one, so that several can share the work; the
-table is of all that are complete.
+From the baseline on binarised pixels, ingredients are added one after the other. Last comes what
+is against overfitting, which so few epochs do not need: on fewer images and for longer. Every run
+is one of `main.py`: what is complete is skipped, what is not is resumed. `--only=NAME` does one,
+so that several can share the work; the table is of all that are complete.
 """
 
 import argparse
@@ -41,26 +40,18 @@ LADDER = {
     "bidirectional": ("encoder.bidirectional",),
     "dense_layer": ("encoder.head_sizes",),
 }
-_TOP = [*LADDER][-1]
-# Each alone, on top of the whole ladder.
-OTHERS: dict[str, Mapping[str, Any]] = {
-    "importance_weighted": {"loss.num_importance_samples": 5},
-    "two_layers": {"encoder.num_layers": 2},
-    "wide_lstm": {"encoder.hidden_size": 128},
-    "clipping": {"train.max_gradient_norm": 100.0},
-    "warm_up": {"loss.kl_warm_up_steps": 2000},
-    "free_bits": {"loss.free_bits": 0.1},
-}
-# The whole ladder on 10,000 images, for five times the epochs; as many steps as on all of them.
-# The decay was found on about so few images, the flagship's is for its longer run.
+# The last epochs of the whole ladder: the same share of them as the flagship's, one at least.
+_LAST = "importance_weighted"
+# The ladder, without these last epochs, on 10,000 images and for five times the epochs: as many
+# steps as on all of them. The decay was found on about so few images, the flagship's is for its
+# longer run.
 _FEW_IMAGES = {"data.validation_size": 50_000}
 _FEW_IMAGES_EPOCHS = 5
 REGULARIZERS: dict[str, Mapping[str, Any]] = {
     "few_images": {},
     "weight_decay": {"train.weight_decay": 0.1},
-    "dropout": {"decoder.dropout_rate": 0.1, "decoder.dropout_after": "(0,1)"},
 }
-NAMES = (*LADDER, *OTHERS, *REGULARIZERS)
+NAMES = (*LADDER, _LAST, *REGULARIZERS)
 
 
 def fields_of(name: str, epochs: int) -> dict[str, Any]:
@@ -74,21 +65,16 @@ def fields_of(name: str, epochs: int) -> dict[str, Any]:
     if name in REGULARIZERS:
         epochs *= _FEW_IMAGES_EPOCHS
         return fields | _FEW_IMAGES | {"train.num_epochs": epochs} | REGULARIZERS[name]
-    fields |= OTHERS[name]
-    if name == "importance_weighted":
-        # The same share of the epochs as the flagship's, one at least.
-        share = flagship["loss.elbo_epochs"] / flagship["train.num_epochs"]
-        fields["loss.elbo_epochs"] = min(round(share * epochs), epochs - 1)
-    return fields
+    share = flagship["loss.elbo_epochs"] / flagship["train.num_epochs"]
+    return fields | {
+        "loss.num_importance_samples": flagship["loss.num_importance_samples"],
+        "loss.elbo_epochs": min(round(share * epochs), epochs - 1),
+    }
 
 
 def label_of(name: str) -> str:
     """What the table calls a run."""
-    if name in LADDER:
-        return f"`{name}`"
-    if name in OTHERS:
-        return f"ladder and `{name}`"
-    return "`few_images`" if not REGULARIZERS[name] else f"`few_images` and `{name}`"
+    return f"`few_images` and `{name}`" if REGULARIZERS.get(name) else f"`{name}`"
 
 
 def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) -> None:
@@ -114,8 +100,8 @@ def rows_of(workdir: Path) -> list[list[str]]:
         for name, folder in folders.items()
         if (folder / "evaluation.json").exists()
     }
-    rungs = [*LADDER]
-    below = dict(zip(rungs[1:], rungs, strict=False)) | dict.fromkeys(OTHERS, _TOP)
+    rungs = [*LADDER, _LAST]
+    below = dict(zip(rungs[1:], rungs, strict=False))
     below |= {name: "few_images" for name, added in REGULARIZERS.items() if added}
     rows = []
     for name, measured in measures.items():
