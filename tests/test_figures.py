@@ -9,6 +9,7 @@ import pytest
 from vae_jax import figures
 from vae_jax.metrics import COLUMNS, STD_COLUMNS
 
+TERMS = ("loss", "reconstruction", "kl")
 IMAGES = np.random.RandomState(0).uniform(size=(2, 10, 28, 28))
 
 
@@ -63,6 +64,25 @@ def test_loss_curves(tmp_path):
     pixels = matplotlib.image.imread(tmp_path / "loss_curves.png")
     assert pixels.shape[1] > 2.5 * pixels.shape[0]  # three panels
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 100
+
+
+@pytest.mark.parametrize(
+    "loss, title", [((100.0, 90.0), "Total (negative ELBO)"), ((100.0, 88.0), "Loss")]
+)
+def test_only_a_sum_of_its_terms_is_called_the_negative_elbo(loss, title):
+    terms = {"loss": loss, "reconstruction": (75.0, 66.0), "kl": (25.0, 24.0)}
+    assert figures._titles([terms])["loss"] == title
+    plain = terms | {"loss": (100.0, 90.0)}
+    assert figures._titles([plain, terms])["loss"] == title  # of several runs, all
+
+
+def test_loss_curves_are_titled_by_training_and_validation():
+    curves = {f"{split}_{term}": np.ones(3) for split in ("train", "validation") for term in TERMS}
+    of_splits = figures._of_splits(curves | {"validation_loss": np.full(3, 2.0)})
+    assert [figures._titles([terms])["loss"] for terms in of_splits] == [
+        "Loss",
+        "Total (negative ELBO)",
+    ]
 
 
 def test_loss_curves_of_replicas_have_bands(tmp_path):

@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
 
 from vae_jax.run_directory import write_atomically
 
 _DPI = 150
 _INCHES_PER_IMAGE = 0.5
 _GAP = 2  # white pixels between images
-_PANELS = (
-    ("loss", "Total (negative ELBO)"),
-    ("reconstruction", "Reconstruction"),
-    ("kl", "KL divergence"),
-)
+_TITLES = {"loss": "Loss", "reconstruction": "Reconstruction", "kl": "KL divergence"}
 _SPLITS = {"train": "Training", "validation": "Validation"}
 _COLORS = [f"C{index}" for index in range(10)]
 _SHOWN_QUANTILES = (0.02, 0.97)
@@ -138,6 +135,20 @@ def save_latent_map(path: Path, maps: dict[str, np.ndarray], labels: np.ndarray)
     _save(figure, path)
 
 
+def _titles(runs: Iterable[Mapping[str, ArrayLike]]) -> dict[str, str]:
+    """Each term's title; the loss is the negative ELBO where it is the sum of the others."""
+    is_negative_elbo = all(
+        np.allclose(run["loss"], np.add(run["reconstruction"], run["kl"]), 1e-4, equal_nan=True)
+        for run in runs
+    )
+    return _TITLES | ({"loss": "Total (negative ELBO)"} if is_negative_elbo else {})
+
+
+def _of_splits(curves: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The terms of the columns of `metrics.csv`, training's and validation's apart."""
+    return [{term: curves[f"{split}_{term}"] for term in _TITLES} for split in _SPLITS]
+
+
 def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: int) -> None:
     """Saves the loss and its terms by epoch, training and validation.
 
@@ -148,17 +159,19 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
       best_epoch: the epoch validation chooses; it is marked.
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    epochs = [row["epoch"] for row in rows]
+    curves = {column: np.array([row[column] for row in rows]) for column in rows[0]}
+    epochs = curves["epoch"]
     marker = "o" if len(rows) < 15 else None
-    has_std = f"train_{_PANELS[0][0]}_std" in rows[0]
-    panels = figure.subplots(1, len(_PANELS))
-    for axes, (term, title) in zip(panels, _PANELS, strict=True):
-        for split in ("train", "validation"):
+    has_std = "train_loss_std" in curves
+    titles = _titles(_of_splits(curves))
+    panels = figure.subplots(1, len(titles))
+    for axes, (term, title) in zip(panels, titles.items(), strict=True):
+        for split in _SPLITS:
             column = f"{split}_{term}"
-            values = np.array([row[column] for row in rows])
+            values = curves[column]
             axes.plot(epochs, values, label=split, marker=marker)
             if has_std:
-                std = np.array([row[f"{column}_std"] for row in rows])
+                std = curves[f"{column}_std"]
                 axes.fill_between(epochs, values - std, values + std, alpha=0.3, linewidth=0)
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"best epoch ({best_epoch})")
         axes.set_title(title)
@@ -188,9 +201,10 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
       A PNG file: training above, validation below.
     """
     figure = Figure(figsize=(13, 7.5), layout="constrained")
-    rows = figure.subplots(2, len(_PANELS), sharex=True, sharey="col")
+    titles = _titles(terms for _, curves in runs for terms in _of_splits(curves))
+    rows = figure.subplots(2, len(titles), sharex=True, sharey="col")
     for (split, label), panels in zip(_SPLITS.items(), rows, strict=True):
-        for axes, (term, title) in zip(panels, _PANELS, strict=True):
+        for axes, (term, title) in zip(panels, titles.items(), strict=True):
             for (name, curves), style in zip(runs, _styles(), strict=False):
                 curve = curves[f"{split}_{term}"]
                 epochs = np.arange(1, len(curve) + 1)
@@ -199,7 +213,7 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.3)
-    for axes, (term, _) in zip(rows[0], _PANELS, strict=True):
+    for axes, term in zip(rows[0], titles, strict=True):
         columns = [curves[f"{split}_{term}"] for _, curves in runs for split in _SPLITS]
         # The first epochs would flatten all that follows.
         low, high = np.quantile(np.concatenate(columns), _SHOWN_QUANTILES)
@@ -227,8 +241,9 @@ def plot_latent_sizes(
       A PNG file.
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(_PANELS))
-    for axes, (term, title) in zip(panels, _PANELS, strict=True):
+    titles = _titles(terms for points in lines.values() for _, terms in points)
+    panels = figure.subplots(1, len(titles))
+    for axes, (term, title) in zip(panels, titles.items(), strict=True):
         for name, points in lines.items():
             sizes = [size for size, _ in points]
             values = [terms[term] for _, terms in points]
