@@ -4,8 +4,8 @@
 
 A bidirectional LSTM and a dense layer encode, residual transposed convolutions decode; trained on
 50,000 images, the last 8 of 100 epochs with the importance-weighted bound of five samples; the
-other 10,000 images choose the epoch. Test -log p(x): 81.28 nats with 5,000 samples an image. Two and
-a quarter hours on two CPU cores.
+other 10,000 images choose the epoch. Test -log p(x): 81.28 nats with 5,000 samples an image. Two
+and a quarter hours on two CPU cores.
 """
 
 import ml_collections
