@@ -182,7 +182,6 @@ def test_a_stored_configuration_that_lacks_a_field():
     [
         ("loss.kl_weight", 0.5, "1.0"),
         ("loss.free_bits", 0.5, "0"),
-        ("loss.kl_warm_up_steps", 10, "0"),
     ],
 )
 def test_the_importance_weighted_bound_has_no_other_options(field, value, allowed):

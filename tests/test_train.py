@@ -164,6 +164,7 @@ def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
 ):
     small_config.data.binarization = "dynamic"
     small_config.encoder.kind = "dense"
+    small_config.loss.kl_warm_up_steps = 40
     train.train_and_evaluate(small_config, tmp_path / "elbo")
     small_config.loss.num_importance_samples = 5
     small_config.loss.elbo_epochs = 1
@@ -198,6 +199,17 @@ def test_a_collapsed_posterior_is_warned_of(small_config, tmp_path, capsys):
 def test_a_batch_larger_than_the_split(small_config, tmp_path):
     small_config.train.batch_size = 4001
     with pytest.raises(UserError, match=r"train.batch_size is 4001, must be at most 4000"):
+        train.train_and_evaluate(small_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("elbo_epochs", "most"), [(0, 0), (1, 40)])
+def test_the_warm_up_ends_before_the_bound(small_config, tmp_path, elbo_epochs, most):
+    small_config.loss.num_importance_samples = 5
+    small_config.loss.elbo_epochs = elbo_epochs
+    small_config.loss.kl_warm_up_steps = most + 1
+    message = f"loss.kl_warm_up_steps is {most + 1}, must be at most {most} where "
+    with pytest.raises(UserError, match=message):
         train.train_and_evaluate(small_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

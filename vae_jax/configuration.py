@@ -179,8 +179,7 @@ def _check_loss(rules: _Rules) -> None:
     if fields["loss.num_importance_samples"] > 1:
         several = "where loss.num_importance_samples is above 1"
         rules.require("loss.kl_weight", fields["loss.kl_weight"] == 1.0, f"1.0 {several}")
-        for name in ("loss.kl_warm_up_steps", "loss.free_bits"):
-            rules.require(name, fields[name] == 0, f"0 {several}")
+        rules.require("loss.free_bits", fields["loss.free_bits"] == 0, f"0 {several}")
         last = fields["train.num_epochs"] - 1
         allowed = f"at least 0 and at most {last}, below train.num_epochs"
         rules.require("loss.elbo_epochs", 0 <= fields["loss.elbo_epochs"] <= last, allowed)

@@ -18,7 +18,7 @@ class Objective:
 
     Attributes:
       kl_weight: weight of the KL term.
-      kl_warm_up_steps: steps over which that weight grows from 0; 0 for none.
+      kl_warm_up_steps: steps of the ELBO over which that weight grows from 0; 0 for none.
       free_bits: KL in nats, on average over a batch, below which a latent variable costs nothing
         more or less.
       num_importance_samples: latent samples for each image; with more than one, the negative

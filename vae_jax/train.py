@@ -13,11 +13,19 @@ from vae_jax.errors import UserError
 from vae_jax.loop import Loop
 
 
-def _check_batch_size(batch_size: int, num_images: int) -> None:
+def _check_against_data(config: ml_collections.ConfigDict, num_images: int) -> None:
+    """Checks the fields whose limit is the number of training images."""
+    batch_size, loss = config.train.batch_size, config.loss
     if batch_size > num_images:
         raise UserError(
             f"train.batch_size is {batch_size}, must be at most {num_images}, "
             "the number of training images"
+        )
+    elbo_steps = loss.elbo_epochs * (num_images // batch_size)
+    if loss.num_importance_samples > 1 and loss.kl_warm_up_steps > elbo_steps:
+        raise UserError(
+            f"loss.kl_warm_up_steps is {loss.kl_warm_up_steps}, must be at most {elbo_steps} where "
+            "loss.num_importance_samples is above 1, the steps of loss.elbo_epochs"
         )
 
 
@@ -54,13 +62,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
 
     Raises:
       UserError: the data cannot be had, the batch is larger than the training split or the
-        devices do not divide it, the directory cannot hold this run or another process is
-        training there, or the loss is not finite.
+        devices do not divide it, the warm-up of the KL is longer than the epochs of the ELBO, the
+        directory cannot hold this run or another process is training there, or the loss is not
+        finite.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
     run_directory.check_workdir(workdir, config.to_dict())
     dataset = evaluate.load_dataset(config)
-    _check_batch_size(config.train.batch_size, len(dataset.train.images))
+    _check_against_data(config, len(dataset.train.images))
     mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
     first = devices.is_first_process()
     with run_directory.locked(workdir) if first else contextlib.nullcontext():
