@@ -223,9 +223,11 @@ class Loop:
                 write(rows)
                 self._progress = self._progress.after(rows)
                 self._save()
+                # Before the line is out: a signal in answer to it falls into the next epoch.
+                should_stop = self._should_stop()
                 if first and bar.disable:
                     print(_format_row(metrics.combine(rows), num_epochs), flush=True)
-                if self._should_stop():
+                if should_stop:
                     self._stop()
 
     def _train(self, epoch: int, bar: tqdm) -> list[dict[str, float]]:
