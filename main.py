@@ -15,7 +15,6 @@ that folder; --mode=report writes the report alone.
 import importlib
 import itertools
 import re
-import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -223,22 +222,15 @@ def _run(arguments: list[str]) -> None:
 def main(arguments: list[str]) -> None:
     """Runs the mode the flags name."""
     logging.set_verbosity(logging.WARNING)  # the checkpoint library reports every save at INFO
-    interrupts.raise_on_sigterm()
+    interrupts.end_at_once()
     try:
         _run(arguments)
     except UserError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        _interrupted(signal.SIGINT, "")
     except interrupts.Interrupted as interrupted:
-        _interrupted(interrupted.signal_number, str(interrupted))
-
-
-def _interrupted(signal_number: int, message: str) -> None:
-    name = signal.Signals(signal_number).name
-    line = "; ".join(filter(None, (f"ended by {name}", message, "the same command goes on")))
-    print(line, file=sys.stderr)
-    sys.exit(128 + signal_number)
+        number = interrupted.signal_number
+        print(interrupts.last_line(number, str(interrupted)), file=sys.stderr)
+        sys.exit(interrupts.status(number))
 
 
 def _fail(error: UserError) -> None:

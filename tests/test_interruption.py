@@ -3,12 +3,15 @@
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from tests.processes import (
     ARGUMENTS,
+    ROOT,
     assert_same_run,
     finish,
     is_writing_a_checkpoint,
@@ -63,8 +66,55 @@ def test_a_second_signal_is_obeyed_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     status, _, errors = finish(process)
-    assert status in (130, 143)
-    assert "Traceback" not in errors
+    name = {130: "SIGINT", 143: "SIGTERM"}[status]
+    assert errors == f"ended by {name}; the same command goes on\n"
+
+
+# JAX compares and hashes static arguments from native code, where an exception gets lost.
+_SIGNAL_AMID_NATIVE_CODE = """
+import os, signal
+import jax
+from vae_jax import interrupts
+
+class Static:
+    armed = False
+
+    def __eq__(self, other):
+        return self.signal_if_armed("__eq__")
+
+    def __hash__(self):
+        return self.signal_if_armed("__hash__")
+
+    def signal_if_armed(self, method):
+        if self.armed == method:
+            os.kill(os.getpid(), signal.{signal})
+        return True
+
+interrupts.end_at_once()
+function = jax.jit(lambda static, x: x, static_argnums=0)
+function(Static(), 1.0)
+Static.armed = "{method}"
+print("armed")
+try:
+    function(Static(), 1.0)
+finally:
+    print("not ended")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("SIGTERM", 143), ("SIGINT", 130)], ids=["SIGTERM", "Ctrl-C"]
+)
+@pytest.mark.parametrize("method", ["__eq__", "__hash__"])
+def test_a_signal_amid_native_code_ends_the_process_with_one_line(name, expected, method):
+    program = _SIGNAL_AMID_NATIVE_CODE.format(signal=name, method=method)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == expected
+    # What was printed before is not lost in a buffer.
+    assert result.stdout == "armed\n"
+    assert result.stderr == f"ended by {name}; the same command goes on\n"
 
 
 def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, whole):

@@ -1,10 +1,14 @@
 """Ctrl-C and SIGTERM: asked for at any moment, obeyed where nothing is lost."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
@@ -14,7 +18,7 @@ class Interrupted(BaseException):
       signal_number: which signal.
     """
 
-    def __init__(self, signal_number: int, message: str = ""):
+    def __init__(self, signal_number: int, message: str):
         super().__init__(message)
         self.signal_number = signal_number
 
@@ -25,13 +29,34 @@ class Request:
     signal_number: int | None = None
 
 
-def raise_on_sigterm() -> None:
-    """Makes SIGTERM raise `Interrupted`, as Ctrl-C raises KeyboardInterrupt."""
+def last_line(signal_number: int, message: str = "") -> str:
+    """What the user is told when a signal has ended the process."""
+    name = signal.Signals(signal_number).name
+    return "; ".join(filter(None, (f"ended by {name}", message, "the same command goes on")))
+
+
+def status(signal_number: int) -> int:
+    """The exit status of a process that a signal has ended, as shells count it."""
+    return 128 + signal_number
+
+
+def end_at_once() -> None:
+    """Makes Ctrl-C and SIGTERM end the process at once, with a line that says so.
+
+    Without an exception: where native code calls Python, as JAX does to compare static arguments,
+    that would come out as another one or abort the process. No file is half-written at any moment.
+    """
 
     def handler(signal_number: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal_number)
+        with contextlib.suppress(RuntimeError, OSError):  # amid a print, or nobody reads it
+            sys.stdout.flush()
+        behind_bar = "\n" if sys.stderr.isatty() else ""
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), f"{behind_bar}{last_line(signal_number)}\n".encode())
+        os._exit(status(signal_number))
 
-    signal.signal(signal.SIGTERM, handler)
+    for number in _NUMBERS:
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -46,8 +71,7 @@ def deferred() -> Iterator[Request]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: signal.getsignal(number) for number in _NUMBERS}
 
     def restore() -> None:
         for number, handler in handlers.items():
@@ -57,7 +81,7 @@ def deferred() -> Iterator[Request]:
         request.signal_number = signal_number
         restore()
 
-    for number in numbers:
+    for number in _NUMBERS:
         signal.signal(number, note)
     try:
         yield request
