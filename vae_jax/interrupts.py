@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -18,7 +18,7 @@ class Interrupted(BaseException):
       signal_number: which signal.
     """
 
-    def __init__(self, signal_number: int, message: str):
+    def __init__(self, signal_number: int, message: str = ""):
         super().__init__(message)
         self.signal_number = signal_number
 
@@ -60,16 +60,13 @@ def end_at_once() -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Request]:
-    """Notes Ctrl-C and SIGTERM instead of obeying them; the second one is obeyed at once.
+def _at_first_signal(handle: Callable[[int], None]) -> Iterator[None]:
+    """Calls `handle` at the first Ctrl-C or SIGTERM; the second does what it would have done.
 
-    Yields:
-      The request, to be looked at wherever ending is safe. Outside the main thread, which alone
-      can handle signals, there never is one.
+    Outside the main thread, which alone can handle signals, it changes nothing.
     """
-    request = Request()
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
     handlers = {number: signal.getsignal(number) for number in _NUMBERS}
 
@@ -77,13 +74,44 @@ def deferred() -> Iterator[Request]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
-    def note(signal_number: int, frame: FrameType | None) -> None:
-        request.signal_number = signal_number
+    def first(signal_number: int, frame: FrameType | None) -> None:
         restore()
+        handle(signal_number)
 
     for number in _NUMBERS:
-        signal.signal(number, note)
+        signal.signal(number, first)
     try:
-        yield request
+        yield
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[Request]:
+    """Notes Ctrl-C and SIGTERM instead of obeying them; the second one is obeyed at once.
+
+    Yields:
+      The request, to be looked at wherever ending is safe. Outside the main thread there never is
+      one.
+    """
+    request = Request()
+
+    def note(signal_number: int) -> None:
+        request.signal_number = signal_number
+
+    with _at_first_signal(note):
+        yield request
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Makes Ctrl-C and SIGTERM raise `Interrupted`, for code that cleans up behind itself.
+
+    Not around JAX's: see `end_at_once`. The second one is obeyed at once.
+    """
+
+    def raise_interrupted(signal_number: int) -> None:
+        raise Interrupted(signal_number)
+
+    with _at_first_signal(raise_interrupted):
+        yield

@@ -7,6 +7,7 @@ the tests that need no particular digits run on small files made here.
 import gzip
 import os
 import pathlib
+import signal
 import struct
 import subprocess
 import sys
@@ -146,9 +147,8 @@ print("tensorflow" in sys.modules)
     assert run_fresh(code, str(tmp_path / "data")) == "False\n"
 
 
-def test_preparing_in_a_fresh_process_imports_no_tensorflow(small_files, tmp_path):
-    # In a process of its own, the small files have to be registered again.
-    code = """
+# In a process of its own, the small files have to be registered again.
+_LOAD_SMALL_FILES = """
 import pathlib, sys
 sys.path.insert(0, "tests/datasets")
 from conftest import SmallFiles
@@ -156,11 +156,45 @@ from vae_jax import datasets
 from vae_jax.datasets import official_files
 files = SmallFiles(pathlib.Path(sys.argv[1]) / "files")
 official_files.registered = files.registered
-folders = {"data_dir": sys.argv[1], "manual_dir": str(files.folder)}
-datasets.load("mnist", **folders, validation_size=20)
-print("tensorflow" in sys.modules)
+
+def load():
+    folders = {"data_dir": sys.argv[1], "manual_dir": str(files.folder)}
+    datasets.load("mnist", **folders, validation_size=20)
+
 """
+
+
+def test_preparing_in_a_fresh_process_imports_no_tensorflow(small_files, tmp_path):
+    code = _LOAD_SMALL_FILES + 'load()\nprint("tensorflow" in sys.modules)'
     assert run_fresh(code, str(tmp_path)) == "False\n"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_while_data_are_prepared_leaves_nothing_of_them(small_files, tmp_path, name):
+    code = (
+        _LOAD_SMALL_FILES
+        + f"""
+import os, signal
+from vae_jax import interrupts
+from vae_jax.datasets.builder import VaeJaxMnist
+
+prepare = VaeJaxMnist.download_and_prepare
+
+def prepare_and_signal(*arguments, **options):
+    prepare(*arguments, **options)
+    assert list(pathlib.Path(sys.argv[1]).rglob(".preparing.*"))
+    os.kill(os.getpid(), signal.{name})
+
+VaeJaxMnist.download_and_prepare = prepare_and_signal
+interrupts.end_at_once()
+try:
+    load()
+except interrupts.Interrupted as interrupted:
+    print(interrupted.signal_number)
+"""
+    )
+    assert run_fresh(code, str(tmp_path)) == f"{int(getattr(signal, name))}\n"
+    assert not list(tmp_path.rglob(".preparing.*"))
 
 
 # The embedded digits.

@@ -17,6 +17,7 @@ from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
+from vae_jax import interrupts
 from vae_jax.datasets import network, official_files
 from vae_jax.datasets.builder import VaeJaxMnist
 from vae_jax.datasets.structs import Split, sha256_of
@@ -104,9 +105,12 @@ def _prepare(name: str, root: pathlib.Path, manual_dir: str | None) -> dict[str,
     else:
         _check_network(folder, url_infos)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=folder.parent, prefix=".preparing.", ignore_cleanup_errors=True
-    ) as temporary:
+    with (
+        interrupts.raised(),  # else that folder would be left behind
+        tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=".preparing.", ignore_cleanup_errors=True
+        ) as temporary,
+    ):
         scratch = pathlib.Path(temporary)
         builder = _make_builder(name, scratch)
         try:
