@@ -33,8 +33,8 @@ from vae_jax.errors import UserError, check_choice
 _RUN_MODES = {
     "train": ("vae_jax.train", "train_and_evaluate"),
     "evaluate": ("vae_jax.evaluate", "evaluate"),
-    "sample": ("vae_jax.evaluate", "sample"),
-    "interpolate": ("vae_jax.evaluate", "interpolate"),
+    "sample": ("vae_jax.sample", "sample"),
+    "interpolate": ("vae_jax.interpolate", "interpolate"),
 }
 # Of a folder of runs:
 _FOLDER_MODES = ("experiments", "report")

@@ -10,7 +10,6 @@ import numpy as np
 from vae_jax import (
     datasets,
     digit_classifier,
-    evaluate,
     figures,
     generate,
     latents,
@@ -18,8 +17,8 @@ from vae_jax import (
     sample_quality,
     steps,
 )
-from vae_jax.evaluate import Replica
 from vae_jax.sample_quality import Reference
+from vae_jax.trained_run import Replica, open_best
 
 FILE_NAME = "analysis.json"
 # Of what is measured and how: an analysis of another version is made anew.
@@ -145,8 +144,8 @@ def analyse_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: the run, its data or the classifier's weights cannot be read.
     """
-    run = evaluate.open_best(config, workdir)
-    dataset = evaluate.load_dataset(config)
+    run = open_best(config, workdir)
+    dataset = datasets.load(**config.data)
     run_directory.check_same_data(workdir, dataset.sha256)
     for replica in run.replicas:
         measures = _analyse(replica, dataset, config)

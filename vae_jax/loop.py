@@ -14,11 +14,12 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from vae_jax import datasets, devices, evaluate, metrics, run_directory, steps
+from vae_jax import datasets, devices, metrics, run_directory, steps, validation
 from vae_jax.checkpoints import Checkpoints, Progress
 from vae_jax.errors import UserError
 from vae_jax.interrupts import Interrupted, Request
 from vae_jax.losses import NegativeElbo
+from vae_jax.settings import step_settings
 from vae_jax.train_state import TrainState
 
 # Steps between two signs of life: each stretch is one call to the device. An accelerator takes
@@ -155,7 +156,7 @@ class Loop:
         self._checkpoints, self._request = checkpoints, request
         images = dataset.train.images
         self._steps_per_epoch = len(images) // config.train.batch_size
-        self._settings = evaluate.step_settings(config, mesh, self._steps_per_epoch)
+        self._settings = step_settings(config, mesh, self._steps_per_epoch)
         self._images = devices.place_on_all(images, mesh)
         self._validation = dataset.validation.images
         found = checkpoints.restore_latest(
@@ -252,11 +253,11 @@ class Loop:
             self._stop()
         num_images = (epoch * self._steps_per_epoch - first_step) * settings.batch_size
         speed = round(num_images / (time.perf_counter() - start), 1)
-        validation = evaluate.evaluate_split(settings, self._state, self._validation)
+        means = validation.evaluate_split(settings, self._state, self._validation)
         rows = _training_rows(settings, sums, epoch)
-        if not all(math.isfinite(terms["loss"]) for terms in validation):
+        if not all(math.isfinite(terms["loss"]) for terms in means):
             raise self._not_finite("validation loss", epoch * self._steps_per_epoch, epoch)
-        for row, terms in zip(rows, validation, strict=True):
+        for row, terms in zip(rows, means, strict=True):
             row |= {f"validation_{term}": value for term, value in terms.items()}
             row |= {"epoch": epoch, "step": epoch * self._steps_per_epoch}
             row |= {"images_per_second": speed}

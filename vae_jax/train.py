@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import ml_collections
 
-from vae_jax import datasets, devices, evaluate, interrupts, run_directory
+from vae_jax import datasets, devices, interrupts, run_directory
 from vae_jax.checkpoints import Checkpoints
 from vae_jax.errors import UserError
 from vae_jax.loop import Loop
+from vae_jax.summary import format_summary, summarize
+from vae_jax.trained_run import open_best
 
 
 def _check_against_data(config: ml_collections.ConfigDict, num_images: int) -> None:
@@ -68,7 +70,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
     run_directory.check_workdir(workdir, config.to_dict())
-    dataset = evaluate.load_dataset(config)
+    dataset = datasets.load(**config.data)
     _check_against_data(config, len(dataset.train.images))
     mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
     first = devices.is_first_process()
@@ -84,9 +86,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
         if not first:
             return
         if summary:
-            print(f"{workdir}: the run is complete; {evaluate.format_summary(summary)}")
+            print(f"{workdir}: the run is complete; {format_summary(summary)}")
             return
-        run = evaluate.open_best(config, workdir)
-        print(evaluate.format_summary(evaluate.summarize(run, dataset)))
+        run = open_best(config, workdir)
+        print(format_summary(summarize(run, dataset)))
     folders = [workdir / "figures", *(replica.figures for replica in run.replicas)]
     print(f"figures: {', '.join(map(str, dict.fromkeys(folders)))}")
