@@ -25,8 +25,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from vae_jax import configuration, interrupts, run_directory
-from vae_jax.errors import UserError, check_choice
+from vae_jax import configuration
+from vae_jax.runtime import interrupts
+from vae_jax.runtime.errors import UserError, check_choice
+from vae_jax.training import run_directory
 
 # Each mode's module and function; imported when called, so that --help need not wait for JAX.
 # Of one run, with its configuration and run directory:
@@ -146,11 +148,13 @@ def _workdir() -> Path:
 
 def _start() -> tuple[ModuleType, ModuleType]:
     """Makes JAX ready; returns the modules that know of devices and of faults."""
-    compilation = importlib.import_module("vae_jax.compilation")
+    compilation = importlib.import_module("vae_jax.runtime.compilation")
     compilation.set_cpu_flags()
     if _COMPILATION_CACHE.value:
         compilation.use_cache()
-    devices, faults = (importlib.import_module(f"vae_jax.{name}") for name in ("devices", "faults"))
+    devices, faults = (
+        importlib.import_module(f"vae_jax.runtime.{name}") for name in ("devices", "system_errors")
+    )
     devices.connect()
     return devices, faults
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from common import ROOT, describe_machine, load_config, print_table
 
-from vae_jax import compilation
-from vae_jax.conv_transpose import conv_transpose
+from vae_jax.model.conv_transpose import conv_transpose
+from vae_jax.runtime import compilation
 
 _KERNEL_SIZE = 3
 _STEPS = 3  # of a scan

@@ -36,7 +36,9 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     import numpy as np
     from tqdm import tqdm
 
-    from vae_jax import compilation, datasets, devices, evaluate, loop, steps
+    from vae_jax import datasets, evaluate
+    from vae_jax.runtime import compilation, devices
+    from vae_jax.training import steps, trainer
 
     compilation.set_cpu_flags()
     devices.connect()
@@ -51,7 +53,7 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     bar = tqdm(disable=True)
     for epoch in (1, 2):
         start = time.perf_counter()
-        state, _ = loop.train_one_epoch(settings, state, images, epoch, bar)
+        state, _ = trainer.train_one_epoch(settings, state, images, epoch, bar)
         evaluate.evaluate_split(settings, state, dataset.validation.images)
         seconds = time.perf_counter() - start
     num_images = len(images) // settings.batch_size * settings.batch_size

@@ -20,7 +20,7 @@ from common import describe_machine, print_table
 from tqdm import tqdm
 
 from tests import processes
-from vae_jax import compilation
+from vae_jax.runtime import compilation
 
 _KILLS_A_RUN = 5
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from common import ROOT, load_config, print_table
 
-from vae_jax.run_directory import flatten
+from vae_jax.training.run_directory import flatten
 
 # The flagship's fields that each adds to those before it.
 LADDER = {

@@ -75,7 +75,8 @@ def _num_parameter_bytes(config: str) -> int:
     import jax
 
     from configs import default
-    from vae_jax import configuration, evaluate, steps
+    from vae_jax import configuration, evaluate
+    from vae_jax.training import steps
 
     checked = configuration.from_dict(load_config(config).to_dict(), default.get_config())
     params = steps.abstract_state(evaluate.step_settings(checked)).params

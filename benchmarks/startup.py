@@ -28,7 +28,9 @@ def measure(path: str, started: float) -> dict[str, float]:
     def mark() -> None:
         marks.append(time.time())
 
-    from vae_jax import compilation, evaluate, steps
+    from vae_jax import evaluate
+    from vae_jax.runtime import compilation
+    from vae_jax.training import steps
 
     compilation.set_cpu_flags()
     compilation.use_cache()

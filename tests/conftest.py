@@ -5,7 +5,7 @@ import ml_collections
 import pytest
 
 from configs import default
-from vae_jax.checkpoints import Checkpoints
+from vae_jax.training.checkpoints import Checkpoints
 
 
 @pytest.fixture

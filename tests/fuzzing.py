@@ -30,9 +30,10 @@ from hypothesis import strategies as st
 
 import main
 from configs import default
-from vae_jax import configuration, run_directory
+from vae_jax import configuration
 from vae_jax.datasets import idx
-from vae_jax.errors import UserError
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import run_directory
 
 _CONFIG_FILE = Path(main.__file__).parent / "configs" / "quickstart.py"
 _SCHEMA = default.get_config()

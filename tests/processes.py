@@ -14,8 +14,10 @@ import numpy as np
 
 from configs import default
 from tests.reading import rows_without_timing
-from vae_jax import configuration, devices, evaluate, run_directory, steps
-from vae_jax.checkpoints import Checkpoints
+from vae_jax import configuration, evaluate
+from vae_jax.runtime import devices
+from vae_jax.training import run_directory, steps
+from vae_jax.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 # 3 epochs of 200 steps, of a model that takes a few milliseconds for one.

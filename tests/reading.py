@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vae_jax.metrics import read_rows
+from vae_jax.training.metrics import read_rows
 
 
 def rows_without_timing(workdir: Path) -> list[dict[str, float]]:

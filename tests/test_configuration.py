@@ -7,7 +7,7 @@ import pytest
 
 from configs import default
 from vae_jax import configuration
-from vae_jax.errors import UserError
+from vae_jax.runtime.errors import UserError
 
 CONFIGS = sorted(path for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 

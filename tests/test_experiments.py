@@ -5,8 +5,9 @@ import copy
 import numpy as np
 import pytest
 
-from vae_jax import experiments, run_directory
-from vae_jax.errors import UserError
+from vae_jax import experiments
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import run_directory
 
 
 @pytest.fixture

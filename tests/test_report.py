@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from configs import baseline, deeper_decoder, default, optimized, published
-from vae_jax import observations, report, run_directory, runs
-from vae_jax.errors import UserError
-from vae_jax.metrics import COLUMNS
+from vae_jax import report
+from vae_jax.reporting import claims, runs
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import run_directory
+from vae_jax.training.metrics import COLUMNS
 
 NAMED = {
     module.__name__.rpartition(".")[2]: module.get_config()
@@ -238,8 +240,8 @@ def groups_of(tmp_path, **overrides):
 
 
 def verdict_of(quotation, groups):
-    (observation,) = (o for o in observations.OBSERVATIONS if quotation in o.quotation)
-    return observations.judge(observation, groups)
+    (observation,) = (o for o in claims.OBSERVATIONS if quotation in o.quotation)
+    return claims.judge(observation, groups)
 
 
 @pytest.mark.parametrize(
@@ -311,9 +313,9 @@ def test_what_cannot_be_judged_says_what_it_needs(tmp_path):
 
 
 def test_every_observation_is_judged_when_all_seven_are_there(tmp_path):
-    names = {name for observation in observations.OBSERVATIONS for name in observation.needs}
+    names = {name for observation in claims.OBSERVATIONS for name in observation.needs}
     group = groups_of(tmp_path, baseline={})["baseline"]
-    for observation in observations.OBSERVATIONS:
-        verdict = observations.judge(observation, dict.fromkeys(names, group))
+    for observation in claims.OBSERVATIONS:
+        verdict = claims.judge(observation, dict.fromkeys(names, group))
         assert verdict.reproduced is not None, observation
         assert verdict.evidence

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from tests.reading import rows_without_timing
-from vae_jax import datasets, devices, evaluate, steps, train
-from vae_jax.checkpoints import Checkpoints
-from vae_jax.errors import UserError
-from vae_jax.metrics import read_rows
+from vae_jax import datasets, evaluate, train
+from vae_jax.runtime import devices
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import steps
+from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.metrics import read_rows
 
 FIGURES = ["interpolation.png", "loss_curves.png", "reconstructions.png", "samples.png"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import ml_collections
 
 from vae_jax import datasets
-from vae_jax.errors import UserError, check_choice, nearest
-from vae_jax.run_directory import flatten
+from vae_jax.runtime.errors import UserError, check_choice, nearest
+from vae_jax.training.run_directory import flatten
 
 ENCODERS = ("lstm", "dense")
 INITIAL_OUTPUTS = ("zeros", "data_mean")

@@ -7,18 +7,21 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vae_jax import datasets, devices, generate, latents, likelihood, run_directory, steps
-from vae_jax.summary import format_summary, summarize
-from vae_jax.trained_run import Replica, open_best
+from vae_jax import datasets
+from vae_jax.evaluation import generation, latent_statistics, log_likelihood
+from vae_jax.evaluation.summary import format_summary, summarize
+from vae_jax.evaluation.trained_run import Replica, open_best
+from vae_jax.runtime import devices
+from vae_jax.training import run_directory, steps
 
 
 def _posterior_measures(replica: Replica, images: np.ndarray) -> dict[str, Any]:
     """Measures of the posteriors of images; warns where they say nothing of them."""
-    mean, log_var = generate.encode(replica.model, replica.state.params, images)
-    measures = latents.posterior_measures(mean, log_var)
+    mean, log_var = generation.encode(replica.model, replica.state.params, images)
+    measures = latent_statistics.posterior_measures(mean, log_var)
     active, size = measures["active_units"], mean.shape[1]
     print(f"{replica.folder}: {active} of {size} latent variables are active")
-    if latents.is_collapsed(active, size):
+    if latent_statistics.is_collapsed(active, size):
         print(
             f"warning: the posterior has collapsed, only {active} of {size} latent variables say "
             "something of the image: set loss.kl_warm_up_steps or loss.free_bits, or lower "
@@ -33,7 +36,7 @@ def _likelihood_measures(
 ) -> dict[str, Any]:
     """The importance-weighted likelihood of binarised images."""
     checksum = int(devices.to_host(steps.checksum(replica.state)))
-    estimates = likelihood.estimate(
+    estimates = log_likelihood.estimate(
         replica.model,
         replica.state.params,
         replica.state.root_key,

@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import ml_collections
 
-from vae_jax import configuration, devices, faults, report, run_directory, train
-from vae_jax.errors import UserError
+from vae_jax import configuration, report, train
+from vae_jax.runtime import devices, system_errors
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import run_directory
 
 
 def _train_each(configs: Mapping[str, ml_collections.ConfigDict], workdir: Path) -> dict[str, str]:
@@ -18,7 +20,7 @@ def _train_each(configs: Mapping[str, ml_collections.ConfigDict], workdir: Path)
         if devices.is_first_process():
             print(f"{name}, {number} of {len(configs)}: {workdir / name}", flush=True)
         try:
-            with faults.told_in_one_line(config):
+            with system_errors.told_in_one_line(config):
                 train.train_and_evaluate(config, workdir / name)
         except UserError as error:
             failed[name] = str(error)

@@ -5,8 +5,8 @@ from pathlib import Path
 import ml_collections
 
 from vae_jax import datasets
-from vae_jax.summary import save_interpolation
-from vae_jax.trained_run import open_best
+from vae_jax.evaluation.summary import save_interpolation
+from vae_jax.evaluation.trained_run import open_best
 
 
 def interpolate(config: ml_collections.ConfigDict, workdir: Path) -> None:

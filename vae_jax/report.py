@@ -12,10 +12,13 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from vae_jax import analysis, configuration, figures, run_directory, runs
-from vae_jax.errors import UserError
-from vae_jax.observations import OBSERVATIONS, judge
-from vae_jax.runs import Group, Run
+from vae_jax import configuration
+from vae_jax.evaluation import plots
+from vae_jax.reporting import analysis, runs
+from vae_jax.reporting.claims import OBSERVATIONS, judge
+from vae_jax.reporting.runs import Group, Run
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import run_directory
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FIGURES = {
@@ -253,9 +256,9 @@ def _images(groups: Sequence[Group], context: Mapping[str, Any]) -> dict[str, An
         if (found := group.values("analysis.latents.kl_per_dimension"))
     }
     return {
-        "loss_curves": _data_uri(figures.overlay_loss_curves(curves)),
-        "kl_per_dimension": _data_uri(figures.plot_kl_per_dimension(kl)) if kl else None,
-        "latent_size_plot": _data_uri(figures.plot_latent_sizes(lines)) if lines else None,
+        "loss_curves": _data_uri(plots.overlay_loss_curves(curves)),
+        "kl_per_dimension": _data_uri(plots.plot_kl_per_dimension(kl)) if kl else None,
+        "latent_size_plot": _data_uri(plots.plot_latent_sizes(lines)) if lines else None,
         "galleries": [(group.name, _figures(group)) for group in groups],
     }
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from vae_jax import run_directory
-from vae_jax.summary import save_samples
-from vae_jax.trained_run import open_best
+from vae_jax.evaluation.summary import save_samples
+from vae_jax.evaluation.trained_run import open_best
+from vae_jax.training import run_directory
 
 
 def sample(config: ml_collections.ConfigDict, workdir: Path) -> None:

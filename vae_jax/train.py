@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import ml_collections
 
-from vae_jax import datasets, devices, interrupts, run_directory
-from vae_jax.checkpoints import Checkpoints
-from vae_jax.errors import UserError
-from vae_jax.loop import Loop
-from vae_jax.summary import format_summary, summarize
-from vae_jax.trained_run import open_best
+from vae_jax import datasets
+from vae_jax.evaluation.summary import format_summary, summarize
+from vae_jax.evaluation.trained_run import open_best
+from vae_jax.runtime import devices, interrupts
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import run_directory
+from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.trainer import Loop
 
 
 def _check_against_data(config: ml_collections.ConfigDict, num_images: int) -> None:

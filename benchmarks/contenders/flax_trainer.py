@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from configs import default
-from vae_jax import configuration, evaluate, steps
-from vae_jax.train_state import num_parameters
+from vae_jax import configuration, evaluate
+from vae_jax.training import steps
+from vae_jax.training.train_state import num_parameters
 
 _STEPS_PER_CALL = 10
 

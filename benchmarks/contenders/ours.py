@@ -1,6 +1,6 @@
 """This project as its command line runs it."""
 
-from vae_jax import compilation
+from vae_jax.runtime import compilation
 
 compilation.set_cpu_flags()
 

@@ -3,7 +3,7 @@
 import flax.linen as nn
 from contenders.flax_trainer import Trainer as Contender
 
-from vae_jax import decoders
+from vae_jax.model import decoders
 
 __all__ = ["Contender"]
 

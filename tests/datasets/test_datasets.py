@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vae_jax import datasets
-from vae_jax.errors import UserError
+from vae_jax.runtime.errors import UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 MNIST_DIR = os.environ.get("MNIST_DIR")

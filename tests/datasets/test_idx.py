@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vae_jax.datasets import idx
-from vae_jax.errors import UserError
+from vae_jax.runtime.errors import UserError
 
 IMAGES = np.arange(3 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(3, 28, 28)
 LABELS = np.array([5, 0, 9], np.uint8)

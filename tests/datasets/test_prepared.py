@@ -16,7 +16,7 @@ import requests
 
 from vae_jax import datasets
 from vae_jax.datasets import builder, network, official_files, prepared
-from vae_jax.errors import UserError
+from vae_jax.runtime.errors import UserError
 
 TRAIN_IMAGES, TRAIN_LABELS = official_files.SPLIT_FILES["train"]
 TEST_IMAGES, TEST_LABELS = official_files.SPLIT_FILES["test"]

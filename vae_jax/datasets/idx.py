@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vae_jax.errors import UserError
+from vae_jax.runtime.errors import UserError
 
 IMAGE_SHAPE = (28, 28)
 NUM_CLASSES = 10

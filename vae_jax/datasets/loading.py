@@ -5,7 +5,7 @@ import os
 from vae_jax.datasets import embedded
 from vae_jax.datasets.binarization import BINARIZATIONS, binarize_for_evaluation
 from vae_jax.datasets.structs import Dataset, Split, sha256_of
-from vae_jax.errors import UserError, check_choice
+from vae_jax.runtime.errors import UserError, check_choice
 
 NAMES = ("mnist", "fashion_mnist", "kmnist", "mnist_5k")
 

@@ -8,7 +8,7 @@ from tensorflow_datasets.core.download import checksums
 
 from vae_jax.datasets import idx
 from vae_jax.datasets.structs import Split
-from vae_jax.errors import UserError
+from vae_jax.runtime.errors import UserError
 
 # MNIST, Fashion-MNIST and KMNIST all give their files these names.
 SPLIT_FILES = {

@@ -17,11 +17,11 @@ from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-from vae_jax import interrupts
 from vae_jax.datasets import network, official_files
 from vae_jax.datasets.builder import VaeJaxMnist
 from vae_jax.datasets.structs import Split, sha256_of
-from vae_jax.errors import UserError
+from vae_jax.runtime import interrupts
+from vae_jax.runtime.errors import UserError
 
 # TensorFlow Datasets alone tries for over 200 s before it says that there is no network.
 PROBE_SECONDS = 10.0

@@ -1,0 +1,67 @@
+"""The weights that come with the package: the right file, small, and as good as promised."""
+
+import os
+
+import numpy as np
+import pytest
+
+from vae_jax import datasets
+from vae_jax.evaluation import digit_classifier
+from vae_jax.evaluation.digit_classifier import train, weights
+from vae_jax.runtime.errors import UserError
+
+MNIST_DIR = os.environ.get("MNIST_DIR")
+
+
+@pytest.fixture(scope="module")
+def params():
+    return digit_classifier.load_weights()
+
+
+def test_the_file_is_small():
+    assert digit_classifier.WEIGHTS_PATH.stat().st_size <= 500_000
+
+
+@pytest.mark.skipif(not MNIST_DIR, reason="MNIST_DIR names no folder with MNIST")
+def test_accuracy_on_the_test_set(params, tmp_path):
+    dataset = datasets.load("mnist", str(tmp_path), MNIST_DIR)
+    assert len(dataset.test) == 10_000
+    assert train.accuracy(params, dataset.test) >= 0.993
+
+
+def test_accuracy_on_the_embedded_digits(params):
+    # Most of them are training images: this tells that the weights are the right ones.
+    assert train.accuracy(params, datasets.load("mnist_5k").train) >= 0.993
+
+
+def test_predictions_do_not_depend_on_how_many_there_are(params):
+    images = datasets.load("mnist_5k").test.images.astype(np.float32) / 255.0
+    images = np.concatenate([images, images[:100]])
+    together = digit_classifier.classify(params, images)
+    alone = digit_classifier.classify(params, images[500:510])
+    assert together.features.shape == (600, 64)
+    np.testing.assert_allclose(together.probabilities.sum(1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(together.features[500:510], alone.features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(together.labels, together.probabilities.argmax(1))
+    np.testing.assert_array_equal(together.confidence, together.probabilities.max(1))
+
+
+def test_other_weights_are_refused(monkeypatch, tmp_path, params):
+    path = tmp_path / "weights.npz"
+    monkeypatch.setattr(weights, "WEIGHTS_PATH", path)
+    with pytest.raises(UserError, match=r"weights\.npz: cannot be read \(No such file"):
+        digit_classifier.load_weights()
+    content = bytearray(digit_classifier.WEIGHTS_PATH.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.npz: has SHA-256 .*, should have"):
+        digit_classifier.load_weights()
+
+
+def test_training_learns_and_repeats(monkeypatch):
+    monkeypatch.setattr(train, "_NUM_EPOCHS", 4)
+    dataset = datasets.load("mnist_5k")
+    first, second = (weights.to_bytes(train.train(dataset.train[:1000])) for _ in range(2))
+    assert first == second
+    learned = weights.from_bytes(first)
+    assert train.accuracy(learned, dataset.test) > 0.6

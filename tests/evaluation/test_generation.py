@@ -1,0 +1,87 @@
+"""Reconstructions, samples and interpolations against the model's parts."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from vae_jax.evaluation import generation
+from vae_jax.model.vae import create_vae
+from vae_jax.training import steps
+
+DECODER = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (2, 2), "strides": (2, 2)}
+IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 28, 28)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = create_vae(3, {"kind": "dense", "dense_sizes": (16,)}, DECODER)
+    return model, steps.initial_state(steps.StepSettings(model, optax.sgd(0.1), 2), seed=0)
+
+
+def test_reconstructions_decode_the_posterior_mean(trained):
+    model, state = trained
+    mean, _ = model.apply({"params": state.params}, IMAGES / 255.0, method="encode")
+    logits = model.apply({"params": state.params}, mean, method="decode")
+    actual = generation.reconstruct(model, state.params, IMAGES)
+    np.testing.assert_allclose(actual, jax.nn.sigmoid(logits), rtol=1e-4)
+
+
+def test_interpolation_leads_from_one_reconstruction_to_the_other(trained):
+    model, state = trained
+    images = generation.interpolate(model, state.params, IMAGES[:3], IMAGES[3:], num_steps=5)
+    ends = generation.reconstruct(model, state.params, IMAGES)
+    assert images.shape == (3, 5, 28, 28)
+    np.testing.assert_allclose(images[:, 0], ends[:3], rtol=1e-4)
+    np.testing.assert_allclose(images[:, -1], ends[3:], rtol=1e-4)
+    means, _ = steps.encode(model, state.params, IMAGES)
+    middle = steps.decode(model, state.params, (means[:3] + means[3:]) / 2)
+    np.testing.assert_allclose(images[:, 2], middle, rtol=1e-4)
+
+
+def test_samples_differ_from_each_other(trained):
+    model, state = trained
+    images = generation.sample_prior(model, state.params, state.root_key, 4)
+    assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
+
+
+@pytest.mark.parametrize("labels", [np.arange(20) % 10, [3, 3, 7], [0, 1, 1, 9, 0]])
+def test_pairs_are_of_different_classes(labels):
+    labels = np.array(labels, np.uint8)
+    first, last = generation.pairs_of_different_classes(labels)
+    assert np.all(labels[first] != labels[last])
+    np.testing.assert_array_equal(labels[first], np.unique(labels))
+    np.testing.assert_array_equal(np.sort(labels[last]), np.unique(labels))
+
+
+def test_many_images_are_what_few_are(trained, monkeypatch):
+    model, state = trained
+    together = generation.encode(model, state.params, IMAGES)
+    monkeypatch.setattr(generation, "_BATCH_SIZE", 4)
+    apart = generation.encode(model, state.params, IMAGES)
+    assert apart[0].shape == (6, 3)
+    for first, second in zip(together, apart, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+
+
+def test_measured_samples_are_decided_by_the_key_and_are_not_those_of_the_figure(trained):
+    model, state = trained
+    first, again = (
+        generation.sample_many(model, state.params, state.root_key, 5) for _ in range(2)
+    )
+    assert first.shape == (5, 28, 28)
+    np.testing.assert_array_equal(first, again)
+    shown = generation.sample_prior(model, state.params, state.root_key, 5)
+    assert not np.allclose(first, shown)
+
+
+def test_the_manifold_lies_at_the_quantiles_of_the_prior():
+    model = create_vae(2, {"kind": "dense", "dense_sizes": (16,)}, DECODER)
+    state = steps.initial_state(steps.StepSettings(model, optax.sgd(0.1), 2), seed=0)
+    images = generation.manifold(model, state.params, num_steps=5)
+    assert images.shape == (5, 5, 28, 28)
+    # Rightmost column, second row from above: 90% and 70% of the prior lie below.
+    latents = scipy.stats.norm.ppf([[0.9, 0.7]]).astype(np.float32)
+    expected = steps.decode(model, state.params, latents)[0]
+    np.testing.assert_allclose(images[1, 4], expected, rtol=1e-4)

@@ -1,0 +1,145 @@
+"""The figures: where the pixels go, and that each file is a picture of the right kind."""
+
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from vae_jax.evaluation import plots
+from vae_jax.training.metrics import COLUMNS, STD_COLUMNS
+
+TERMS = ("loss", "reconstruction", "kl")
+IMAGES = np.random.RandomState(0).uniform(size=(2, 10, 28, 28))
+
+
+def read_gray(path):
+    """A PNG as `<float>[height, width]`, 0 for black; it must have no colour."""
+    pixels = matplotlib.image.imread(path)
+    np.testing.assert_allclose(pixels[..., 0], pixels[..., 1], atol=1e-6)
+    np.testing.assert_allclose(pixels[..., 0], pixels[..., 2], atol=1e-6)
+    return pixels[..., 0]
+
+
+def test_tile_puts_images_in_rows_with_white_between():
+    page = plots.tile(IMAGES)
+    assert page.shape == (2 * 30 - 2, 10 * 30 - 2)
+    np.testing.assert_array_equal(page[30:58, 60:88], IMAGES[1, 2])
+    np.testing.assert_array_equal(page[28:30], 0.0)
+
+
+def test_image_grid_is_dark_ink_on_white(tmp_path):
+    path = tmp_path / "figures" / "samples.png"
+    plots.save_image_grid(path, np.zeros((2, 10, 28, 28)), "")
+    np.testing.assert_array_equal(read_gray(path), 1.0)
+    plots.save_image_grid(path, np.ones((2, 10, 28, 28)), "")
+    assert read_gray(path).mean() < 0.6
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_reconstructions_show_both(tmp_path, num_rows):
+    path = tmp_path / "reconstructions.png"
+    images = np.ones((num_rows, 10, 28, 28))
+    plots.save_reconstructions(path, images, np.zeros_like(images))
+    half = read_gray(path).mean()
+    plots.save_reconstructions(path, images, images)
+    assert read_gray(path).mean() < half - 0.2
+
+
+def test_interpolation_has_one_scale_for_all(tmp_path):
+    path = tmp_path / "interpolation.png"
+    ones = np.ones((3, 28, 28))
+    plots.save_interpolation(path, ones, np.ones((3, 5, 28, 28)), ones)
+    ink = read_gray(path) < 0.1
+    columns = ink[:, ink.mean(0) > 0.5]
+    assert columns.shape[1] > ink.shape[1] / 2
+    # Below the titles, rows of images begin and end at the same heights in every column.
+    below = columns[np.argmax(columns.mean(1) > 0.9) :]
+    np.testing.assert_array_equal(below, np.broadcast_to(below[:, :1], below.shape))
+
+
+def test_loss_curves(tmp_path):
+    rows = [dict.fromkeys(COLUMNS, 100.0 / epoch) | {"epoch": epoch} for epoch in (1, 2, 3)]
+    plots.save_loss_curves(tmp_path / "loss_curves.png", rows, best_epoch=3)
+    pixels = matplotlib.image.imread(tmp_path / "loss_curves.png")
+    assert pixels.shape[1] > 2.5 * pixels.shape[0]  # three panels
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 100
+
+
+@pytest.mark.parametrize(
+    "loss, title", [((100.0, 90.0), "Total (negative ELBO)"), ((100.0, 88.0), "Loss")]
+)
+def test_only_a_sum_of_its_terms_is_called_the_negative_elbo(loss, title):
+    terms = {"loss": loss, "reconstruction": (75.0, 66.0), "kl": (25.0, 24.0)}
+    assert plots._titles([terms])["loss"] == title
+    plain = terms | {"loss": (100.0, 90.0)}
+    assert plots._titles([plain, terms])["loss"] == title  # of several runs, all
+
+
+def test_loss_curves_are_titled_by_training_and_validation():
+    curves = {f"{split}_{term}": np.ones(3) for split in ("train", "validation") for term in TERMS}
+    of_splits = plots._of_splits(curves | {"validation_loss": np.full(3, 2.0)})
+    assert [plots._titles([terms])["loss"] for terms in of_splits] == [
+        "Loss",
+        "Total (negative ELBO)",
+    ]
+
+
+def test_loss_curves_of_replicas_have_bands(tmp_path):
+    rows = [dict.fromkeys(COLUMNS, 100.0 / epoch) | {"epoch": epoch} for epoch in (1, 2, 3)]
+    coloured = []
+    for std in (None, 1.0, 20.0):
+        if std:
+            rows = [row | dict.fromkeys(STD_COLUMNS, std) for row in rows]
+        path = tmp_path / f"{std}.png"
+        plots.save_loss_curves(path, rows, best_epoch=3)
+        pixels = matplotlib.image.imread(path)[..., :3]
+        coloured.append(np.mean(np.ptp(pixels, axis=-1) > 0.05))
+    assert coloured[0] < coloured[1] < coloured[2]
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    for name in ("a.png", "b.png"):
+        plots.save_image_grid(tmp_path / name, IMAGES, "title")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def coloured_pixels(png):
+    """How many pixels have a colour that is no grey, and how many such colours there are."""
+    pixels = matplotlib.image.imread(io.BytesIO(png))[..., :3]
+    coloured = pixels[np.ptp(pixels, axis=-1) > 0.3]
+    return len(coloured), len(np.unique(coloured.round(1), axis=0))
+
+
+def test_the_latent_map_colours_points_by_digit(tmp_path):
+    points = np.random.RandomState(0).normal(size=(500, 2))
+    counts = []
+    for labels in (np.full(500, 3), np.arange(500) % 10):
+        plots.save_latent_map(tmp_path / "map.png", {"PCA": points, "t-SNE": points}, labels)
+        counts.append(coloured_pixels((tmp_path / "map.png").read_bytes()))
+    assert counts[0][0] > 1000  # the colour bar has all colours
+    assert counts[1][1] > counts[0][1]
+
+
+def test_overlaid_curves_show_every_run():
+    def curves(level):
+        return {column: level + 50.0 / np.arange(1, 31) for column in COLUMNS}
+
+    one = coloured_pixels(plots.overlay_loss_curves([("a", curves(100.0))]))
+    runs = [("a", curves(100.0)), ("b", curves(110.0)), ("c", curves(120.0))]
+    three = coloured_pixels(plots.overlay_loss_curves(runs))
+    assert three[0] > 2 * one[0]
+    assert three[1] > one[1]
+
+
+def test_latent_sizes_are_drawn_with_error_bars():
+    terms = {"loss": 100.0, "reconstruction": 75.0, "kl": 25.0}
+    drawn = [
+        coloured_pixels(
+            plots.plot_latent_sizes(
+                {"baseline": [(2, terms | std), (16, dict.fromkeys(terms, 90.0) | std)]}
+            )
+        )[0]
+        for std in ({}, {f"{term}_std": 2.0 for term in terms})
+    ]
+    assert 0 < drawn[0] < drawn[1]

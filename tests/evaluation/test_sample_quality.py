@@ -1,0 +1,196 @@
+"""Sample quality: closed forms, sets small enough to count, real digits and planted failures."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+
+from vae_jax import datasets
+from vae_jax.evaluation import digit_classifier, sample_quality
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_frechet_distance_is_the_formula_with_a_matrix_root():
+    mixing = RANDOM.normal(size=(2, 5, 5))
+    real, generated = (RANDOM.normal(size=(400, 5)) @ m + i for i, m in enumerate(mixing))
+    means = [features.mean(0) for features in (real, generated)]
+    covariances = [np.cov(features.T) for features in (real, generated)]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    expected = np.sum((means[0] - means[1]) ** 2) + np.trace(sum(covariances) - 2 * root)
+    assert sample_quality.frechet_distance(real, generated) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_distance_of_one_dimension_is_by_hand():
+    # (m1 - m2)^2 + (s1 - s2)^2, and features that are always zero add nothing.
+    real, generated = (
+        np.stack([scale * np.array([-1.0, 1.0, 0.0]) + shift, np.zeros(3)], 1)
+        for scale, shift in ((1.0, 0.0), (3.0, 5.0))
+    )
+    assert sample_quality.frechet_distance(real, generated) == pytest.approx(25.0 + 4.0)
+    assert sample_quality.frechet_distance(real, real) == pytest.approx(0.0, abs=1e-9)
+
+
+def counted(real, generated, k):
+    """Precision, recall, density and coverage with loops over pairs, from the papers' sums."""
+
+    def distance(first, second):
+        return np.sqrt(np.sum((first - second) ** 2))
+
+    def radius(point, points):
+        return sorted(distance(point, other) for other in points)[k]
+
+    def share_among(points, others):
+        balls = [(other, radius(other, others)) for other in others]
+        return np.mean([any(distance(p, o) <= r for o, r in balls) for p in points])
+
+    inside = [[distance(x, y) <= radius(x, real) for x in real] for y in generated]
+    density = np.sum(inside) / (k * len(generated))
+    return (
+        share_among(generated, real),
+        share_among(real, generated),
+        density,
+        np.mean(np.any(inside, axis=0)),
+    )
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("shift", [0.0, 1.5, 10.0])
+def test_precision_recall_density_and_coverage_are_the_papers_sums(k, shift):
+    real, generated = RANDOM.normal(size=(30, 2)), RANDOM.normal(size=(20, 2)) * 0.6 + shift
+    expected = counted(real, generated, k)
+    actual = (
+        *sample_quality.precision_and_recall(real, generated, k),
+        *sample_quality.density_and_coverage(real, generated, k),
+    )
+    np.testing.assert_allclose(actual, expected)
+
+
+def test_more_vectors_than_a_chunk_are_measured_as_few_are(monkeypatch):
+    real, generated = RANDOM.normal(size=(90, 3)), RANDOM.normal(size=(70, 3)) + 1
+    measures = (sample_quality.precision_and_recall, sample_quality.density_and_coverage)
+    expected = [measure(real, generated) for measure in measures]
+    monkeypatch.setattr(sample_quality, "_CHUNK", 20)
+    assert [measure(real, generated) for measure in measures] == expected
+
+
+def test_class_shares_and_their_divergence():
+    shares = sample_quality.class_shares(np.array([0, 0, 1, 3]), 4)
+    np.testing.assert_array_equal(shares, [0.5, 0.25, 0.0, 0.25])
+    uniform = np.full(4, 0.25)
+    assert sample_quality.categorical_kl(shares, uniform) == pytest.approx(
+        scipy.stats.entropy(shares, uniform)
+    )
+    assert sample_quality.categorical_kl(uniform, uniform) == 0.0
+    assert sample_quality.categorical_kl(uniform, shares) == np.inf
+
+
+def test_blank_is_too_little_ink_or_none_that_is_dark():
+    images = np.zeros((4, 28, 28))
+    images[1, 0, :5] = 1.0  # 5 in all
+    images[2, 0, :11] = 1.0
+    images[3] = 0.4  # much, but nowhere dark
+    np.testing.assert_array_equal(
+        sample_quality.is_blank(images, min_ink=10.0), [True, True, False, True]
+    )
+
+
+def test_nearest_distances_and_sharpness_by_hand():
+    images, training = np.zeros((1, 28, 28)), np.zeros((2, 28, 28))
+    training[0, 3, 3], training[1, 3, 3:5] = 3.0, 1.0
+    assert sample_quality.nearest_distances(images, training) == pytest.approx(np.sqrt(2.0))
+    # A single dot has four differences, a dot of half the ink a quarter of their energy.
+    assert sample_quality.sharpness(training[:1] / 2, training[:1]) == 0.25
+
+
+def test_the_largest_step_of_an_even_path_is_one():
+    even = np.linspace(0.0, 1.0, 11)[None, :, None, None] * np.ones((28, 28))
+    jump = (np.arange(11) > 4)[None, :, None, None] * np.ones((28, 28))
+    assert sample_quality.largest_step(even) == pytest.approx(1.0)
+    assert sample_quality.largest_step(jump) == pytest.approx(10.0)
+    assert sample_quality.largest_step(np.concatenate([even, 0 * even])) == pytest.approx(1.0)
+
+
+@pytest.fixture(scope="module")
+def real():
+    dataset = datasets.load("mnist_5k")
+    train, test = (split.images / np.float32(255) for split in (dataset.train, dataset.test))
+    params = digit_classifier.load_weights()
+    return train, test, sample_quality.make_reference(params, train[500:], test)
+
+
+def measure(real, samples):
+    return sample_quality.measure(real[2], samples.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def ceiling(real):
+    # Held-out digits, 50 of each, in the samples' place.
+    return measure(real, datasets.load("mnist_5k").validation.images / np.float32(255))
+
+
+def test_real_digits_are_as_good_as_real_digits(ceiling):
+    assert ceiling["num_samples"] == 500
+    assert ceiling["precision"] > 0.8
+    assert ceiling["recall"] > 0.8
+    assert ceiling["density"] == pytest.approx(1.0, abs=0.15)
+    assert ceiling["coverage"] > 0.9
+    assert ceiling["class_kl"] < 0.01
+    assert ceiling["digits_present"] == 10
+    assert ceiling["mean_confidence"] > 0.98
+    assert ceiling["unsure_share"] < 0.05
+    assert ceiling["blank_share"] == 0.0
+    assert ceiling["copy_share"] < 0.04
+    assert ceiling["nearest_distance_ratio"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_blank_images_are_found_out(real, ceiling):
+    blank = measure(real, np.zeros((500, 28, 28)))
+    assert blank["blank_share"] == 1.0
+    assert blank["recall"] == 0.0
+    assert blank["coverage"] < 0.01
+    assert blank["digits_present"] == 1
+    assert blank["frechet_distance"] > 10 * ceiling["frechet_distance"]
+
+
+def test_one_repeated_digit_is_found_out(real, ceiling):
+    repeated = measure(real, np.repeat(real[1][:1], 500, axis=0))
+    assert repeated["precision"] == 1.0  # each is a fine digit
+    assert repeated["recall"] < 0.01
+    assert repeated["coverage"] < 0.05
+    assert repeated["digits_present"] == 1
+    assert repeated["class_kl"] == pytest.approx(np.log(10))
+    assert repeated["frechet_distance"] > 10 * ceiling["frechet_distance"]
+
+
+@pytest.mark.parametrize("ink", [0.05, 0.13, 0.5])
+def test_dots_are_found_out(real, ink):
+    dots = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28)) < ink)
+    for name in ("precision", "density", "coverage"):
+        assert dots[name] < 0.01, name
+    assert dots["mean_confidence"] < 0.05
+
+
+def test_noise_is_found_out(real, ceiling):
+    noise = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28)))
+    assert noise["precision"] < 0.01
+    assert noise["density"] < 0.01
+    assert noise["coverage"] < 0.01
+    assert noise["unsure_share"] > 0.99
+    assert noise["frechet_distance"] > 10 * ceiling["frechet_distance"]
+    assert noise["nearest_distance_ratio"] > 1.5
+
+
+def test_copies_of_training_images_are_found_out(real, ceiling):
+    copies = measure(real, real[0][500:1000])
+    assert copies["copy_share"] == 1.0
+    assert copies["nearest_distance_ratio"] < 0.05
+    # Nothing else would: they are as good as real ones.
+    assert copies["coverage"] > 0.85
+
+
+def test_blur_is_less_sharp(real):
+    images = real[1]
+    blurred = (images + np.roll(images, 1, 1) + np.roll(images, 1, 2)) / 3
+    assert sample_quality.sharpness(images, images) == 1.0
+    assert sample_quality.sharpness(blurred, images) < 0.7

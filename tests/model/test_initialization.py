@@ -1,0 +1,122 @@
+"""Initialisation as TensorFlow 1's, against the published formulas."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+
+from vae_jax import datasets, evaluate, train
+from vae_jax.training import steps
+from vae_jax.training.metrics import read_rows
+from vae_jax.training.train_state import create_train_state
+
+
+def initial_params(config, seed=0):
+    return steps.initial_state(evaluate.step_settings(config), seed).params
+
+
+@pytest.fixture
+def params(small_config):
+    small_config.initialization = "tensorflow"
+    return initial_params(small_config)
+
+
+def check_uniform(kernel, limit):
+    """All of a kernel's values within the limits, and spread as a uniform distribution's."""
+    values = np.abs(np.concatenate([np.ravel(part) for part in kernel]))
+    assert values.max() <= limit
+    assert values.max() > 0.95 * limit
+    assert values.mean() == pytest.approx(limit / 2, rel=0.1)
+
+
+def test_dense_kernels_are_glorot_uniform(params):
+    # 16 hidden units after each of 28 rows, 8 latent dimensions.
+    kernel = params["encoder"]["mean"]["kernel"]
+    assert kernel.shape == (448, 8)
+    check_uniform([kernel], np.sqrt(6 / (448 + 8)))
+
+
+def test_transposed_convolutions_count_their_window(params):
+    kernel = params["decoder"]["ConvTranspose_1"]["kernel"]
+    assert kernel.shape == (3, 3, 4, 4)
+    check_uniform([kernel], np.sqrt(6 / (9 * 4 + 9 * 4)))
+
+
+def test_the_lstm_is_one_kernel_of_input_and_state_to_four_gates(params):
+    cell = params["encoder"]["lstm"]
+    kernels = [cell[source + gate]["kernel"] for source in "ih" for gate in "ifgo"]
+    assert sum(kernel.size for kernel in kernels) == (28 + 16) * 4 * 16
+    check_uniform(kernels, np.sqrt(6 / (28 + 16 + 4 * 16)))
+
+
+def test_biases_are_zero_but_the_forget_gates(params):
+    biases = {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if path[-1].key == "bias"
+    }
+    forget = biases.pop("['encoder']['lstm']['hf']['bias']")
+    np.testing.assert_array_equal(forget, 1.0)
+    for name, bias in biases.items():
+        np.testing.assert_array_equal(bias, 0.0, err_msg=name)
+
+
+def test_no_two_kernels_and_no_two_seeds_are_alike(small_config, params):
+    small_config.initialization = "tensorflow"
+    other = initial_params(small_config, seed=1)
+    cell = params["encoder"]["lstm"]
+    assert not np.allclose(cell["ii"]["kernel"], cell["if"]["kernel"])
+    assert not np.allclose(cell["ii"]["kernel"], other["encoder"]["lstm"]["ii"]["kernel"])
+
+
+def test_another_name_is_an_error(small_config):
+    settings = evaluate.step_settings(small_config)
+    with pytest.raises(ValueError, match="initialization is 'keras', must be 'flax' or 'tensor"):
+        create_train_state(settings.model, settings.optimizer, 0, "keras")
+
+
+@pytest.mark.parametrize("head", ["dense", "conv"])
+def test_the_decoder_can_begin_at_the_mean_of_the_data(small_config, head):
+    small_config.encoder.kind = "dense"
+    small_config.decoder.head = head
+    small_config.train.num_replicas = 2
+    images = datasets.load("mnist_5k").train.images
+    mean = images.mean(0) / 255.0
+    settings = evaluate.step_settings(small_config)
+    plain = steps.initial_state(settings, seed=0).params
+    begun = steps.initial_state(settings, 0, mean).params
+    bias = begun["decoder"]["logits"]["bias"]
+    expected = mean.ravel() if head == "dense" else [mean.mean()]
+    for replica_bias in bias:
+        np.testing.assert_allclose(
+            scipy.special.expit(replica_bias), np.clip(expected, 0.001, 0.999), rtol=1e-4
+        )
+    # Nothing else differs.
+    plain["decoder"]["logits"]["bias"] = bias
+    jax.tree.map(np.testing.assert_array_equal, begun, plain)
+
+
+def test_a_run_that_begins_at_the_mean_is_ahead_in_its_first_steps(small_config, tmp_path):
+    small_config.encoder.kind = "dense"
+    small_config.train.num_epochs = 1
+    losses = []
+    for name in ("zeros", "data_mean"):
+        small_config.initial_output = name
+        train.train_and_evaluate(small_config, tmp_path / name)
+        losses.append(read_rows(tmp_path / name / "metrics.csv")[0]["train_loss"])
+    assert losses[1] < losses[0] - 5.0
+
+
+def test_every_lstm_of_an_encoder_is_a_kernel_of_its_own(small_config):
+    small_config.initialization = "tensorflow"
+    small_config.encoder.num_layers = 2
+    small_config.encoder.bidirectional = True
+    encoder = initial_params(small_config)["encoder"]
+    for name, inputs in {
+        "lstm": 28,
+        "lstm_backward": 28,
+        "lstm_1": 32,
+        "lstm_1_backward": 32,
+    }.items():
+        kernels = [encoder[name][source + gate]["kernel"] for source in "ih" for gate in "ifgo"]
+        check_uniform(kernels, np.sqrt(6 / (inputs + 16 + 4 * 16)))

@@ -1,0 +1,210 @@
+"""Objectives beyond the plain ELBO: by hand, by numerical gradients, against each other."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import optax
+import pytest
+import scipy.special
+import scipy.stats
+
+from vae_jax.model import losses
+from vae_jax.model.objective import Objective, evaluation_terms, training_loss
+from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.vae import create_vae
+from vae_jax.training import steps
+
+DECODER = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (2, 2), "strides": (2, 2)}
+RANDOM = np.random.default_rng(0)
+PIXELS = (RANDOM.uniform(size=(5, 28, 28)) < 0.2).astype(np.float32)
+MEAN, LOG_VAR = RANDOM.normal(size=(2, 6, 3))
+MODEL = create_vae(3, {"kind": "dense", "dense_sizes": (16,)}, DECODER)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return steps.initial_state(steps.StepSettings(MODEL, optax.sgd(0.1), 5), seed=0)
+
+
+def loss_of(objective, state, params=None, step=0, key=0):
+    params = state.params if params is None else params
+    keys = jax.random.key(key), None
+    return training_loss(objective, MODEL, params, PIXELS, *keys, step)
+
+
+def test_warm_up_is_linear_and_ends_at_one():
+    weights = [float(losses.warm_up(step, 4)) for step in range(6)]
+    assert weights == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_free_bits_by_hand():
+    kl = 0.5 * (np.exp(LOG_VAR) + MEAN**2 - 1 - LOG_VAR).mean(0)
+    free = float(np.sort(kl)[1]) - 1e-3  # one variable below it, two above
+    expected = np.maximum(kl, free).sum()
+    assert kl.min() < free
+    assert losses.free_bits_kl(MEAN, LOG_VAR, free) == pytest.approx(expected, rel=1e-5)
+    assert losses.free_bits_kl(MEAN, LOG_VAR, 0.0) == pytest.approx(kl.sum(), rel=1e-5)
+
+
+def test_gradients_are_the_numerical_ones():
+    log_weights = RANDOM.normal(size=(4, 3))
+    with jax.enable_x64(True):
+        arguments = (jnp.array(MEAN), jnp.array(LOG_VAR))
+        free_bits = lambda mean, log_var: losses.free_bits_kl(mean, log_var, 0.5)  # noqa: E731
+        jax.test_util.check_grads(free_bits, arguments, order=1, modes=["rev"])
+        bound = losses.importance_weighted_bound
+        jax.test_util.check_grads(bound, (jnp.array(log_weights),), order=1, modes=["rev"])
+
+
+def test_the_bound_is_the_log_of_the_mean_weight():
+    log_weights = RANDOM.normal(size=(7, 3)) * 5 - 1000
+    expected = scipy.special.logsumexp(log_weights, axis=0) - np.log(7)
+    np.testing.assert_allclose(losses.importance_weighted_bound(log_weights), expected, rtol=1e-6)
+
+
+def test_a_free_variable_is_not_pushed_towards_the_prior():
+    gradient = jax.grad(lambda mean: losses.free_bits_kl(mean, LOG_VAR * 0, 0.5))
+    small, large = jnp.full((6, 3), 0.1), jnp.full((6, 3), 3.0)
+    np.testing.assert_array_equal(gradient(small), 0.0)
+    assert np.all(np.asarray(gradient(large)) > 0)
+
+
+def test_without_options_the_loss_is_the_negative_elbo(state):
+    loss, terms = loss_of(Objective(), state)
+    output = MODEL.apply({"params": state.params}, PIXELS, jax.random.key(0))
+    expected = losses.negative_elbo(output.logits, PIXELS, output.mean, output.log_var)
+    np.testing.assert_array_equal(terms.loss, expected.loss)
+    assert loss == expected.loss.mean()
+
+
+@pytest.mark.parametrize("step", [0, 5, 10, 99])
+def test_warm_up_weighs_the_kl(state, step):
+    loss, terms = loss_of(Objective(kl_weight=2.0, kl_warm_up_steps=10), state, step=step)
+    weight = 2.0 * min(1.0, step / 10)
+    expected = terms.reconstruction.mean() + weight * terms.kl.mean()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_free_bits_replace_the_kl_of_the_batch(state):
+    loss, terms = loss_of(Objective(free_bits=0.7), state)
+    output = MODEL.apply({"params": state.params}, PIXELS, jax.random.key(0))
+    kl = losses.free_bits_kl(output.mean, output.log_var, 0.7)
+    assert kl > terms.kl.mean()
+    assert float(loss) == pytest.approx(float(terms.reconstruction.mean() + kl), rel=1e-6)
+    # What is written of the step stays the plain bound's terms.
+    np.testing.assert_allclose(terms.loss, terms.reconstruction + terms.kl, rtol=1e-6)
+
+
+def test_weights_are_the_three_densities(state):
+    latents = RANDOM.normal(size=(2, 5, 3)).astype(np.float32)
+    mean, log_var = MODEL.apply({"params": state.params}, PIXELS, method="encode")
+    log_weights, log_likelihood = MODEL.apply(
+        {"params": state.params}, PIXELS, mean, log_var, latents, method="log_weights"
+    )
+    scale = np.exp(np.asarray(log_var) / 2)
+    for sample in range(2):
+        z = latents[sample]
+        logits = MODEL.apply({"params": state.params}, z, method="decode")
+        likelihood = scipy.stats.bernoulli(scipy.special.expit(logits)).logpmf(PIXELS).sum((1, 2))
+        expected = likelihood + scipy.stats.norm.logpdf(z).sum(1)
+        expected -= scipy.stats.norm(mean, scale).logpdf(z).sum(1)
+        np.testing.assert_allclose(log_likelihood[sample], likelihood, rtol=1e-4)
+        np.testing.assert_allclose(log_weights[sample], expected, rtol=1e-4)
+
+
+def test_with_one_sample_the_bound_is_the_elbo_on_average(state):
+    """Of both the loss and its gradient: only the KL's estimate differs."""
+
+    encoder = state.params["encoder"]
+    kernel = encoder["mean"]["kernel"]
+
+    def with_kernel(kernel):
+        return state.params | {"encoder": encoder | {"mean": encoder["mean"] | {"kernel": kernel}}}
+
+    def elbo(kernel, key):
+        params = with_kernel(kernel)
+        return training_loss(Objective(), MODEL, params, PIXELS, key, None, 0)[0]
+
+    def bound(kernel, key):
+        params = with_kernel(kernel)
+        mean, log_var = MODEL.apply({"params": params}, PIXELS, method="encode")
+        noise = jax.random.normal(key, mean.shape)
+        latents = (mean + jnp.exp(log_var / 2) * noise)[None]
+        log_weights, _ = MODEL.apply(
+            {"params": params}, PIXELS, mean, log_var, latents, method="log_weights"
+        )
+        return -losses.importance_weighted_bound(log_weights).mean()
+
+    keys = jax.random.split(jax.random.key(1), 2000)
+    means = {}
+    for function in (elbo, bound):
+        draw = functools.partial(jax.value_and_grad(function), kernel)
+        values, gradients = jax.lax.map(draw, keys, batch_size=100)
+        means[function] = float(values.mean()), np.asarray(gradients.mean(0))
+    assert means[bound][0] == pytest.approx(means[elbo][0], abs=0.1)
+    scale = np.abs(means[elbo][1]).max()
+    np.testing.assert_allclose(means[bound][1], means[elbo][1], atol=0.1 * scale)
+
+
+def test_more_samples_give_a_tighter_bound(state):
+    params = jax.tree.map(lambda leaf: 1.5 * leaf, state.params)
+    losses_of_k = [
+        np.mean(
+            [
+                loss_of(Objective(num_importance_samples=k), state, params, key=i)[0]
+                for i in range(10)
+            ]
+        )
+        for k in (2, 8, 64)
+    ]
+    assert losses_of_k[0] > losses_of_k[1] > losses_of_k[2]
+
+
+def test_the_samples_begin_after_the_epochs_of_the_elbo():
+    objective = Objective(num_importance_samples=5, elbo_epochs=2)
+    one, several = Objective(), Objective(num_importance_samples=5)
+    assert [objective.of_epoch(epoch) for epoch in (1, 2, 3, 4)] == [one, one, several, several]
+    assert several.of_epoch(1) == several
+    assert Objective(free_bits=0.5).of_epoch(1) == Objective(free_bits=0.5)
+
+
+def test_evaluation_is_of_the_bound_that_is_trained(state):
+    keys = jax.random.split(jax.random.key(5), len(PIXELS))
+    terms = evaluation_terms(Objective(num_importance_samples=3), MODEL, state.params, PIXELS, keys)
+    variables = {"params": state.params}
+    mean, log_var = MODEL.apply(variables, PIXELS, method="encode")
+    noise = np.stack([jax.random.normal(key, (3, 3)) for key in keys], axis=1)
+    latents = mean + np.exp(log_var / 2) * noise
+    weights, log_likelihood = MODEL.apply(
+        variables, PIXELS, mean, log_var, latents, method="log_weights"
+    )
+    expected = np.log(3) - scipy.special.logsumexp(weights, axis=0)
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(terms.reconstruction, -log_likelihood.mean(0), rtol=1e-5)
+    kl = 0.5 * (np.exp(log_var) + mean**2 - 1 - log_var).sum(1)
+    np.testing.assert_allclose(terms.kl, kl, rtol=1e-4)
+    assert np.all(np.asarray(terms.loss) < -np.asarray(weights).mean(0))  # Jensen
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"kl_warm_up_steps": 10}, {"free_bits": 0.5}, {"num_importance_samples": 4}],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_step_takes_the_gradient_of_its_objective(state, options):
+    settings = steps.StepSettings(MODEL, optax.sgd(0.1), 5, objective=Objective(**options))
+    before = dataclasses.replace(state, step=jnp.int32(3))
+    keys = [stream_key(state.root_key, s, 3) for s in (Stream.POSTERIOR, Stream.DROPOUT)]
+    gradient = jax.grad(
+        lambda params: training_loss(settings.objective, MODEL, params, PIXELS, *keys, 3)[0]
+    )(state.params)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
+    images = (PIXELS * 255).astype(np.uint8)
+    after, _ = steps.train_step(settings, jax.tree.map(jnp.copy, before), images)
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5), after.params, expected
+    )

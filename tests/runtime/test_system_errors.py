@@ -1,0 +1,260 @@
+"""Faults of the machine, provoked for real: one line is said, and nothing is lost."""
+
+import contextlib
+import dataclasses
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import processes
+from tests.reading import rows_without_timing
+from vae_jax import datasets, evaluate, train
+from vae_jax.evaluation import plots
+from vae_jax.model import losses
+from vae_jax.runtime import system_errors
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import metrics, run_directory, steps
+from vae_jax.training.metrics import read_rows
+
+
+@contextlib.contextmanager
+def full_disk(num_bytes):
+    """No file grows beyond some bytes, which fails as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole") / "run"
+
+
+def run(config, workdir):
+    with system_errors.told_in_one_line(config):
+        train.train_and_evaluate(config, workdir)
+
+
+def failing_on_call(monkeypatch, owner, name, number, fault):
+    """Makes one call of a function happen under a fault."""
+    function, calls = getattr(owner, name), []
+
+    def wrapped(*arguments):
+        calls.append(1)
+        with fault() if len(calls) == number else contextlib.nullcontext():
+            return function(*arguments)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "num_bytes", "message"),
+    [
+        (metrics.EpochWriters, "write", 64, "File too large; what was saved before is kept"),
+        (plots, "save_reconstructions", 64, "File too large; what was saved before is kept"),
+    ],
+    ids=["metrics", "figure"],
+)
+def test_a_full_disk_stops_the_run_which_goes_on_later(
+    small_config, tmp_path, whole, monkeypatch, owner, name, num_bytes, message
+):
+    if not whole.exists():
+        run(small_config, whole)
+    workdir = tmp_path / "run"
+    number = 1 if owner is figures else 2
+    failing_on_call(monkeypatch, owner, name, number, lambda: full_disk(num_bytes))
+    with pytest.raises(UserError, match=message) as error:
+        run(small_config, workdir)
+    assert "\n" not in str(error.value)
+    assert not (workdir / "summary.json").exists()
+    rows = read_rows(workdir / "metrics.csv")  # whole rows, whatever happened
+    assert [row["epoch"] for row in rows] in ([1], [1, 2])
+    run(small_config, workdir)
+    processes.assert_same_run(workdir, whole)
+
+
+def test_the_run_directory_deleted_under_the_run(small_config, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    failing_on_call(
+        monkeypatch,
+        loop,
+        "train_one_epoch",
+        2,
+        lambda: contextlib.nullcontext(shutil.rmtree(workdir)),
+    )
+    with pytest.raises(UserError, match="No such file or directory") as error:
+        run(small_config, workdir)
+    assert str(workdir) in str(error.value)
+    assert not workdir.exists()
+
+
+def test_a_run_directory_that_cannot_be_written_to(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    workdir.chmod(0o555)
+    command = [sys.executable, "main.py", f"--workdir={workdir}", *processes.ARGUMENTS]
+    if os.geteuid() == 0:  # root may write anywhere, unless it gives that up
+        if not shutil.which("setpriv"):
+            pytest.skip("running as root, without setpriv")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    result = subprocess.run(
+        command, cwd=processes.ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"error: --workdir={workdir}: {workdir} is not writable; give another folder\n"
+    )
+    assert not list(workdir.iterdir())
+
+
+def test_a_process_whose_disk_is_full_says_one_line(tmp_path):
+    workdir = tmp_path / "run"
+    processes.train(tmp_path / "whole", *processes.ARGUMENTS)  # programs are in the cache now
+    process = processes.start(workdir, *processes.ARGUMENTS)
+    processes.wait_for_line(process, "epoch 1/3")
+    # From outside, as a disk fills up: no array of the next checkpoint fits.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
+    status, _, errors = processes.finish(process)
+    assert status == 1
+    assert errors == (
+        f"error: {workdir}/checkpoints: the checkpoint of step 400 cannot be written (File too "
+        "large); those before it are kept: mend this, then give the same command again\n"
+    )
+    output = processes.train(workdir, *processes.ARGUMENTS)
+    assert output.startswith("resuming after epoch 1 of 3\n")
+    processes.assert_same_run(workdir, tmp_path / "whole")
+
+
+def test_too_little_memory_says_what_to_lower(tmp_path):
+    size = 2_000_000_000  # 392 GB
+    arguments = (*processes.ARGUMENTS, f"--config.decoder.dense_sizes=({size},49)")
+    status, output, errors = processes.finish(processes.start(tmp_path / "run", *arguments))
+    assert (status, output) == (1, ""), errors
+    assert errors == (
+        "error: the device has too little memory for train.batch_size 20, or for the model: lower "
+        "these\n"
+    )
+
+
+def test_what_is_not_finite_stops_at_its_step(small_config, tmp_path, monkeypatch):
+    workdir, step_settings = tmp_path / "run", evaluate.step_settings
+
+    def diverging(*arguments):
+        settings = step_settings(*arguments)
+        # The update of step 56, in epoch 2, is infinite: step 57 is the first to see it.
+        factor = optax.scale_by_schedule(lambda count: jnp.where(count == 55, jnp.inf, 1.0))
+        optimizer = optax.chain(settings.optimizer, factor)
+        return dataclasses.replace(settings, optimizer=optimizer)
+
+    monkeypatch.setattr(evaluate, "step_settings", diverging)
+    with pytest.raises(
+        UserError,
+        match=r"the loss or its gradient is not finite at step 57, in epoch 2, at "
+        r"train\.learning_rate 0\.003: lower the rate, or set --config\.train\.skip_nonfinite=True",
+    ):
+        run(small_config, workdir)
+    assert [row["epoch"] for row in rows_without_timing(workdir)] == [1]
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["40"]
+    evaluate.sample(small_config, workdir)
+    assert np.isfinite(np.load(workdir / "samples.npy")).all()
+
+
+@pytest.fixture
+def infinite_gradient(monkeypatch):
+    """Gives images whose first pixel is lit, as none of MNIST's is, an infinite gradient."""
+    negative_elbo = losses.negative_elbo
+
+    def wrapped(logits, images, *rest):
+        terms = negative_elbo(logits, images, *rest)
+        lit = images[:, 0, 0] > 0
+        # The square root is finite at 0, its derivative is not.
+        root = jnp.sqrt(jnp.where(lit, 0.0 * logits[:, 5, 5], 1.0))
+        return terms.replace(loss=terms.loss + root - jax.lax.stop_gradient(root))
+
+    monkeypatch.setattr(losses, "negative_elbo", wrapped)
+
+
+def light_first_pixel(config, image):
+    dataset = datasets.load("mnist_5k")
+    images = dataset.train.images.copy()
+    images[image, 0, 0] = 255
+    assert not dataset.train.images[:, 0, 0].any()
+    return dataclasses.replace(dataset, train=datasets.Split(images, dataset.train.labels))
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_an_infinite_gradient_of_a_finite_loss_is_seen(
+    small_config, tmp_path, monkeypatch, infinite_gradient, num_replicas
+):
+    small_config.train.num_replicas = num_replicas
+    settings = evaluate.step_settings(small_config)
+    root_key = steps.initial_state(settings, small_config.seed).root_key
+    order = steps.epoch_order(settings, root_key, 1, 4000)
+    image = int(order.reshape(num_replicas, -1)[-1, 1730])  # in step 18 of the last replica
+    dataset = light_first_pixel(small_config, image)
+    monkeypatch.setattr(evaluate, "load_dataset", lambda config: dataset)
+    places = [np.flatnonzero(one == image)[0] for one in order.reshape(num_replicas, -1)]
+    step = min(places) // 100 + 1
+    with pytest.raises(UserError, match=f"gradient is not finite at step {step}, in epoch 1"):
+        run(small_config, tmp_path / "stopped")
+
+    small_config.train.skip_nonfinite = True
+    small_config.train.num_epochs = 1
+    workdir = tmp_path / "skipping"
+    run(small_config, workdir)
+    for folder in run_directory.replica_folders(workdir, small_config.seed, num_replicas):
+        assert [row["skipped_updates"] for row in read_rows(folder / "metrics.csv")] == [1]
+        assert run_directory.read_json(folder / "summary.json")["skipped_updates"] == 1
+        assert read_rows(folder / "metrics.csv")[-1]["validation_loss"] < 300
+
+
+def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infinite_gradient):
+    small_config.train.skip_nonfinite = True
+    settings = evaluate.step_settings(small_config)
+    dataset = light_first_pixel(small_config, 7)
+    state = steps.initial_state(settings, 0)
+    state, _ = steps.train_step(settings, state, dataset.train.images[100:200])
+    before = jax.tree.map(np.array, (state.params, state.opt_state))
+    state, sums = steps.train_step(settings, state, dataset.train.images[:100])
+    assert np.isnan(sums.loss)
+    assert np.isfinite(sums.reconstruction)
+    assert state.step == 2
+    jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
+
+
+def test_a_run_of_which_every_update_is_skipped_stops(small_config, tmp_path):
+    small_config.train.skip_nonfinite = True
+    small_config.loss.kl_weight = 1e38
+    small_config.train.learning_rate = 1.0
+    with pytest.raises(UserError, match="every update of epoch 1 was skipped"):
+        run(small_config, tmp_path / "run")
+
+
+def test_not_finite_is_seen_wherever_it_is():
+    rng = np.random.RandomState(0)
+    gradients = {
+        "kernel": rng.normal(size=(3, 3, 4, 5)).astype(np.float32),
+        "bias": rng.normal(size=5).astype(np.float32),
+        "huge": np.full((2, 3), 3e38, np.float32),
+        "tiny": np.full(4, 1e-45, np.float32),
+    }
+    check = jax.jit(steps._all_finite)
+    assert check(1.0, gradients)
+    for value in (np.inf, -np.inf, np.nan):
+        assert not check(value, gradients)
+        for name, leaf in gradients.items():
+            for index in range(leaf.size):
+                changed = leaf.copy()
+                changed.flat[index] = value
+                assert not check(1.0, gradients | {name: changed}), (value, name, index)

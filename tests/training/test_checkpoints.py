@@ -1,0 +1,181 @@
+"""Which checkpoints stay, that they come back bit for bit, and what damage to them does."""
+
+import itertools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vae_jax.model.losses import NegativeElbo
+from vae_jax.model.vae import create_vae
+from vae_jax.runtime import devices
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import steps
+from vae_jax.training.checkpoints import Checkpoints, Progress
+
+DECODER = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (2, 2), "strides": (2, 2)}
+SETTINGS = steps.StepSettings(
+    create_vae(3, {"kind": "dense", "dense_sizes": (4,)}, DECODER), optax.adam(0.1), batch_size=2
+)
+LOSSES = (5.0, 3.0, 4.0, 6.0, 7.0, 8.0)
+
+
+def state_of(epoch):
+    state = steps.initial_state(SETTINGS, seed=0)
+    return state.replace(
+        step=jnp.int32(epoch), params=jax.tree.map(lambda leaf: leaf + epoch, state.params)
+    )
+
+
+def save_epochs(folder, losses):
+    progress = Progress()
+    with Checkpoints(folder) as checkpoints:
+        for epoch, loss in enumerate(losses, start=1):
+            row = {"validation_loss": loss, "epoch": epoch, "step": 10 * epoch, "third": 1 / 3}
+            progress = progress.after([row])
+            checkpoints.save(10 * epoch, state_of(epoch), progress)
+    return progress
+
+
+def restore_latest(folder):
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.restore_latest(steps.abstract_state(SETTINGS), devices.single_device())
+
+
+def assert_same_state(actual, expected):
+    np.testing.assert_array_equal(
+        jax.random.key_data(actual.root_key), jax.random.key_data(expected.root_key)
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (actual.step, actual.params, actual.opt_state),
+        (expected.step, expected.params, expected.opt_state),
+    )
+
+
+def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
+    assert restore_latest(tmp_path) is None
+    progress = save_epochs(tmp_path, LOSSES)
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {20, 40, 50, 60}
+    state, found = restore_latest(tmp_path)
+    assert_same_state(state, state_of(6))
+    assert found == progress
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        found = checkpoints.latest_progress()
+        assert found.best == {"validation_loss": 3.0, "epoch": 2.0, "step": 20.0, "third": 1 / 3}
+        like = steps.abstract_state(SETTINGS)
+        state, _ = checkpoints.restore(20, like, devices.single_device())
+    assert_same_state(state, state_of(2))
+
+
+def test_the_sums_of_an_unfinished_epoch_come_back(tmp_path):
+    rng = np.random.RandomState(0)
+    sums = NegativeElbo(*rng.normal(size=(3, 7, 2)).astype(np.float32))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, state_of(0), Progress(sums=sums))
+    _, progress = restore_latest(tmp_path)
+    assert progress.rows == ()
+    assert progress.best is None
+    jax.tree.map(np.testing.assert_array_equal, progress.sums, sums)
+    assert progress.sums.loss.dtype == np.float32
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def lose_arrays(folder):
+    shutil.rmtree(folder / "state")
+
+
+def truncate(folder):
+    path = max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def truncate_everything(folder):
+    for path in filter(lambda path: path.is_file(), folder.rglob("*")):
+        path.write_bytes(b"")
+
+
+def flip_bits(folder):
+    path = max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def alter_progress(folder):
+    [path] = [path for path in (folder / "progress").iterdir() if path.name == "metadata"]
+    record = json.loads(path.read_text())
+    record["content"]["rows"][0][0]["validation_loss"] -= 1.0
+    path.write_text(json.dumps(record))
+
+
+DAMAGE = [empty, lose_arrays, truncate, truncate_everything, flip_bits, alter_progress]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_and_said_to_be(tmp_path, damage, capsys):
+    save_epochs(tmp_path, LOSSES[:2])
+    damage(tmp_path / "checkpoints" / "20")
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        if damage not in (lose_arrays, truncate, flip_bits):  # the arrays are not looked at
+            assert len(checkpoints.latest_progress().rows) == 1
+            assert "the checkpoint of step 20 is damaged" in capsys.readouterr().err
+    state, progress = restore_latest(tmp_path)
+    assert_same_state(state, state_of(1))
+    assert len(progress.rows) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert message.startswith("the checkpoint of step 20 is damaged (")
+    moved = tmp_path / "checkpoints" / "damaged_20_1"
+    assert message.endswith(f"is {moved}\n")
+    assert moved.is_dir()
+    # The run goes on as if the damaged one had never been, and saves that step again.
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(20, state_of(2), progress)
+    assert_same_state(restore_latest(tmp_path)[0], state_of(2))
+    assert capsys.readouterr().err == ""
+
+
+def test_damage_to_all_checkpoints_is_an_error(tmp_path, capsys):
+    save_epochs(tmp_path, LOSSES[:3])
+    for step, damage in zip((10, 20, 30), itertools.cycle((truncate, empty)), strict=False):
+        damage(tmp_path / "checkpoints" / str(step))
+    with pytest.raises(UserError, match=r"checkpoints: none of the checkpoints can be read"):
+        restore_latest(tmp_path)
+    assert capsys.readouterr().err.count("is damaged") == 3
+
+
+def test_a_damaged_best_checkpoint_is_an_error(tmp_path):
+    save_epochs(tmp_path, LOSSES)
+    flip_bits(tmp_path / "checkpoints" / "20")
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(UserError, match=r"checkpoints/20: the checkpoint is damaged \("),
+    ):
+        checkpoints.restore(20, steps.abstract_state(SETTINGS), devices.single_device())
+
+
+def test_the_checksum_sees_every_word():
+    state = state_of(1)
+    before = int(steps.checksum(state))
+    leaves, tree = jax.tree.flatten(state)
+    for index, leaf in enumerate(leaves):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            changed = jax.random.key(12345)
+        else:
+            changed = leaf.reshape(-1).at[-1].add(1).reshape(leaf.shape)
+        other = jax.tree.unflatten(tree, [*leaves[:index], changed, *leaves[index + 1 :]])
+        assert int(steps.checksum(other)) != before
+    # Words that change places are a change too.
+    index = next(index for index, leaf in enumerate(leaves) if leaf.ndim == 2)
+    other = jax.tree.unflatten(tree, [*leaves[:index], leaves[index][::-1], *leaves[index + 1 :]])
+    assert int(steps.checksum(other)) != before

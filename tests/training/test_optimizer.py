@@ -1,0 +1,156 @@
+"""The optimiser against NumPy: schedules, clipped gradients, weight decay, averaged parameters."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tests.reading import rows_without_timing
+from vae_jax import evaluate, train
+from vae_jax.training import steps
+from vae_jax.training.optimizer import (
+    average_params,
+    create_optimizer,
+    evaluation_params,
+    learning_rate_schedule,
+)
+
+RANDOM = np.random.default_rng(0)
+GRADIENTS = RANDOM.normal(size=(20, 5)).astype(np.float32)
+
+
+def run(optimizer, params, gradients):
+    """The parameters after each step, and the optimiser's state after the last."""
+    state = optimizer.init(params)
+    history = []
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(np.asarray(params, np.float64))
+    return history, state
+
+
+def adam_by_hand(params, gradients, rates, max_norm=np.inf, decay=0.0):
+    """Kingma and Ba 2015, algorithm 1, of gradients no longer than `max_norm`.
+
+    With a decay Loshchilov and Hutter 2019, algorithm 2.
+    """
+    first = second = 0.0
+    history = []
+    for step, (gradient, rate) in enumerate(zip(gradients.astype(float), rates, strict=True), 1):
+        gradient = gradient * min(1.0, max_norm / np.linalg.norm(gradient))
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        corrected = first / (1 - 0.9**step), second / (1 - 0.999**step)
+        adam = corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+        params = params - rate * (adam + decay * params)
+        history.append(params)
+    return history
+
+
+def test_by_default_it_is_adam():
+    history, state = run(create_optimizer(0.1), np.zeros(5), GRADIENTS)
+    np.testing.assert_allclose(history, adam_by_hand(np.zeros(5), GRADIENTS, [0.1] * 20), rtol=1e-4)
+    expected = optax.adam(0.1).init(np.zeros(5))
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+
+
+def test_schedule_and_clipped_gradients_together():
+    rates = [0.1 * (1 + np.cos(np.pi * step / 20)) / 2 for step in range(20)]
+    norms = np.linalg.norm(GRADIENTS, axis=1)
+    limit = float(np.median(norms))  # some are longer, some are not
+    optimizer = create_optimizer(0.1, "cosine", num_steps=20, max_gradient_norm=limit)
+    history, _ = run(optimizer, np.zeros(5), GRADIENTS)
+    expected = adam_by_hand(np.zeros(5), GRADIENTS, rates, limit)
+    np.testing.assert_allclose(history, expected, rtol=1e-4)
+    unclipped = adam_by_hand(np.zeros(5), GRADIENTS, rates)
+    assert not np.allclose(history, unclipped, rtol=1e-2)
+
+
+def test_kernels_decay_and_biases_do_not():
+    rates = [0.1 * (1 + np.cos(np.pi * step / 20)) / 2 for step in range(20)]
+    optimizer = create_optimizer(0.1, "cosine", num_steps=20, weight_decay=0.5)
+    params = {"kernel": np.full((1, 5), 3.0), "bias": np.full(5, 3.0)}
+    state = optimizer.init(params)
+    for gradient in GRADIENTS:
+        updates, state = optimizer.update(
+            {"kernel": gradient[None], "bias": gradient}, state, params
+        )
+        params = optax.apply_updates(params, updates)
+    decayed = adam_by_hand(np.full(5, 3.0), GRADIENTS, rates, decay=0.5)[-1]
+    plain = adam_by_hand(np.full(5, 3.0), GRADIENTS, rates)[-1]
+    np.testing.assert_allclose(params["kernel"][0], decayed, rtol=1e-4)
+    np.testing.assert_allclose(params["bias"], plain, rtol=1e-4)
+    assert not np.allclose(decayed, plain, rtol=0.1)
+
+
+def test_burda_schedule_of_the_paper():
+    # Section 5: "we used 0.001 * 10 ** (-i / 7) for 3 ** i epochs", i from 0 to 7.
+    expected = [0.001 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
+    assert len(expected) == 3280
+    steps_per_epoch = 3
+    schedule = learning_rate_schedule("burda", 0.001, 3280 * steps_per_epoch)
+    rates = np.array([float(schedule(step)) for step in range(0, 300 * steps_per_epoch)])
+    np.testing.assert_allclose(rates, np.repeat(expected, steps_per_epoch)[: len(rates)], rtol=1e-5)
+    assert float(schedule(3280 * steps_per_epoch - 1)) == pytest.approx(0.0001)
+
+
+def test_short_burda_schedule_still_ends_at_a_tenth():
+    schedule = learning_rate_schedule("burda", 1.0, 50)
+    rates = [float(schedule(step)) for step in range(50)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 1.0
+    assert rates[-1] == pytest.approx(0.1)
+
+
+def test_another_schedule_is_an_error():
+    with pytest.raises(ValueError, match="'linear', must be 'constant', 'cosine' or 'burda'"):
+        learning_rate_schedule("linear", 0.1, 10)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.99])
+def test_the_average_weighs_each_step_as_the_formula_says(decay):
+    optimizer = optax.chain(optax.sgd(0.1), average_params(decay))
+    history, state = run(optimizer, np.ones(5), GRADIENTS)
+    weights = decay ** np.arange(len(GRADIENTS))[::-1]
+    expected = np.average(history, axis=0, weights=weights)
+    np.testing.assert_allclose(evaluation_params(None, state), expected, rtol=1e-5)
+    # The average changes nothing of what is averaged.
+    plain, state = run(optax.sgd(0.1), np.ones(5), GRADIENTS)
+    np.testing.assert_array_equal(history, plain)
+    assert evaluation_params("themselves", state) == "themselves"
+
+
+def test_a_run_evaluates_averages_and_goes_on_bit_for_bit(
+    small_config, tmp_path, interrupt_save_of_step
+):
+    small_config.train.ema_decay = 0.95
+    small_config.train.learning_rate_schedule = "cosine"
+    small_config.train.max_gradient_norm = 100.0
+    small_config.train.weight_decay = 0.01
+    small_config.train.num_replicas = 2
+    small_config.encoder.kind = "dense"
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    train.train_and_evaluate(small_config, whole)
+    interrupt_save_of_step(80)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(small_config, interrupted)
+    train.train_and_evaluate(small_config, interrupted)
+    assert rows_without_timing(interrupted) == rows_without_timing(whole)
+
+    [first, _] = evaluate.open_best(small_config, whole).replicas
+    images = evaluate.load_dataset(small_config).validation.images
+    summary = json.loads((first.folder / "summary.json").read_text())
+    assert summary["best_epoch"] == 2
+    # From the parameters restored for evaluation alone, without the optimiser's state.
+    plain = dataclasses.replace(first.settings, optimizer=optax.sgd(0.1))
+    state = steps.initial_state(plain, seed=0).replace(
+        params=first.state.params, root_key=first.state.root_key
+    )
+    [measured] = evaluate.evaluate_split(plain, state, images)
+    assert measured["loss"] == pytest.approx(summary["validation"]["loss"], rel=1e-6)
+    average = evaluation_params(None, first.state.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, first.state.params, average)

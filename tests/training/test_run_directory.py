@@ -1,0 +1,159 @@
+"""Files that are whole or not there, and what a run directory refuses."""
+
+import copy
+import json
+import os
+
+import pytest
+
+from configs import default
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import run_directory
+
+CONFIG = default.get_config().to_dict() | {"sizes": (1, 2)}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A run directory that holds CONFIG's run."""
+    record = {"config": CONFIG, "data_sha256": "abc"}
+    run_directory.write_json(tmp_path / "config.json", record)
+    return tmp_path
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_json_comes_back(tmp_path):
+    run_directory.write_json(tmp_path / "a.json", {"x": [1, None, 0.1]})
+    assert run_directory.read_json(tmp_path / "a.json") == {"x": [1, None, 0.1]}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_directory.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        run_directory.write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_flatten_joins_names_and_takes_lists_as_tuples():
+    assert run_directory.flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {
+        "a": 1,
+        "b.c": (1, 2),
+        "b.d.e": None,
+    }
+
+
+def test_the_same_configuration_goes_on(workdir):
+    run_directory.check_workdir(workdir, CONFIG)
+    # As JSON gives it back, and with the data elsewhere.
+    elsewhere = json.loads(json.dumps(CONFIG))
+    elsewhere["data"]["manual_dir"] = "/elsewhere"
+    run_directory.check_workdir(workdir, elsewhere)
+
+
+def test_another_configuration_is_refused_with_every_difference(workdir):
+    other = CONFIG | {"seed": 3, "sizes": (1, 3)}
+    with pytest.raises(UserError) as error:
+        run_directory.check_workdir(workdir, other)
+    message = one_line(error)
+    assert "seed is 0 there, 3 here" in message
+    assert "sizes is (1, 2) there, (1, 3) here" in message
+    assert "data" not in message.replace("data set", "")
+
+
+def test_other_data_is_refused(workdir):
+    run_directory.check_same_data(workdir, "abc")
+    with pytest.raises(UserError, match="SHA-256 abc, this is def"):
+        run_directory.check_same_data(workdir, "def")
+
+
+def test_a_new_or_empty_folder_will_do_and_is_not_made(tmp_path):
+    run_directory.check_workdir(tmp_path, CONFIG)
+    run_directory.check_workdir(tmp_path / "a" / "b", CONFIG)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="is a file; give a folder"):
+            run_directory.check_workdir(path, CONFIG)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="neither empty nor a run directory"):
+        run_directory.check_workdir(tmp_path, CONFIG)
+
+
+def test_no_run_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        run_directory.held_config(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 3}'])
+def test_a_damaged_config_is_an_error_that_names_the_file(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json: .*damaged") as error:
+        run_directory.held_config(tmp_path)
+    one_line(error)
+
+
+def test_a_run_of_an_earlier_version_has_the_values_of_fields_it_lacks(tmp_path):
+    fields = default.get_config().to_dict()
+    earlier = copy.deepcopy(fields)
+    del earlier["initialization"], earlier["encoder"]["mean_activation"], earlier["evaluate"]
+    run_directory.write_json(tmp_path / "config.json", {"config": earlier})
+    run_directory.check_same_config(tmp_path, fields)
+    fields["initialization"] = "tensorflow"
+    with pytest.raises(UserError, match="initialization is 'flax' there, 'tensorflow' here"):
+        run_directory.check_same_config(tmp_path, fields)
+
+
+@pytest.mark.parametrize("opening", ['{"config": ', "["])
+@pytest.mark.parametrize("depth", [30, 300, 100_000])
+def test_a_config_nested_too_deeply_is_damaged(tmp_path, opening, depth):
+    closing = "}" if opening.startswith("{") else "]"
+    (tmp_path / "config.json").write_text(opening * depth + "3" + closing * depth)
+    with pytest.raises(UserError, match=r"config\.json: .*damaged") as error:
+        run_directory.check_same_config(tmp_path, CONFIG)
+    one_line(error)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"config"'])
+def test_a_config_that_is_no_record_says_nothing_of_the_data(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json: has no 'config' entry.*damaged"):
+        run_directory.check_same_data(tmp_path, "abc")
+
+
+def test_what_a_damaged_config_holds_is_shown_in_one_line(tmp_path):
+    record = {"config": CONFIG | {"a\nb\x1b[2J\u2028": 1}, "data_sha256": "x\ny"}
+    run_directory.write_json(tmp_path / "config.json", record)
+    with pytest.raises(UserError, match=r"a\\nb\\x1b\[2J\\u2028 is 1 there, None here"):
+        run_directory.check_same_config(tmp_path, CONFIG)
+    with pytest.raises(UserError, match=r"SHA-256 x\\ny, this is abc"):
+        run_directory.check_same_data(tmp_path, "abc")
+
+
+def test_provenance_names_versions_and_data():
+    record = run_directory.provenance("cpu", 2, "abc", 7)
+    assert set(record["versions"]) == {"jax", "jaxlib", "flax", "optax", "numpy"}
+    assert record["device_kind"] == "cpu"
+    assert record["data_sha256"] == "abc"
+    assert record["evaluation_binarization_seed"] == 7
+
+
+def test_outside_git_there_is_no_commit(tmp_path):
+    assert run_directory.git_commit(tmp_path) is None

@@ -1,0 +1,145 @@
+"""Trains the digit classifier and writes its weights.
+
+  python -m vae_jax.digit_classifier.train --output=weights.npz
+
+Add `--manual_dir=FOLDER` where the four MNIST files already lie in a folder.
+"""
+
+import argparse
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from vae_jax import datasets
+from vae_jax.evaluation.digit_classifier import weights
+from vae_jax.evaluation.digit_classifier.model import NO_DIGIT, DigitClassifier, classify
+from vae_jax.training.run_directory import write_atomically
+
+_SEED = 0
+_NUM_EPOCHS = 20
+_BATCH_SIZE = 100
+_PEAK_LEARNING_RATE = 0.003
+_MAX_ANGLE = 0.2  # radians
+_MAX_STRETCH = 0.12
+_MAX_SHIFT = 2.0  # pixels
+_NUM_NO_DIGITS = 5  # in a batch, of each kind
+
+
+def _distort(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Turns, stretches, slants and shifts each of `<float>[batch, 28, 28]` a little, at random."""
+    height, width = datasets.IMAGE_SHAPE
+    centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
+
+    def distort(key: jax.Array, image: jax.Array) -> jax.Array:
+        draws = jax.random.uniform(key, (6,), minval=-1.0, maxval=1.0)
+        angle, shift = draws[0] * _MAX_ANGLE, draws[1:3] * _MAX_SHIFT
+        turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
+        stretch = jnp.eye(2) + _MAX_STRETCH * jnp.array([[draws[3], draws[5]], [0.0, draws[4]]])
+        sources = (grid - centre) @ (turn @ stretch).T + centre + shift
+        return jax.scipy.ndimage.map_coordinates(image, jnp.moveaxis(sources, -1, 0), order=1)
+
+    return jax.vmap(distort)(jax.random.split(key, len(images)), images)
+
+
+def _no_digits(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Images that show no digit, `<float>[3 * n, 28, 28]`, made from `<float>[n, 28, 28]`.
+
+    Their pixels shuffled, their quarters exchanged, and dots of a random density, none to many.
+    """
+    height, width = datasets.IMAGE_SHAPE
+    shuffle_key, density_key, dots_key = jax.random.split(key, 3)
+    pixels = images.reshape(len(images), -1)
+    shuffled = jax.random.permutation(shuffle_key, pixels, axis=1, independent=True)
+    exchanged = jnp.roll(images, (height // 2, width // 2), axis=(1, 2))
+    density = jax.random.uniform(density_key, (len(images), 1, 1))
+    dots = jax.random.uniform(dots_key, images.shape) < density**2
+    return jnp.concatenate([shuffled.reshape(images.shape), exchanged, dots])
+
+
+@functools.partial(jax.jit, static_argnames="optimizer", donate_argnames=("params", "opt_state"))
+def _train_step(
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    opt_state: Any,
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+) -> tuple[Any, Any, jax.Array]:
+    """One update; returns the parameters, the optimiser's state and the mean loss."""
+    distortion_key, dropout_key, no_digits_key = jax.random.split(key, 3)
+    pixels = _distort(distortion_key, images.astype(jnp.float32) / 255.0)
+    others = _no_digits(no_digits_key, pixels[:_NUM_NO_DIGITS])
+    pixels = jnp.concatenate([pixels, others])
+    labels = jnp.concatenate([labels, jnp.full(len(others), NO_DIGIT)])
+
+    def mean_loss(params: Any) -> jax.Array:
+        _, logits = DigitClassifier().apply({"params": params}, pixels, dropout_key)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    loss, gradients = jax.value_and_grad(mean_loss)(params)
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+
+def train(train_split: datasets.Split) -> Any:
+    """Trains on a split; returns the parameters. The seed is fixed."""
+    root_key = jax.random.key(_SEED)
+    steps_per_epoch = len(train_split) // _BATCH_SIZE
+    num_steps = _NUM_EPOCHS * steps_per_epoch
+    schedule = optax.cosine_onecycle_schedule(num_steps, _PEAK_LEARNING_RATE)
+    optimizer = optax.adam(schedule)
+    params = DigitClassifier().init(root_key, jnp.zeros((1, *datasets.IMAGE_SHAPE)))["params"]
+    opt_state = optimizer.init(params)
+    with tqdm(total=num_steps * _BATCH_SIZE, unit=" images", unit_scale=True) as bar:
+        for epoch in range(_NUM_EPOCHS):
+            order = np.random.default_rng([_SEED, epoch]).permutation(len(train_split))
+            for step in range(steps_per_epoch):
+                rows = order[step * _BATCH_SIZE : (step + 1) * _BATCH_SIZE]
+                key = jax.random.fold_in(root_key, epoch * steps_per_epoch + step + 1)
+                params, opt_state, loss = _train_step(
+                    optimizer,
+                    params,
+                    opt_state,
+                    key,
+                    train_split.images[rows],
+                    train_split.labels[rows].astype(np.int32),
+                )
+                bar.update(_BATCH_SIZE)
+            bar.set_postfix_str(f"epoch {epoch + 1}/{_NUM_EPOCHS}, loss {float(loss):.4f}")
+    return params
+
+
+def accuracy(params: Any, split: datasets.Split) -> float:
+    """The share of a split's images that the classifier names rightly."""
+    predictions = classify(params, split.images.astype(np.float32) / 255.0)
+    return float((predictions.labels == split.labels).mean())
+
+
+def main() -> None:
+    """Trains, writes the weights and says how good they are."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("--data_dir", help="prepared data")
+    parser.add_argument("--manual_dir", help="where the four MNIST files already lie")
+    arguments = parser.parse_args()
+    dataset = datasets.load("mnist", arguments.data_dir, arguments.manual_dir)
+    content = weights.to_bytes(train(dataset.train))
+    write_atomically(arguments.output, content)
+    rounded = weights.from_bytes(content)
+    for name in ("validation", "test"):
+        print(f"{name} accuracy {accuracy(rounded, getattr(dataset, name)):.2%}")
+    print(
+        f"{arguments.output}: {len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}"
+    )
+
+
+if __name__ == "__main__":
+    main()

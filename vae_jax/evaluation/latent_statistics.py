@@ -1,0 +1,98 @@
+"""What a trained model's latent space holds: functions of posterior means and log-variances.
+
+Latents are `<float>[n, latent]`. scikit-learn is imported where it is used: it is slow to import.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from vae_jax.model import distributions
+
+# Above this variance of its posterior mean a latent variable counts as active.
+_ACTIVE_VARIANCE = 0.01
+# With a smaller share of active latent variables the posterior counts as collapsed.
+_COLLAPSED_SHARE = 0.1
+_MAP_SEED = 0
+_MAX_PROBE_STEPS = 1000
+
+
+def active_units(mean: np.ndarray) -> int:
+    """How many latent variables say something of the image.
+
+    Those whose posterior mean varies over the images: Cov_x(E_q(z|x)[z]) > 0.01. Burda et al.
+    2016 (arXiv:1509.00519), section 5.2.
+    """
+    return int((mean.var(0, dtype=np.float64) > _ACTIVE_VARIANCE).sum())
+
+
+def is_collapsed(num_active: int, latent_size: int) -> bool:
+    """Whether so few active units say next to nothing of the image."""
+    return num_active < _COLLAPSED_SHARE * latent_size
+
+
+def kl_per_dimension(mean: np.ndarray, log_var: np.ndarray) -> np.ndarray:
+    """Each latent variable's KL(q(z | x) || N(0, 1)), averaged over images.
+
+    Returns:
+      `<float64>[latent]`, nats per image; they sum to the KL of the loss.
+    """
+    kl = distributions.gaussian_kl(mean.reshape(-1, 1), log_var.reshape(-1, 1))
+    return np.asarray(kl, np.float64).reshape(mean.shape).mean(0)
+
+
+def aggregate_posterior(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each latent variable over all images' posteriors together.
+
+    Where the aggregate posterior is the prior, as at the optimum of the ELBO (Hoffman and
+    Johnson 2016, section 2), they are 0 and 1.
+
+    Returns:
+      `(mean, variance)`, each `<float64>[latent]`.
+    """
+    variance = mean.var(0, dtype=np.float64) + np.exp(log_var).mean(0, dtype=np.float64)
+    return mean.mean(0, dtype=np.float64), variance
+
+
+def posterior_measures(mean: np.ndarray, log_var: np.ndarray) -> dict[str, Any]:
+    """What posteriors come to, by name: plain numbers and lists."""
+    aggregate_mean, aggregate_variance = aggregate_posterior(mean, log_var)
+    return {
+        "active_units": active_units(mean),
+        "kl_per_dimension": kl_per_dimension(mean, log_var).tolist(),
+        "aggregate_mean": aggregate_mean.tolist(),
+        "aggregate_variance": aggregate_variance.tolist(),
+    }
+
+
+def linear_probe(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
+) -> float:
+    """Share of test images whose digit a linear classifier reads off the latents.
+
+    Multinomial logistic regression (scikit-learn, L2 weight 1) on standardised latents; the
+    linear classifier probe of Alain and Bengio 2016 (arXiv:1610.01644).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_MAX_PROBE_STEPS))
+    return float(probe.fit(train, train_labels).score(test, test_labels))
+
+
+def pca_map(latents: np.ndarray) -> np.ndarray:
+    """The first two principal components, `<float>[n, 2]` (Pearson 1901)."""
+    from sklearn.decomposition import PCA
+
+    if latents.shape[1] == 1:
+        return np.concatenate([latents, np.zeros_like(latents)], 1)
+    return PCA(2, random_state=_MAP_SEED).fit_transform(latents)
+
+
+def tsne_map(latents: np.ndarray) -> np.ndarray:
+    """The t-SNE map, `<float>[n, 2]` (van der Maaten and Hinton 2008); more than 100 latents."""
+    from sklearn.manifold import TSNE
+
+    init = "pca" if latents.shape[1] > 1 else "random"
+    return TSNE(random_state=_MAP_SEED, init=init).fit_transform(latents)

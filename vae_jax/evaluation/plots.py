@@ -1,0 +1,288 @@
+"""Figures of a run: grids of digits and loss curves, drawn without any global state."""
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
+
+from vae_jax.training.run_directory import write_atomically
+
+_DPI = 150
+_INCHES_PER_IMAGE = 0.5
+_GAP = 2  # white pixels between images
+_TITLES = {"loss": "Loss", "reconstruction": "Reconstruction", "kl": "KL divergence"}
+_SPLITS = {"train": "Training", "validation": "Validation"}
+_COLORS = [f"C{index}" for index in range(10)]
+_SHOWN_QUANTILES = (0.02, 0.97)
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    png = io.BytesIO()
+    # Without a software entry the same figure is the same file, whatever drew it.
+    figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
+    return png.getvalue()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, _png(figure))
+
+
+def tile(images: np.ndarray) -> np.ndarray:
+    """Lays images out as one, white gaps between them.
+
+    Args:
+      images: `<float>[rows, columns, height, width]`, ink in [0, 1].
+
+    Returns:
+      `<float>[rows * (height + gap) - gap, columns * (width + gap) - gap]`.
+    """
+    rows, columns, height, width = images.shape
+    padded = np.pad(images, ((0, 0), (0, 0), (0, _GAP), (0, _GAP)))
+    page = padded.transpose(0, 2, 1, 3).reshape(rows * (height + _GAP), columns * (width + _GAP))
+    return page[:-_GAP, :-_GAP]
+
+
+def _show(axes: Axes, page: np.ndarray) -> None:
+    """Shows ink in [0, 1] as dark on white, without axes."""
+    axes.imshow(page, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def save_image_grid(path: Path, images: np.ndarray, title: str) -> None:
+    """Saves images `<float>[rows, columns, height, width]` in [0, 1] as dark ink on white."""
+    rows, columns = images.shape[:2]
+    figure = Figure(
+        figsize=(columns * _INCHES_PER_IMAGE, rows * _INCHES_PER_IMAGE + 0.4), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    _show(axes, tile(images))
+    axes.set_title(title, fontsize=10)
+    _save(figure, path)
+
+
+def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.ndarray) -> None:
+    """Saves rows of images, each above the row of their reconstructions.
+
+    Args:
+      path: the PNG file.
+      images: `<float>[rows, columns, height, width]` in [0, 1].
+      reconstructions: of the same shape.
+    """
+    rows, columns = images.shape[:2]
+    figure = Figure(
+        figsize=(columns * _INCHES_PER_IMAGE, rows * (2 * _INCHES_PER_IMAGE + 0.15) + 0.4),
+        layout="constrained",
+    )
+    pairs = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    for axes, above, below in zip(pairs, images, reconstructions, strict=True):
+        _show(axes, tile(np.stack([above, below])))
+    figure.suptitle("Test images (above) and their reconstructions (below)", fontsize=10)
+    _save(figure, path)
+
+
+def save_interpolation(path: Path, first: np.ndarray, steps: np.ndarray, last: np.ndarray) -> None:
+    """Saves rows that lead from one image to another through the latent space.
+
+    Args:
+      path: the PNG file.
+      first: `<float>[rows, height, width]`, the images each row begins with.
+      steps: `<float>[rows, steps, height, width]`, decoded latent vectors.
+      last: `<float>[rows, height, width]`, the images each row ends with.
+    """
+    parts = [tile(images) for images in (first[:, None], steps, last[:, None])]
+    height, margin = len(parts[0]), first.shape[-1] // 2
+    blank = np.zeros((height, margin))
+    page = np.concatenate([parts[0], blank, parts[1], blank, parts[2]], axis=1)
+    inches_per_pixel = _INCHES_PER_IMAGE / first.shape[-1]
+    figure = Figure(
+        figsize=(page.shape[1] * inches_per_pixel, height * inches_per_pixel + 0.4),
+        layout="constrained",
+    )
+    axes = figure.add_subplot()
+    _show(axes, page)
+    left = 0
+    for title, part in zip(("from", "through the latent space", "to"), parts, strict=True):
+        axes.text(left + part.shape[1] / 2, -4, title, ha="center", va="bottom", fontsize=10)
+        left += part.shape[1] + margin
+    _save(figure, path)
+
+
+def save_latent_map(path: Path, maps: dict[str, np.ndarray], labels: np.ndarray) -> None:
+    """Saves maps of the latent space side by side, each point coloured by its digit.
+
+    Args:
+      path: the PNG file.
+      maps: `<float>[n, 2]` by title.
+      labels: `<int>[n]`, digits.
+    """
+    figure = Figure(figsize=(5 * len(maps) + 0.8, 4.8), layout="constrained")
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (title, points) in zip(panels, maps.items(), strict=True):
+        dots = axes.scatter(*points.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=4, lw=0)
+        axes.set_title(title)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.colorbar(dots, ax=panels[-1], ticks=range(10), label="digit", fraction=0.05)
+    _save(figure, path)
+
+
+def _titles(runs: Iterable[Mapping[str, ArrayLike]]) -> dict[str, str]:
+    """Each term's title; the loss is the negative ELBO where it is the sum of the others."""
+    is_negative_elbo = all(
+        np.allclose(run["loss"], np.add(run["reconstruction"], run["kl"]), 1e-4, equal_nan=True)
+        for run in runs
+    )
+    return _TITLES | ({"loss": "Total (negative ELBO)"} if is_negative_elbo else {})
+
+
+def _of_splits(curves: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The terms of the columns of `metrics.csv`, training's and validation's apart."""
+    return [{term: curves[f"{split}_{term}"] for term in _TITLES} for split in _SPLITS]
+
+
+def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: int) -> None:
+    """Saves the loss and its terms by epoch, training and validation.
+
+    Args:
+      path: the PNG file.
+      rows: of `metrics.csv`, at least one; with the standard deviations over replicas, where
+        there are several, which are drawn as bands.
+      best_epoch: the epoch validation chooses; it is marked.
+    """
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    curves = {column: np.array([row[column] for row in rows]) for column in rows[0]}
+    epochs = curves["epoch"]
+    marker = "o" if len(rows) < 15 else None
+    has_std = "train_loss_std" in curves
+    titles = _titles(_of_splits(curves))
+    panels = figure.subplots(1, len(titles))
+    for axes, (term, title) in zip(panels, titles.items(), strict=True):
+        for split in _SPLITS:
+            column = f"{split}_{term}"
+            values = curves[column]
+            axes.plot(epochs, values, label=split, marker=marker)
+            if has_std:
+                std = curves[f"{column}_std"]
+                axes.fill_between(epochs, values - std, values + std, alpha=0.3, linewidth=0)
+        axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"best epoch ({best_epoch})")
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("nats per image")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    panels[0].legend(frameon=False, title="mean ± std of seeds" if has_std else None)
+    _save(figure, path)
+
+
+def _styles() -> Iterator[dict[str, str]]:
+    """Colours and dashes that tell lines apart, without end."""
+    return itertools.cycle(
+        {"color": color, "linestyle": dashes} for dashes in ("-", "--", ":") for color in _COLORS
+    )
+
+
+def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> bytes:
+    """Draws the loss curves of several runs over each other.
+
+    Args:
+      runs: names, and the columns of `metrics.csv` by epoch; at least one.
+
+    Returns:
+      A PNG file: training above, validation below.
+    """
+    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    titles = _titles(terms for _, curves in runs for terms in _of_splits(curves))
+    rows = figure.subplots(2, len(titles), sharex=True, sharey="col")
+    for (split, label), panels in zip(_SPLITS.items(), rows, strict=True):
+        for axes, (term, title) in zip(panels, titles.items(), strict=True):
+            for (name, curves), style in zip(runs, _styles(), strict=False):
+                curve = curves[f"{split}_{term}"]
+                epochs = np.arange(1, len(curve) + 1)
+                axes.plot(epochs, curve, label=name, linewidth=1.4, **style)
+            axes.set_title(f"{label}: {title}", fontsize=10)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.3)
+    for axes, term in zip(rows[0], titles, strict=True):
+        columns = [curves[f"{split}_{term}"] for _, curves in runs for split in _SPLITS]
+        # The first epochs would flatten all that follows.
+        low, high = np.quantile(np.concatenate(columns), _SHOWN_QUANTILES)
+        margin = 0.08 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+    for axes in rows[-1]:
+        axes.set_xlabel("epoch")
+    for axes in rows[:, 0]:
+        axes.set_ylabel("nats per image")
+    handles, labels = rows[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return _png(figure)
+
+
+def plot_latent_sizes(
+    lines: Mapping[str, Sequence[tuple[int, Mapping[str, float | None]]]],
+) -> bytes:
+    """Draws test loss, reconstruction and KL against the number of latent dimensions.
+
+    Args:
+      lines: for each configuration, sizes and what its runs came to: a mean for each term and,
+        where there are several seeds, its standard deviation as "TERM_std".
+
+    Returns:
+      A PNG file.
+    """
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    titles = _titles(terms for points in lines.values() for _, terms in points)
+    panels = figure.subplots(1, len(titles))
+    for axes, (term, title) in zip(panels, titles.items(), strict=True):
+        for name, points in lines.items():
+            sizes = [size for size, _ in points]
+            values = [terms[term] for _, terms in points]
+            stds = [terms.get(f"{term}_std") or 0.0 for _, terms in points]
+            axes.errorbar(sizes, values, stds, marker="o", capsize=3, label=name)
+            axes.set_xscale("log", base=2)
+        sizes = sorted({size for points in lines.values() for size, _ in points})
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_title(title)
+        axes.set_xlabel("latent dimensions")
+        axes.set_ylabel("nats per image, test")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    panels[0].legend(frameon=False)
+    return _png(figure)
+
+
+def plot_kl_per_dimension(runs: Mapping[str, np.ndarray]) -> bytes:
+    """Draws the KL of each latent dimension, largest first, as a line for each run.
+
+    Where no run has as much as 0.01 nats any more, the axis ends.
+
+    Args:
+      runs: `<float>[latent]` by name, in nats per image and in falling order.
+
+    Returns:
+      A PNG file.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, values), style in zip(runs.items(), _styles(), strict=False):
+        axes.plot(np.arange(1, len(values) + 1), values, label=name, marker=".", **style)
+    used = max(np.count_nonzero(values >= 0.01) for values in runs.values())
+    axes.set_xlim(0.5, used + 1.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("latent dimension, by rank")
+    axes.set_ylabel("KL, nats per image")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, ncols=2)
+    return _png(figure)

@@ -1,0 +1,101 @@
+"""Decoders: each maps latent vectors to Bernoulli logits of images."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from vae_jax.datasets import IMAGE_SHAPE
+from vae_jax.model import activations
+from vae_jax.model.conv_transpose import ConvTranspose
+
+_KERNEL_SIZE = (3, 3)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions, each after the activation, added to their input.
+
+    He et al. 2016 (arXiv:1603.05027). It begins as the identity: the second kernel is zero
+    (Goyal et al. 2017, of its last scale).
+
+    Attributes:
+      activation: element by element.
+    """
+
+    activation: activations.Activation
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `<float>[batch, height, width, channels]` to the same shape."""
+        features = x.shape[-1]
+        # At stride 1 a transposed convolution is a convolution.
+        y = ConvTranspose(features, _KERNEL_SIZE)(self.activation(x))
+        zeros = nn.initializers.zeros
+        return x + ConvTranspose(features, _KERNEL_SIZE, kernel_init=zeros)(self.activation(y))
+
+
+class ConvTransposeDecoder(nn.Module):
+    """Dense layers, a grid, transposed convolutions, then a head that gives the logits.
+
+    Attributes:
+      dense_sizes: widths of the dense layers; the last is the grid's number of values.
+      grid: `(height, width, channels)` the last dense layer is reshaped to.
+      filters: output channels of each 3 x 3 transposed convolution.
+      strides: stride of each transposed convolution.
+      dropout_rate: share of values that dropout sets to 0.
+      dropout_after: indices of the transposed convolutions that dropout follows.
+      residual_blocks: how many follow each transposed convolution, before its activation; empty
+        for none.
+      activation: "relu" or "swish".
+      head: "dense" (784 logits from the flattened maps) or "conv" (a 3 x 3 convolution to
+        one channel).
+    """
+
+    dense_sizes: Sequence[int]
+    grid: Sequence[int]
+    filters: Sequence[int]
+    strides: Sequence[int]
+    dropout_rate: float = 0.0
+    dropout_after: Sequence[int] = ()
+    residual_blocks: Sequence[int] = ()
+    activation: str = "relu"
+    head: str = "dense"
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """Decodes latent vectors.
+
+        Args:
+          latents: `<float>[batch, latent_size]`.
+          dropout_key: key of the dropout masks; without one dropout is off.
+
+        Returns:
+          Logits, `<float>[batch, 28, 28]`.
+
+        Raises:
+          ValueError: the head or the activation is of another kind.
+        """
+        activation = activations.named(self.activation)
+        x = latents
+        for size in self.dense_sizes:
+            x = activation(nn.Dense(size)(x))
+        x = x.reshape(-1, *self.grid)
+        blocks = self.residual_blocks or (0,) * len(self.filters)
+        layers = zip(self.filters, self.strides, blocks, strict=True)
+        for index, (features, stride, num_blocks) in enumerate(layers):
+            x = ConvTranspose(features, _KERNEL_SIZE, (stride, stride))(x)
+            for _ in range(num_blocks):
+                x = ResidualBlock(activation)(x)
+            x = activation(x)
+            if dropout_key is not None and index in self.dropout_after:
+                layer_key = jax.random.fold_in(dropout_key, index)
+                x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)
+        if self.head == "dense":
+            x = nn.Dense(math.prod(IMAGE_SHAPE), name="logits")(x.reshape(x.shape[0], -1))
+        elif self.head == "conv":
+            # At stride 1 a transposed convolution is a convolution.
+            x = ConvTranspose(1, _KERNEL_SIZE, name="logits")(x)
+        else:
+            raise ValueError(f"head is {self.head!r}, must be 'dense' or 'conv'")
+        return x.reshape(-1, *IMAGE_SHAPE)

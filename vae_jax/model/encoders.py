@@ -1,0 +1,121 @@
+"""Encoders: each maps a batch of images to the mean and log-variance of q(z | x)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vae_jax.model import activations
+
+
+def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
+    """Dense layers with an activation, part of the module that calls this."""
+    for size in sizes:
+        features = activations.named(activation)(nn.Dense(size)(features))
+    return features
+
+
+def _gaussian_heads(
+    features: jax.Array, latent_size: int, mean_activation: str
+) -> tuple[jax.Array, jax.Array]:
+    """Two dense layers, part of the module that calls this: `(mean, log_var)`."""
+    mean = nn.Dense(latent_size, name="mean")(features)
+    if mean_activation == "relu":
+        mean = nn.relu(mean)
+    elif mean_activation != "none":
+        raise ValueError(f"mean_activation is {mean_activation!r}, must be 'none' or 'relu'")
+    log_var = nn.Dense(latent_size, name="log_var")(features)
+    return mean, log_var
+
+
+def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -> jax.Array:
+    """One LSTM layer, part of the module that calls this: the output after every row."""
+    lstm = nn.scan(
+        nn.OptimizedLSTMCell,
+        variable_broadcast="params",
+        split_rngs={"params": False},
+        in_axes=1,
+        out_axes=1,
+        reverse=reverse,
+    )(hidden_size, name=name)
+    # The carry starts at zero: this key is never drawn from.
+    carry = lstm.initialize_carry(jax.random.key(0), rows[:, 0].shape)
+    return lstm(carry, rows)[1]
+
+
+class LSTMEncoder(nn.Module):
+    """An LSTM that reads an image as a sequence of its rows, top to bottom.
+
+    The outputs after every row are flattened; dense layers, if any, and two dense heads follow.
+
+    Attributes:
+      latent_size: number of latent dimensions.
+      hidden_size: size of the LSTM's hidden state.
+      num_layers: each LSTM layer reads the outputs of the one before (Graves et al. 2013).
+      bidirectional: whether each layer has a second LSTM that reads from the bottom to the top;
+        the outputs of both stand side by side (Schuster and Paliwal 1997).
+      head_sizes: widths of the dense layers before the two heads.
+      activation: "relu" or "swish", of these.
+      mean_activation: "none", or "relu" for means that are never negative.
+    """
+
+    latent_size: int
+    hidden_size: int = 64
+    num_layers: int = 1
+    bidirectional: bool = False
+    head_sizes: Sequence[int] = ()
+    activation: str = "relu"
+    mean_activation: str = "none"
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Encodes images.
+
+        Args:
+          images: `<float>[batch, rows, columns]`.
+
+        Returns:
+          `(mean, log_var)`, each `<float>[batch, latent_size]`.
+        """
+        rows = images
+        for index in range(self.num_layers):
+            name = f"lstm_{index}" if index else "lstm"
+            outputs = _lstm(self.hidden_size, rows, name)
+            if self.bidirectional:
+                backward = _lstm(self.hidden_size, rows, f"{name}_backward", reverse=True)
+                outputs = jnp.concatenate([outputs, backward], axis=-1)
+            rows = outputs
+        features = rows.reshape(images.shape[0], -1)
+        features = _dense_layers(features, self.head_sizes, self.activation)
+        return _gaussian_heads(features, self.latent_size, self.mean_activation)
+
+
+class DenseEncoder(nn.Module):
+    """Dense layers over the flattened image, then two dense heads.
+
+    Attributes:
+      latent_size: number of latent dimensions.
+      dense_sizes: widths of the hidden layers.
+      activation: "relu" or "swish", of these.
+      mean_activation: "none", or "relu" for means that are never negative.
+    """
+
+    latent_size: int
+    dense_sizes: Sequence[int] = (512, 256)
+    activation: str = "relu"
+    mean_activation: str = "none"
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Encodes images.
+
+        Args:
+          images: `<float>[batch, rows, columns]`.
+
+        Returns:
+          `(mean, log_var)`, each `<float>[batch, latent_size]`.
+        """
+        features = images.reshape(images.shape[0], -1)
+        features = _dense_layers(features, self.dense_sizes, self.activation)
+        return _gaussian_heads(features, self.latent_size, self.mean_activation)

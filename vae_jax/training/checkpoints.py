@@ -1,0 +1,319 @@
+"""Checkpoints through Orbax: the last three and the best by validation loss.
+
+A checkpoint, numbered by the training step, holds all that a run needs to go on: the train state,
+the rows of `metrics.csv` so far and the sums of an epoch that is not over, with a checksum
+of each.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import inspect
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from vae_jax.model.losses import NegativeElbo
+from vae_jax.runtime import devices
+from vae_jax.runtime.errors import UserError
+from vae_jax.training import metrics, steps
+from vae_jax.training.train_state import TrainState
+
+NUM_LATEST = 3
+_JSON = ocp.args.JsonRestore()
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a run has come to, beside its train state.
+
+    Attributes:
+      rows: for each finished epoch, each replica's row.
+      sums: of each step of the epoch that is not over, `<float32>[steps, ...]`; None between
+        epochs.
+    """
+
+    rows: tuple[list[dict[str, float]], ...] = ()
+    sums: NegativeElbo | None = None
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The row of the epoch with the lowest validation loss, averaged over the replicas."""
+        means = (metrics.mean_and_std(rows)[0] for rows in self.rows)
+        return min(means, key=lambda row: row["validation_loss"], default=None)
+
+    def after(self, rows: list[dict[str, float]]) -> "Progress":
+        """The progress when one more epoch is over."""
+        return Progress((*self.rows, rows))
+
+
+def _to_record(progress: Progress, state_checksum: int) -> dict[str, Any]:
+    sums = progress.sums and {
+        field: getattr(progress.sums, field).tolist() for field in vars(progress.sums)
+    }
+    content = {"rows": progress.rows, "sums": sums, "state_checksum": state_checksum}
+    return {"content": content, "crc32": _crc32(content)}
+
+
+def _crc32(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _from_record(record: dict[str, Any]) -> tuple[Progress, int]:
+    content = record["content"]
+    if _crc32(content) != record["crc32"]:
+        raise ValueError("its progress has another checksum")
+    sums = content["sums"] and NegativeElbo(
+        **{field: np.array(values, np.float32) for field, values in content["sums"].items()}
+    )
+    return Progress(tuple(content["rows"]), sums), content["state_checksum"]
+
+
+def _reason(error: Exception) -> str:
+    """A short line about what may be a page."""
+    if number := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(number[1]))
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+class _DamagedCheckpoint(Exception):
+    """A checkpoint that cannot be read, or not as it was written."""
+
+
+@contextlib.contextmanager
+def _quiet_when_failing() -> Iterator[None]:
+    """Silences what Orbax's threads have to say, one for each array, about a failed save or read.
+
+    What is wrong is in the exception; theirs are about futures and a loop nobody waits for.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+
+    def quiet_hook(unraisable: Any) -> None:
+        of_a_loop = isinstance(unraisable.exc_value, RuntimeError)
+        if not of_a_loop and not inspect.iscoroutine(unraisable.object):
+            hook(unraisable)
+
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = quiet_hook
+    try:
+        yield
+    except Exception:
+        # The threads end later than the save or the read: nothing of this is taken back.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Takes whatever goes wrong in reading for damage, but a lack of memory."""
+    try:
+        with _quiet_when_failing():
+            yield
+    except Exception as error:  # the readers' errors are of every kind
+        if devices.is_out_of_memory(error):
+            raise
+        # Reads that were to follow and now never begin would be warned of, one by one, later.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()
+        raise _DamagedCheckpoint(_reason(error)) from None
+
+
+class _KeepBest:
+    """Orbax's preservation policy for one step, which the run's rows name."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether each checkpoint is kept on this policy's account."""
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one run, numbered by training step. Use as a context manager."""
+
+    def __init__(self, workdir: Path, read_only: bool = False):
+        """Opens `workdir/checkpoints`, which need not exist yet.
+
+        Args:
+          workdir: the run directory.
+          read_only: leaves everything there as it is; another process may be training. This
+            process alone then opens it, also where a run has several.
+        """
+        self._folder = workdir.absolute() / "checkpoints"
+        self._best = _KeepBest()
+        self._read_only = read_only
+        keep = [preservation_policy.LatestN(NUM_LATEST), self._best]
+        processes = {jax.process_index()} if read_only else None
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+            # The training step donates its buffers: a save must be over before the next one.
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=jax.process_index() if read_only else 0, active_processes=processes
+            ),
+        )
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_names=("state", "progress")
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._manager.close()
+
+    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+        """Saves the state after `step`; a checkpoint is there whole or not at all.
+
+        Raises:
+          UserError: it cannot be written; those before it are as they were.
+        """
+        record = _to_record(progress, int(devices.to_host(steps.checksum(state))))
+        self._best.step = progress.best and int(progress.best["step"])
+        try:
+            if not self._folder.is_dir():
+                raise FileNotFoundError("the folder is gone")
+            with _quiet_when_failing():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(record)
+                    ),
+                )
+        except Exception as error:
+            raise UserError(
+                f"{self._folder}: the checkpoint of step {step} cannot be written "
+                f"({_reason(error)}); those before it are kept: mend this, then give the same "
+                "command again"
+            ) from error
+
+    def restore(
+        self, step: int, like: TrainState, sharding: jax.sharding.Sharding
+    ) -> tuple[TrainState, Progress]:
+        """Restores what was saved after `step`.
+
+        Args:
+          step: one that was saved.
+          like: shapes and types of the state.
+          sharding: where its arrays go.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        try:
+            return self._read(step, like, sharding)
+        except _DamagedCheckpoint as error:
+            raise UserError(
+                f"{self._folder / str(step)}: the checkpoint is damaged ({error}); the others may "
+                "be whole: move that folder away to do without it"
+            ) from error
+
+    def restore_latest(
+        self, like: TrainState, sharding: jax.sharding.Sharding
+    ) -> tuple[TrainState, Progress] | None:
+        """Restores the newest checkpoint that is whole; None where there is none at all.
+
+        A damaged one is said to be so on standard error, and renamed.
+
+        Args:
+          like: shapes and types of the state.
+          sharding: where its arrays go.
+
+        Raises:
+          UserError: there are checkpoints, and all of them are damaged.
+        """
+        read = functools.partial(self._read, like=like, sharding=sharding)
+        return self._newest_whole(read, self._rename_damaged)
+
+    def latest_progress(self) -> Progress | None:
+        """The progress that the newest whole checkpoint holds; None where there is none at all.
+
+        Raises:
+          UserError: there are checkpoints, and all of them are damaged.
+        """
+        return self._newest_whole(self._read_progress, self._leave_damaged)
+
+    def _newest_whole(
+        self, read: Callable[[int], Any], put_away: Callable[[int], Path]
+    ) -> Any | None:
+        saved = sorted(self._manager.all_steps(), reverse=True)
+        for step in saved:
+            found, problem = None, "another process found it so"
+            try:
+                found = read(step)
+            except _DamagedCheckpoint as error:
+                problem = str(error)
+            missing = found is None
+            if not (missing if self._read_only else devices.any_process(missing)):
+                return found
+            where = put_away(step)
+            if devices.is_first_process():
+                print(
+                    f"the checkpoint of step {step} is damaged ({problem}); the one before it is "
+                    f"used, the damaged one is {where}",
+                    file=sys.stderr,
+                )
+        if saved:
+            raise UserError(
+                f"{self._folder}: none of the checkpoints can be read; put copies back, or begin "
+                "again in another --workdir"
+            )
+        return None
+
+    def _leave_damaged(self, step: int) -> Path:
+        return self._folder / str(step)
+
+    def _rename_damaged(self, step: int) -> Path:
+        """Takes a damaged checkpoint out of the way of a new one of that step."""
+        names = (f"damaged_{step}_{count}" for count in itertools.count(1))
+        path = next(path for name in names if not (path := self._folder / name).exists())
+        devices.wait_for_all(f"named {path}")
+        if devices.is_first_process():
+            os.rename(self._folder / str(step), path)
+        devices.wait_for_all(f"renamed {path}")
+        self._manager.reload()
+        return path
+
+    def _read(
+        self, step: int, like: TrainState, sharding: jax.sharding.Sharding
+    ) -> tuple[TrainState, Progress]:
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
+        )
+        with _damage():
+            items = {"state": ocp.args.StandardRestore(abstract), "progress": _JSON}
+            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+            progress, checksum = _from_record(found.progress)
+            if int(devices.to_host(steps.checksum(found.state))) != checksum:
+                raise ValueError("its state has another checksum")
+            return found.state, progress
+
+    def _read_progress(self, step: int) -> Progress:
+        with _damage():
+            found = self._manager.restore(step, args=ocp.args.Composite(progress=_JSON))
+            return _from_record(found.progress)[0]

@@ -1,0 +1,277 @@
+"""The epochs of a run: training in stretches, validation, rows and checkpoints."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from vae_jax import datasets
+from vae_jax.model.losses import NegativeElbo
+from vae_jax.runtime import devices
+from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.interrupts import Interrupted, Request
+from vae_jax.training import metrics, run_directory, steps, validation
+from vae_jax.training.checkpoints import Checkpoints, Progress
+from vae_jax.training.settings import step_settings
+from vae_jax.training.train_state import TrainState
+
+# Steps between two signs of life: each stretch is one call to the device. An accelerator takes
+# a step in less time than a call costs.
+_STEPS_PER_CALL = {"cpu": 10}
+_STEPS_PER_CALL_ELSEWHERE = 110
+
+
+class _NotFinite(Exception):
+    """A step's loss or gradient is not finite."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+
+def train_one_epoch(
+    settings: steps.StepSettings,
+    state: TrainState,
+    images: jax.Array,
+    epoch: int,
+    bar: tqdm,
+    earlier: NegativeElbo | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[TrainState, NegativeElbo]:
+    """Trains for one epoch, or what is left of it.
+
+    The last images of the order that do not fill a batch are left out of this epoch.
+
+    Args:
+      settings: model, optimiser and loss.
+      state: consumed: its buffers hold the new state.
+      images: `<uint8>[n, 28, 28]`, all training images, on the devices.
+      epoch: the epoch's number, from 1: it decides the order.
+      bar: advanced by the images of each finished stretch.
+      earlier: what an interrupted call returned of this epoch.
+      should_stop: asked between stretches; where it says so, the rest of the epoch is left.
+
+    Returns:
+      The new state, and the loss and its terms summed over each batch of the epoch so far,
+      `<float32>[steps, ...]` in NumPy.
+    """
+    num_steps = len(images) // settings.batch_size
+    steps_per_call = _STEPS_PER_CALL.get(jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE)
+    order = steps.epoch_order(settings, state.root_key, epoch, len(images))
+    finished = [] if earlier is None else [earlier]
+    first = 0 if earlier is None else len(earlier.loss)
+    step = (epoch - 1) * num_steps + first
+    running = None
+    while first < num_steps and not (running and should_stop()):
+        count = min(steps_per_call, num_steps - first)
+        state, sums = steps.train_epoch(settings, state, images, order, first, count)
+        # While this stretch runs, the one before is looked at: the device never waits.
+        if running:
+            finished.append(_finish(settings, running, step, bar))
+            step += len(finished[-1].loss)
+        running = sums
+        first += count
+    finished.append(_finish(settings, running, step, bar))
+    return state, jax.tree.map(lambda *pieces: np.concatenate(pieces), *finished)
+
+
+def _finish(settings: steps.StepSettings, sums: NegativeElbo, step: int, bar: tqdm) -> NegativeElbo:
+    """Waits for the stretch after `step`, checks it and shows its mean loss."""
+    sums = devices.to_host(sums)
+    finite = np.isfinite(sums.loss).reshape(len(sums.loss), -1).all(1)
+    if not finite.all() and not settings.skip_nonfinite:
+        raise _NotFinite(step + int(np.argmin(finite)) + 1)
+    bar.set_postfix_str(f"loss {sums.loss.mean() / settings.batch_size:.2f}", refresh=False)
+    bar.update(len(sums.loss) * settings.batch_size)
+    return sums
+
+
+def _training_rows(
+    settings: steps.StepSettings, sums: NegativeElbo, epoch: int
+) -> list[dict[str, float]]:
+    """The training part of each replica's row."""
+    if not np.isfinite(sums.loss).any(axis=0).all():
+        raise UserError(
+            f"every update of epoch {epoch} was skipped: no loss or gradient was finite; lower "
+            "train.learning_rate; the checkpoints hold what was before"
+        )
+    means, skipped = metrics.epoch_terms(sums, settings.batch_size)
+    rows = [{f"train_{term}": value for term, value in mean.items()} for mean in means]
+    if settings.skip_nonfinite:
+        rows = [
+            row | {metrics.SKIPPED_COLUMN: int(count)}
+            for row, count in zip(rows, skipped, strict=True)
+        ]
+    return rows
+
+
+@contextlib.contextmanager
+def _row_writer(
+    config: ml_collections.ConfigDict, workdir: Path, progress: Progress
+) -> Iterator[Callable[[Sequence[dict[str, float]]], None]]:
+    """What writes an epoch's rows; in other processes than the first nothing is written."""
+    if not devices.is_first_process():
+        yield lambda rows: None
+        return
+    folders = run_directory.replica_folders(workdir, config.seed, config.train.num_replicas)
+    skipped = (metrics.SKIPPED_COLUMN,) if config.train.skip_nonfinite else ()
+    columns = (*metrics.COLUMNS, *skipped)
+    with metrics.EpochWriters(folders, workdir, progress.rows, columns) as writers:
+        yield writers.write
+
+
+class Loop:
+    """A run between its start and its last epoch."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: Path,
+        dataset: datasets.Dataset,
+        checkpoints: Checkpoints,
+        mesh: jax.sharding.Mesh,
+        request: Request,
+    ):
+        """Restores the last checkpoint, if there is one, or makes the first state.
+
+        Args:
+          config: a valid configuration.
+          workdir: the run directory.
+          dataset: its data.
+          checkpoints: its checkpoints.
+          mesh: the devices that compute.
+          request: to end, looked at after every stretch.
+
+        Raises:
+          UserError: all checkpoints are damaged.
+        """
+        self._config, self._workdir = config, workdir
+        self._checkpoints, self._request = checkpoints, request
+        images = dataset.train.images
+        self._steps_per_epoch = len(images) // config.train.batch_size
+        self._settings = step_settings(config, mesh, self._steps_per_epoch)
+        self._images = devices.place_on_all(images, mesh)
+        self._validation = dataset.validation.images
+        found = checkpoints.restore_latest(
+            steps.abstract_state(self._settings), devices.state_sharding(mesh)
+        )
+        if found:
+            self._state, self._progress = found
+        else:
+            begins_at_mean = config.initial_output == "data_mean"
+            mean_image = images.mean(0) / steps.MAX_PIXEL if begins_at_mean else None
+            self._state = steps.initial_state(self._settings, config.seed, mean_image)
+            self._progress = Progress()
+
+    @property
+    def _step(self) -> int:
+        """Steps taken so far."""
+        started = 0 if self._progress.sums is None else len(self._progress.sums.loss)
+        return len(self._progress.rows) * self._steps_per_epoch + started
+
+    def _place(self) -> str:
+        done = f"epoch {len(self._progress.rows)} of {self._config.train.num_epochs}"
+        return done if self._progress.sums is None else f"step {self._step}, {done} and a part"
+
+    def _should_stop(self) -> bool:
+        return devices.any_process(self._request.signal_number is not None)
+
+    def _save(self) -> None:
+        self._checkpoints.save(self._step, self._state, self._progress)
+
+    def _not_finite(self, what: str, step: int, epoch: int) -> UserError:
+        return UserError(
+            f"the {what} is not finite at step {step}, in epoch {epoch}, at train.learning_rate "
+            f"{self._config.train.learning_rate}: lower the rate, or set "
+            "--config.train.skip_nonfinite=True; the checkpoints hold what was before"
+        )
+
+    def _stop(self) -> None:
+        number = self._request.signal_number or signal.SIGTERM  # another process was asked
+        raise Interrupted(number, f"saved after {self._place()}")
+
+    def run(self) -> None:
+        """Trains to the last epoch.
+
+        Raises:
+          UserError: a file cannot be written, or a loss is not finite.
+          Interrupted: as was requested; everything is saved.
+        """
+        batch_size, num_epochs = self._settings.batch_size, self._config.train.num_epochs
+        first = devices.is_first_process()
+        if first and 0 < self._step < num_epochs * self._steps_per_epoch:
+            print(f"resuming after {self._place()}", flush=True)
+        # Over the images of all epochs; off where standard error is no terminal.
+        bar = tqdm(
+            total=num_epochs * self._steps_per_epoch * batch_size,
+            initial=self._step * batch_size,
+            unit=" images",
+            unit_scale=True,
+            disable=not (first and sys.stderr.isatty()),
+        )
+        with bar, _row_writer(self._config, self._workdir, self._progress) as write:
+            for epoch in range(len(self._progress.rows) + 1, num_epochs + 1):
+                bar.set_description(f"epoch {epoch}/{num_epochs}")
+                rows = self._train(epoch, bar)
+                # The rows first: a resumed run drops rows that no checkpoint holds.
+                write(rows)
+                self._progress = self._progress.after(rows)
+                self._save()
+                # Before the line is out: a signal in answer to it falls into the next epoch.
+                should_stop = self._should_stop()
+                if first and bar.disable:
+                    print(_format_row(metrics.combine(rows), num_epochs), flush=True)
+                if should_stop:
+                    self._stop()
+
+    def _train(self, epoch: int, bar: tqdm) -> list[dict[str, float]]:
+        """Trains and validates for one epoch; returns each replica's row."""
+        start, first_step = time.perf_counter(), self._step
+        settings = self._settings.in_epoch(epoch)
+        try:
+            self._state, sums = train_one_epoch(
+                settings,
+                self._state,
+                self._images,
+                epoch,
+                bar,
+                self._progress.sums,
+                self._should_stop,
+            )
+        except _NotFinite as error:
+            raise self._not_finite("loss or its gradient", error.step, epoch) from error
+        if len(sums.loss) < self._steps_per_epoch:
+            self._progress = dataclasses.replace(self._progress, sums=sums)
+            self._save()
+            self._stop()
+        num_images = (epoch * self._steps_per_epoch - first_step) * settings.batch_size
+        speed = round(num_images / (time.perf_counter() - start), 1)
+        means = validation.evaluate_split(settings, self._state, self._validation)
+        rows = _training_rows(settings, sums, epoch)
+        if not all(math.isfinite(terms["loss"]) for terms in means):
+            raise self._not_finite("validation loss", epoch * self._steps_per_epoch, epoch)
+        for row, terms in zip(rows, means, strict=True):
+            row |= {f"validation_{term}": value for term, value in terms.items()}
+            row |= {"epoch": epoch, "step": epoch * self._steps_per_epoch}
+            row |= {"images_per_second": speed}
+        return rows
+
+
+def _format_row(row: dict[str, float], num_epochs: int) -> str:
+    skipped = row.get(metrics.SKIPPED_COLUMN, 0)
+    return (
+        f"epoch {row['epoch']}/{num_epochs}: "
+        f"train {row['train_loss']:.2f}, validation {row['validation_loss']:.2f} (reconstruction "
+        f"{row['validation_reconstruction']:.2f}, KL {row['validation_kl']:.2f}) nats per image, "
+        f"{row['images_per_second']:.0f} images/s"
+        + (f", {skipped:g} updates skipped" if skipped else "")
+    )
