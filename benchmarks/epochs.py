@@ -48,7 +48,7 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
     settings = evaluate.step_settings(config, mesh)
     dataset = datasets.load("mnist_5k")
-    images = devices.place_on_all(np.tile(dataset.train.images, (times, 1, 1)), mesh)
+    images = devices.replicate(np.tile(dataset.train.images, (times, 1, 1)), mesh)
     state = steps.initial_state(settings, config.seed)
     bar = tqdm(disable=True)
     for epoch in (1, 2):

@@ -5,7 +5,7 @@
 A run that nothing interrupts comes first. Then runs of the same seed are killed (SIGKILL): by the
 toss of a coin while a checkpoint is being written, or at a moment drawn at random from the whole
 time a run takes, start and figures included. Each is then trained to its end and compared
-with the first bit for bit: parameters, optimiser state, metrics, best epoch, samples. Status 1
+with the first bit for bit: parameters, optimizer state, metrics, best epoch, samples. Status 1
 if a run does not go on, or ends differently.
 """
 

@@ -2,7 +2,7 @@
 
   python benchmarks/likelihood_ablation.py --workdir=runs/ablation
 
-From the baseline on binarised pixels, ingredients are added one after the other. Last comes what
+From the baseline on binarized pixels, ingredients are added one after the other. Last comes what
 is against overfitting, which so few epochs do not need: on fewer images and for longer. Every run
 is one of `main.py`: what is complete is skipped, what is not is resumed. `--only=NAME` does one,
 so that several can share the work; the table is of all that are complete.
@@ -24,7 +24,7 @@ from vae_jax.training.run_directory import flatten
 LADDER = {
     "baseline": ("data.binarization", "data.validation_size"),
     "swish": ("encoder.activation", "decoder.activation"),
-    "initialization": ("initialization", "initial_output"),
+    "initialization": ("initialization", "output_bias_init"),
     "steps": ("train.batch_size", "train.learning_rate"),
     "cosine": ("train.learning_rate_schedule",),
     "average": ("train.ema_decay",),
@@ -38,7 +38,7 @@ LADDER = {
     ),
     "residual": ("decoder.residual_blocks",),
     "bidirectional": ("encoder.bidirectional",),
-    "dense_layer": ("encoder.head_sizes",),
+    "dense_layer": ("encoder.mlp_sizes",),
 }
 # The last epochs of the whole ladder: the same share of them as the flagship's, one at least.
 _LAST = "importance_weighted"
@@ -65,10 +65,10 @@ def fields_of(name: str, epochs: int) -> dict[str, Any]:
     if name in REGULARIZERS:
         epochs *= _FEW_IMAGES_EPOCHS
         return fields | _FEW_IMAGES | {"train.num_epochs": epochs} | REGULARIZERS[name]
-    share = flagship["loss.elbo_epochs"] / flagship["train.num_epochs"]
+    share = flagship["loss.elbo_warmup_epochs"] / flagship["train.num_epochs"]
     return fields | {
         "loss.num_importance_samples": flagship["loss.num_importance_samples"],
-        "loss.elbo_epochs": min(round(share * epochs), epochs - 1),
+        "loss.elbo_warmup_epochs": min(round(share * epochs), epochs - 1),
     }
 
 

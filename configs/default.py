@@ -14,21 +14,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # makes the run: parameters, data order, samples, dropout
     config.latent_size = 64
     config.initialization = "flax"  # flax or tensorflow (version 1's), of the parameters
-    config.initial_output = "zeros"  # zeros or data_mean: where the logits' biases begin
+    config.output_bias_init = "zeros"  # zeros or data_mean: where the logits' biases begin
 
     config.data = ml_collections.ConfigDict()
     config.data.name = "mnist"  # mnist, fashion_mnist, kmnist or mnist_5k
     config.data.data_dir = config_dict.placeholder(str)  # prepared data; TFDS's own if None
     config.data.manual_dir = config_dict.placeholder(str)  # where the four files already lie
     config.data.validation_size = 5000  # the first training images; mnist_5k has its own split
-    config.data.binarization = "none"  # none (grey pixels) or dynamic
+    config.data.binarization = "none"  # none (gray pixels) or dynamic
 
     config.encoder = ml_collections.ConfigDict()
     config.encoder.kind = "lstm"  # lstm or dense
     config.encoder.hidden_size = 64  # lstm
     config.encoder.num_layers = 1  # lstm
     config.encoder.bidirectional = False  # lstm: rows from both ends
-    config.encoder.head_sizes = ()  # lstm: dense layers before the two heads
+    config.encoder.mlp_sizes = ()  # lstm: dense layers before the two heads
     config.encoder.dense_sizes = (512, 256)  # dense
     config.encoder.activation = "relu"  # relu or swish, of the dense layers
     config.encoder.mean_activation = "none"  # none or relu
@@ -46,10 +46,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.loss = ml_collections.ConfigDict()
     config.loss.kl_weight = 1.0
-    config.loss.kl_warm_up_steps = 0  # over which that weight grows from 0
+    config.loss.kl_warmup_steps = 0  # over which that weight grows from 0
     config.loss.free_bits = 0.0  # nats a latent variable has for nothing
     config.loss.num_importance_samples = 1  # more: the importance-weighted bound
-    config.loss.elbo_epochs = 0  # epochs of one sample, before there are that many
+    config.loss.elbo_warmup_epochs = 0  # epochs of one sample, before there are that many
 
     config.train = ml_collections.ConfigDict()
     config.train.num_epochs = 50
@@ -63,5 +63,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.num_replicas = 1  # seeds trained side by side, from `seed` on
 
     config.evaluate = ml_collections.ConfigDict()
-    config.evaluate.num_importance_samples = 100  # for each image, of binarised data
+    config.evaluate.num_importance_samples = 100  # for each image, of binarized data
     return config

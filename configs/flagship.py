@@ -1,4 +1,4 @@
-"""The likelihood to beat: one stochastic layer, a standard normal prior, binarised pixels.
+"""The likelihood to beat: one stochastic layer, a standard normal prior, binarized pixels.
 
   python main.py --config=configs/flagship.py --workdir=runs/flagship
 
@@ -18,11 +18,11 @@ def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.latent_size = 32
     config.initialization = "tensorflow"
-    config.initial_output = "data_mean"
+    config.output_bias_init = "data_mean"
     config.data.binarization = "dynamic"
     config.data.validation_size = 10_000
     config.encoder.bidirectional = True
-    config.encoder.head_sizes = (480,)  # 512 is a fifth slower on one CPU core
+    config.encoder.mlp_sizes = (480,)  # 512 is a fifth slower on one CPU core
     config.encoder.activation = "swish"
     config.decoder.dense_sizes = (256, 1568)
     config.decoder.grid = (7, 7, 32)
@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.activation = "swish"
     config.decoder.head = "conv"
     config.loss.num_importance_samples = 5
-    config.loss.elbo_epochs = 92
+    config.loss.elbo_warmup_epochs = 92
     config.train.num_epochs = 100
     config.train.batch_size = 50
     config.train.learning_rate = 0.002

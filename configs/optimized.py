@@ -1,4 +1,4 @@
-"""The seeds' optimised model: smaller dense layers, more channels, a higher learning rate.
+"""The seeds' optimized model: smaller dense layers, more channels, a higher learning rate.
 
   python main.py --config=configs/optimized.py --workdir=runs/optimized
 

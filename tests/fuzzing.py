@@ -242,7 +242,7 @@ def _check_config_json(content: bytes) -> Outcome:
         with _measured() as peak:
             config = _value_or_none(
                 lambda: configuration.from_dict(
-                    run_directory.held_config(folder), default.get_config()
+                    run_directory.read_config(folder), default.get_config()
                 )
             )
             _value_or_none(lambda: run_directory.read_json(folder / "config.json"))

@@ -85,7 +85,7 @@ def kill(process: subprocess.Popen, moment: Callable[[], bool], seconds: float) 
 
 def latest_state(workdir: Path) -> Any:
     """The newest checkpoint's state and progress, as NumPy arrays and plain values."""
-    fields = run_directory.held_config(workdir)
+    fields = run_directory.read_config(workdir)
     settings = evaluate.step_settings(configuration.from_dict(fields, default.get_config()))
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = int(checkpoints.latest_progress().rows[-1][0]["step"])

@@ -52,9 +52,9 @@ def test_a_configuration_survives_json():
         ("latent_size", 0, "latent_size is 0, must be at least 1"),
         ("evaluate.num_importance_samples", 0, "evaluate.num_importance_samples is 0, must be at"),
         ("initialization", "keras", "initialization is 'keras', must be one of flax, tensorflow"),
-        ("initial_output", "mean", "initial_output is 'mean', must be one of zeros, data_mean"),
+        ("output_bias_init", "mean", "output_bias_init is 'mean', must be one of zeros, data_mean"),
         ("encoder.num_layers", 0, "encoder.num_layers is 0, must be at least 1 and at most 100"),
-        ("data.name", "minst", "data.name is 'minst', must be one of .* nearest: mnist"),
+        ("data.name", "minst", "data.name is 'minst', must be one of .* closest match: mnist"),
         ("data.data_dir", "a\0b", "data.data_dir is 'a.x00b', must be a name that a folder can"),
         ("data.manual_dir", "\ud800", "data.manual_dir is '.ud800', must be a name that a folder"),
         ("data.binarization", "static", "data.binarization is 'static', must be one of none, dyn"),
@@ -64,7 +64,7 @@ def test_a_configuration_survives_json():
         ("encoder.activation", "elu", "encoder.activation is 'elu', must be one of relu, swish"),
         ("decoder.activation", "none", "decoder.activation is 'none', must be one of relu, swish"),
         ("encoder.mean_activation", "elu", "encoder.mean_activation is 'elu', must be one of no"),
-        ("encoder.head_sizes", (0,), r"encoder.head_sizes is \(0,\), must be empty or sizes of"),
+        ("encoder.mlp_sizes", (0,), r"encoder.mlp_sizes is \(0,\), must be empty or sizes of"),
         ("encoder.dense_sizes", (), r"encoder.dense_sizes is \(\), must be one or more sizes"),
         ("decoder.dense_sizes", (196,), r"decoder.dense_sizes is \(196,\), .* ends with 392"),
         ("decoder.grid", (14, 14), r"decoder.grid is \(14, 14\), must be three sizes"),
@@ -92,9 +92,13 @@ def test_a_configuration_survives_json():
         ("decoder.head", "linear", "decoder.head is 'linear', must be one of dense, conv"),
         ("loss.kl_weight", -0.1, "loss.kl_weight is -0.1, must be finite and at least 0"),
         ("loss.free_bits", -0.1, "loss.free_bits is -0.1, must be finite and at least 0"),
-        ("loss.kl_warm_up_steps", -1, "loss.kl_warm_up_steps is -1, must be at least 0"),
+        ("loss.kl_warmup_steps", -1, "loss.kl_warmup_steps is -1, must be at least 0"),
         ("loss.num_importance_samples", 0, "loss.num_importance_samples is 0, must be at least"),
-        ("loss.elbo_epochs", 1, "loss.elbo_epochs is 1, must be 0 where loss.num_importance_samp"),
+        (
+            "loss.elbo_warmup_epochs",
+            1,
+            "loss.elbo_warmup_epochs is 1, must be 0 where loss.num_importance_samp",
+        ),
         ("loss.kl_weight", float("nan"), "loss.kl_weight is nan, must be finite"),
         (
             "train.batch_size",
@@ -155,8 +159,8 @@ def test_dropout_with_its_layers_is_allowed():
         ("decoder.grid", [14, 14, 2.5], r"decoder.grid is \(14, 14, 2.5\), must be a tuple of int"),
         ("data.data_dir", 3, "data.data_dir is 3, must be str or None"),
         ("train", 3, "train is a group of fields"),
-        ("train.bach_size", 3, "train.bach_size is no field .* nearest: train.batch_size"),
-        ("trian", 3, "trian is no field .* nearest: train"),
+        ("train.bach_size", 3, "train.bach_size is no field .* closest match: train.batch_size"),
+        ("trian", 3, "trian is no field .* closest match: train"),
     ],
 )
 def test_a_stored_configuration_with_a_wrong_field(field, value, expected):
@@ -194,7 +198,7 @@ def test_the_importance_weighted_bound_has_no_other_options(field, value, allowe
 
 @pytest.mark.parametrize("epochs", [-1, 50])
 def test_the_bound_has_an_epoch_at_least(epochs):
-    check(**{"loss.elbo_epochs": 49, "loss.num_importance_samples": 5})
-    message = message_of(**{"loss.elbo_epochs": epochs, "loss.num_importance_samples": 5})
+    check(**{"loss.elbo_warmup_epochs": 49, "loss.num_importance_samples": 5})
+    message = message_of(**{"loss.elbo_warmup_epochs": epochs, "loss.num_importance_samples": 5})
     allowed = "at least 0 and at most 49, below train.num_epochs"
-    assert message == f"loss.elbo_epochs is {epochs}, must be {allowed}"
+    assert message == f"loss.elbo_warmup_epochs is {epochs}, must be {allowed}"

@@ -1,4 +1,4 @@
-"""Several configurations in one go, on real digits: trained, resumed, analysed, reported."""
+"""Several configurations in one go, on real digits: trained, resumed, analyzed, reported."""
 
 import copy
 
@@ -28,18 +28,18 @@ def test_a_failing_run_is_named_and_does_not_stop_the_rest(tmp_path, capsys, nam
         run()
     output = capsys.readouterr().out
     assert "replicas, 2 of 2: " in output
-    assert output.count("analysing") == 1
+    assert output.count("analyzing") == 1
     assert f"wrote {tmp_path / 'report.html'}" in output
-    assert run_directory.held_config(tmp_path / "replicas")["seed"] == 3
+    assert run_directory.read_config(tmp_path / "replicas")["seed"] == 3
     for seed in (3, 4):
         check_analysis(tmp_path / "replicas" / "replicas" / f"seed_{seed}")
-    # Again: what is complete is skipped, what is analysed is not analysed again.
+    # Again: what is complete is skipped, what is analyzed is not analyzed again.
     first = (tmp_path / "report.html").read_bytes()
     with pytest.raises(UserError, match="1 of 2 runs failed"):
         run()
     output = capsys.readouterr().out
     assert output.count("the run is complete") == 1
-    assert "analysing" not in output
+    assert "analyzing" not in output
     assert (tmp_path / "report.html").read_bytes() == first
 
 

@@ -66,11 +66,11 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
     ("arguments", "expected"),
     [
         (["--config.train.num_epochz=5"], "train.num_epochz is no field"),
-        (["--config.train.num_epochz=5"], "nearest: train.num_epochs"),
-        (["--config.=5"], " is no field of a configuration; nearest: "),
-        (["--noconfig.sed"], "sed is no field of a configuration; nearest: seed"),
+        (["--config.train.num_epochz=5"], "closest match: train.num_epochs"),
+        (["--config.=5"], " is no field of a configuration; closest match: "),
+        (["--noconfig.sed"], "sed is no field of a configuration; closest match: seed"),
         (["-noconfig.train.skip_nonfinite=1"], "what begins with --no takes no value"),
-        (["--config.a\nb=5"], "a\\nb is no field of a configuration; nearest: "),
+        (["--config.a\nb=5"], "a\\nb is no field of a configuration; closest match: "),
         (["--config.decoder.filters=" + "-" * 5_000 + "1"], "is nested too deeply"),
         (["--config.train.num_epochs=five"], "train.num_epochs must be int"),
         (["--config.decoder.filters=(1,'a')"], "decoder.filters is (1, 'a'), must be a tuple of"),
@@ -134,7 +134,7 @@ def test_mistakes_in_the_modes_of_a_folder(tmp_path, arguments, expected):
         (
             "from configs import default\ndef get_config():\n  config = default.get_config()\n"
             "  config.train.bach_size = 3\n  return config",
-            "train.bach_size is no field of a configuration; nearest: train.batch_size",
+            "train.bach_size is no field of a configuration; closest match: train.batch_size",
         ),
     ],
 )
@@ -186,7 +186,7 @@ def test_a_run_from_start_to_samples(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert result.stdout == (
-        f"analysing {workdir}\nwrote {tmp_path / 'report.html'}\nwrote {tmp_path / 'report.md'}\n"
+        f"analyzing {workdir}\nwrote {tmp_path / 'report.html'}\nwrote {tmp_path / 'report.md'}\n"
     )
     assert "| real digits (ceiling) |" in (tmp_path / "report.md").read_text()
     (tmp_path / "report.md").unlink()

@@ -27,13 +27,13 @@ SAMPLES = {
     "recall": 0.6,
     "density": 0.9,
     "coverage": 0.5,
-    "class_shares": [0.1] * 10,
+    "class_fractions": [0.1] * 10,
     "class_kl": 0.02,
     "digits_present": 10,
     "mean_confidence": 0.9,
-    "unsure_share": 0.3,
-    "blank_share": 0.0,
-    "copy_share": 0.01,
+    "low_confidence_rate": 0.3,
+    "blank_fraction": 0.0,
+    "copy_fraction": 0.01,
     "nearest_distance_ratio": 1.0,
 }
 
@@ -64,7 +64,8 @@ def write_model(folder, loss, **samples):
         },
         "interpolations": {"largest_step": 1.5, "mean_confidence": 0.95},
         "samples": SAMPLES | samples,
-        "ceiling": SAMPLES | {"recall": 0.86, "frechet_distance": 1.5, "unsure_share": 0.007},
+        "ceiling": SAMPLES
+        | {"recall": 0.86, "frechet_distance": 1.5, "low_confidence_rate": 0.007},
     }
     run_directory.write_json(folder / "summary.json", summary)
     run_directory.write_json(folder / "analysis.json", analysis)
@@ -199,14 +200,14 @@ def test_what_is_not_complete_or_damaged_is_named_and_the_rest_reported(tmp_path
     (tmp_path / "short" / "summary.json").unlink()
     write_run(tmp_path / "broken", NAMED["optimized"], [100.6])
     (tmp_path / "broken" / "metrics.csv").write_text("epoch\nthree\n")
-    write_run(tmp_path / "not_analysed", NAMED["optimized"], [100.6])
-    (tmp_path / "not_analysed" / "analysis.json").unlink()
+    write_run(tmp_path / "not_analyzed", NAMED["optimized"], [100.6])
+    (tmp_path / "not_analyzed" / "analysis.json").unlink()
     html_text, markdown = write_report(tmp_path)
     output = capsys.readouterr().out
     for text in (html_text, markdown, output):
         assert "50 of 50 epochs" in text
         assert re.search(r"metrics\.csv: is damaged", text)
-        assert "not analysed: " in text
+        assert "not analyzed: " in text
     assert (
         "| optimized | 100.60 | 76.60 | 24.00 | 100.60 | 40 | 25 | 10,000,000 | - | - |" in markdown
     )
@@ -247,10 +248,10 @@ def verdict_of(quotation, groups):
 @pytest.mark.parametrize(
     ("quotation", "samples", "expected"),
     [
-        ("were blank", {"blank_share": 0.2}, True),
-        ("were blank", {"blank_share": 0.01}, False),
-        ("lacked detail", {"unsure_share": 0.4}, True),
-        ("lacked detail", {"unsure_share": 0.05}, False),
+        ("were blank", {"blank_fraction": 0.2}, True),
+        ("were blank", {"blank_fraction": 0.01}, False),
+        ("lacked detail", {"low_confidence_rate": 0.4}, True),
+        ("lacked detail", {"low_confidence_rate": 0.05}, False),
     ],
 )
 def test_an_observation_is_decided_by_its_figure(tmp_path, quotation, samples, expected):
@@ -309,7 +310,7 @@ def test_what_cannot_be_judged_says_what_it_needs(tmp_path):
     groups = {group.name: group for group in runs.group(complete, fields)}
     verdict = verdict_of("were blank", groups)
     assert verdict.reproduced is None
-    assert "baseline has no analysis.samples.blank_share" in verdict.evidence
+    assert "baseline has no analysis.samples.blank_fraction" in verdict.evidence
 
 
 def test_every_observation_is_judged_when_all_seven_are_there(tmp_path):

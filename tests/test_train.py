@@ -132,7 +132,7 @@ def test_evaluation_counts_every_image_once(small_config):
     assert abs(means["loss"] - losses[:500].mean()) > 5e-4  # the last three count
 
 
-def test_binarised_data_have_a_likelihood(small_config, tmp_path, capsys):
+def test_binarized_data_have_a_likelihood(small_config, tmp_path, capsys):
     small_config.data.binarization = "dynamic"
     small_config.train.num_epochs = 1
     small_config.encoder.kind = "dense"
@@ -166,10 +166,10 @@ def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
 ):
     small_config.data.binarization = "dynamic"
     small_config.encoder.kind = "dense"
-    small_config.loss.kl_warm_up_steps = 40
+    small_config.loss.kl_warmup_steps = 40
     train.train_and_evaluate(small_config, tmp_path / "elbo")
     small_config.loss.num_importance_samples = 5
-    small_config.loss.elbo_epochs = 1
+    small_config.loss.elbo_warmup_epochs = 1
     train.train_and_evaluate(small_config, tmp_path / "bound")
     plain, bound = (rows_without_timing(tmp_path / name) for name in ("elbo", "bound"))
     assert bound[0] == plain[0]
@@ -205,12 +205,12 @@ def test_a_batch_larger_than_the_split(small_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("elbo_epochs", "most"), [(0, 0), (1, 40)])
-def test_the_warm_up_ends_before_the_bound(small_config, tmp_path, elbo_epochs, most):
+@pytest.mark.parametrize(("elbo_warmup_epochs", "most"), [(0, 0), (1, 40)])
+def test_the_warm_up_ends_before_the_bound(small_config, tmp_path, elbo_warmup_epochs, most):
     small_config.loss.num_importance_samples = 5
-    small_config.loss.elbo_epochs = elbo_epochs
-    small_config.loss.kl_warm_up_steps = most + 1
-    message = f"loss.kl_warm_up_steps is {most + 1}, must be at most {most} where "
+    small_config.loss.elbo_warmup_epochs = elbo_warmup_epochs
+    small_config.loss.kl_warmup_steps = most + 1
+    message = f"loss.kl_warmup_steps is {most + 1}, must be at most {most} where "
     with pytest.raises(UserError, match=message):
         train.train_and_evaluate(small_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,1 +1,40 @@
-"""Variational autoencoders of MNIST digits in JAX and Flax."""
+"""Variational autoencoders in JAX and Flax.
+
+The public API: each name below is imported when it is first used, so that importing the package
+needs no JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vae_jax.model import distributions, likelihoods, losses, priors
+    from vae_jax.model.conv_transpose import ConvTranspose
+    from vae_jax.model.vae import create_vae
+
+__all__ = ["ConvTranspose", "create_vae", "distributions", "likelihoods", "losses", "priors"]
+
+# The module each name is in; a name with a module of its own is that module.
+_MODULES = {
+    "ConvTranspose": "vae_jax.model.conv_transpose",
+    "create_vae": "vae_jax.model.vae",
+    "distributions": "vae_jax.model.distributions",
+    "likelihoods": "vae_jax.model.likelihoods",
+    "losses": "vae_jax.model.losses",
+    "priors": "vae_jax.model.priors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name of the public API (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_MODULES[name])
+    value = module if _MODULES[name].endswith(f".{name}") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists the public API."""
+    return [*globals(), *__all__]

@@ -13,11 +13,10 @@ from typing import Any
 import ml_collections
 
 from vae_jax import datasets
-from vae_jax.runtime.errors import UserError, check_choice, nearest
-from vae_jax.training.run_directory import flatten
+from vae_jax.runtime.errors import UserError, check_choice, closest_match
 
 ENCODERS = ("lstm", "dense")
-INITIAL_OUTPUTS = ("zeros", "data_mean")
+OUTPUT_BIAS_INITS = ("zeros", "data_mean")
 ACTIVATIONS = ("relu", "swish")
 MEAN_ACTIVATIONS = ("none", "relu")
 HEADS = ("dense", "conv")
@@ -30,7 +29,7 @@ _MAX_SIZES = 100
 
 
 def check_field(path: str, schema: ml_collections.ConfigDict) -> None:
-    """Raises UserError, with the nearest field, unless the schema has a field at `path`."""
+    """Raises UserError, with the closest match, unless the schema has a field at `path`."""
     fields = flatten(schema.to_dict())
     groups = {field.rpartition(".")[0] for field in fields} - {""}
     if path in groups:
@@ -39,7 +38,8 @@ def check_field(path: str, schema: ml_collections.ConfigDict) -> None:
         )
     if path not in fields:
         raise UserError(
-            f"{path} is no field of a configuration; nearest: {nearest(path, [*fields, *groups])}"
+            f"{path} is no field of a configuration; closest match: "
+            f"{closest_match(path, [*fields, *groups])}"
         )
 
 
@@ -48,7 +48,7 @@ def _example(group: str, fields: Mapping[str, Any]) -> str:
 
 
 def describe_type(default: Any) -> str:
-    """What values a field takes, told from its default."""
+    """Describes what values a field takes, told from its default."""
     if isinstance(default, tuple):
         return 'a tuple of int, like "(1, 2)"'
     return "str or None" if default is None else type(default).__name__
@@ -163,7 +163,7 @@ def _check_encoder(rules: _Rules) -> None:
         1 <= rules.fields["encoder.num_layers"] <= _MAX_SIZES,
         f"at least 1 and at most {_MAX_SIZES}",
     )
-    rules.positive_sizes("encoder.head_sizes", fewest=0)
+    rules.positive_sizes("encoder.mlp_sizes", fewest=0)
     rules.positive_sizes("encoder.dense_sizes")
     rules.one_of("encoder.activation", ACTIVATIONS)
     rules.one_of("encoder.mean_activation", MEAN_ACTIVATIONS)
@@ -174,7 +174,7 @@ def _check_loss(rules: _Rules) -> None:
     for name in ("loss.kl_weight", "loss.free_bits"):
         # Against the largest float and not infinity: an integer may lie between them.
         rules.require(name, 0.0 <= fields[name] <= sys.float_info.max, "finite and at least 0")
-    rules.at_least("loss.kl_warm_up_steps", 0)
+    rules.at_least("loss.kl_warmup_steps", 0)
     rules.at_least("loss.num_importance_samples", 1)
     if fields["loss.num_importance_samples"] > 1:
         several = "where loss.num_importance_samples is above 1"
@@ -182,10 +182,14 @@ def _check_loss(rules: _Rules) -> None:
         rules.require("loss.free_bits", fields["loss.free_bits"] == 0, f"0 {several}")
         last = fields["train.num_epochs"] - 1
         allowed = f"at least 0 and at most {last}, below train.num_epochs"
-        rules.require("loss.elbo_epochs", 0 <= fields["loss.elbo_epochs"] <= last, allowed)
+        rules.require(
+            "loss.elbo_warmup_epochs", 0 <= fields["loss.elbo_warmup_epochs"] <= last, allowed
+        )
     else:
-        nothing = fields["loss.elbo_epochs"] == 0
-        rules.require("loss.elbo_epochs", nothing, "0 where loss.num_importance_samples is 1")
+        nothing = fields["loss.elbo_warmup_epochs"] == 0
+        rules.require(
+            "loss.elbo_warmup_epochs", nothing, "0 where loss.num_importance_samples is 1"
+        )
 
 
 def _check_train(rules: _Rules) -> None:
@@ -210,7 +214,7 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     rules.require("seed", 0 <= fields["seed"] <= highest, f"between 0 and {highest}")
     rules.at_least("latent_size", 1)
     rules.one_of("initialization", INITIALIZATIONS)
-    rules.one_of("initial_output", INITIAL_OUTPUTS)
+    rules.one_of("output_bias_init", OUTPUT_BIAS_INITS)
     rules.one_of("data.name", datasets.NAMES)
     rules.folder("data.data_dir")
     rules.folder("data.manual_dir")
@@ -224,26 +228,34 @@ def _check_values(fields: Mapping[str, Any]) -> None:
 
 
 def from_dict(
-    config: Mapping[str, Any], schema: ml_collections.ConfigDict
+    config: Mapping[str, Any],
+    schema: ml_collections.ConfigDict,
+    overrides: Mapping[str, Any] | None = None,
 ) -> ml_collections.ConfigDict:
-    """The configuration that nested dictionaries hold, checked; lists are taken as tuples.
+    """Makes a configuration of nested dictionaries, checked; lists are taken as tuples.
 
     Args:
       config: nested dictionaries, from a configuration file or a run's `config.json`.
       schema: the default configuration.
+      overrides: fields to change, by dotted path.
 
     Raises:
       UserError: names the field, its value and what is allowed.
     """
-    return from_flat_dict(flatten(dict(config)), schema)
-
-
-def from_flat_dict(
-    fields: Mapping[str, Any], schema: ml_collections.ConfigDict
-) -> ml_collections.ConfigDict:
-    """The configuration that fields by dotted path make, checked; errors as `from_dict`'s."""
+    fields = flatten(config) | dict(overrides or {})
     _check_types(fields, schema)
     _check_values(fields)
     result = schema.copy_and_resolve_references()
     result.update_from_flattened_dict(fields)
     return result
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens nested dictionaries, their keys joined by dots; lists become tuples."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = tuple(value) if isinstance(value, list) else value
+    return flat

@@ -1,4 +1,4 @@
-"""Several configurations, trained one after the other, and their report."""
+"""Mode `experiments`: several configurations trained one after the other, and their report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +8,10 @@ import jax
 import ml_collections
 
 from vae_jax import configuration, report, train
-from vae_jax.runtime import devices, system_errors
-from vae_jax.runtime.errors import UserError
-from vae_jax.training import run_directory
+from vae_jax.runtime import devices
+from vae_jax.runtime.errors import UserError, check_choice
+from vae_jax.runtime.system_errors import system_errors_as_user_errors
+from vae_jax.training.run_directory import DATA_PATH_FIELDS
 
 
 def _train_each(configs: Mapping[str, ml_collections.ConfigDict], workdir: Path) -> dict[str, str]:
@@ -20,7 +21,7 @@ def _train_each(configs: Mapping[str, ml_collections.ConfigDict], workdir: Path)
         if devices.is_first_process():
             print(f"{name}, {number} of {len(configs)}: {workdir / name}", flush=True)
         try:
-            with system_errors.told_in_one_line(config):
+            with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
                 train.train_and_evaluate(config, workdir / name)
         except UserError as error:
             failed[name] = str(error)
@@ -28,38 +29,38 @@ def _train_each(configs: Mapping[str, ml_collections.ConfigDict], workdir: Path)
     return failed
 
 
-def run(
+def run_experiments(
     workdir: Path,
     names: Sequence[str],
-    named: Mapping[str, ml_collections.ConfigDict],
-    schema: ml_collections.ConfigDict,
+    configs_by_name: Mapping[str, ml_collections.ConfigDict],
+    default: ml_collections.ConfigDict,
     overrides: Mapping[str, Any],
 ) -> None:
-    """Mode `experiments`: trains configurations, skipping what is complete, and reports.
+    """Trains configurations, skipping what is complete, and reports.
 
     Args:
       workdir: the folder of the run directories, one for each configuration.
       names: of the configurations to train, in this order.
-      named: the configurations in `configs/`.
-      schema: the default configuration.
+      configs_by_name: the configurations in `configs/`.
+      default: the default configuration.
       overrides: fields to change in each, by dotted path.
 
     Raises:
-      UserError: a value cannot be, or, after the report, some runs failed: it names them.
+      UserError: a name or a value cannot be, or, after the report, some runs failed: it names them.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
+    for name in names:
+        check_choice("--configs", name, [*configs_by_name])
     configs = {
-        name: configuration.from_flat_dict(
-            run_directory.flatten(named[name].to_dict()) | overrides, schema
-        )
+        name: configuration.from_dict(configs_by_name[name].to_dict(), default, overrides)
         for name in names
     }
     failed = _train_each(configs, workdir)
     if not devices.is_first_process():
         return
     if len(failed) < len(configs):
-        location = {p: overrides[p] for p in run_directory.LOCATION_FIELDS if p in overrides}
-        report.write(workdir, named, schema, location)
+        data_paths = {path: overrides[path] for path in DATA_PATH_FIELDS if path in overrides}
+        report.write_report(workdir, configs_by_name, default, data_paths)
     if failed:
         lines = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
         raise UserError(f"{len(failed)} of {len(configs)} runs failed: {lines}")

@@ -7,15 +7,19 @@ import ml_collections
 import numpy as np
 
 from vae_jax.evaluation.summary import save_samples
-from vae_jax.evaluation.trained_run import open_best
-from vae_jax.training import run_directory
+from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.runtime.files import write_atomically
 
 
 def sample(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Mode `sample`: a grid of 100 images from random latents, and the images as `.npy`."""
-    for replica in open_best(config, workdir).replicas:
+    """Writes a grid of 100 images from random latents, and the images as `.npy`.
+
+    Raises:
+      UserError: there is no run to sample from.
+    """
+    for replica in restore_best(config, workdir).replicas:
         buffer = io.BytesIO()
         np.save(buffer, save_samples(replica))
         path = replica.folder / "samples.npy"
-        run_directory.write_atomically(path, buffer.getvalue())
-        print(f"wrote {replica.figures / 'samples.png'} and {path}")
+        write_atomically(path, buffer.getvalue())
+        print(f"wrote {replica.plots / 'samples.png'} and {path}")

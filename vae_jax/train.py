@@ -1,20 +1,21 @@
-"""Training, from a configuration to a complete run directory."""
+"""Mode `train`: from a configuration to a complete run directory."""
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import jax
 import ml_collections
 
 from vae_jax import datasets
+from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.evaluation.summary import format_summary, summarize
-from vae_jax.evaluation.trained_run import open_best
+from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime import devices, interrupts
 from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import read_record, write_json
 from vae_jax.training import run_directory
 from vae_jax.training.checkpoints import Checkpoints
-from vae_jax.training.trainer import Loop
+from vae_jax.training.trainer import Trainer
 
 
 def _check_against_data(config: ml_collections.ConfigDict, num_images: int) -> None:
@@ -25,17 +26,18 @@ def _check_against_data(config: ml_collections.ConfigDict, num_images: int) -> N
             f"train.batch_size is {batch_size}, must be at most {num_images}, "
             "the number of training images"
         )
-    elbo_steps = loss.elbo_epochs * (num_images // batch_size)
-    if loss.num_importance_samples > 1 and loss.kl_warm_up_steps > elbo_steps:
+    elbo_steps = loss.elbo_warmup_epochs * (num_images // batch_size)
+    if loss.num_importance_samples > 1 and loss.kl_warmup_steps > elbo_steps:
         raise UserError(
-            f"loss.kl_warm_up_steps is {loss.kl_warm_up_steps}, must be at most {elbo_steps} where "
-            "loss.num_importance_samples is above 1, the steps of loss.elbo_epochs"
+            f"loss.kl_warmup_steps is {loss.kl_warmup_steps}, must be at most {elbo_steps} where "
+            "loss.num_importance_samples is above 1, the steps of loss.elbo_warmup_epochs"
         )
 
 
 def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datasets.Dataset) -> None:
     """Writes the run's `config.json`, or checks that the one there fits."""
-    if (workdir / "config.json").exists():
+    path = workdir / run_directory.CONFIG_NAME
+    if path.exists():
         run_directory.check_same_config(workdir, config.to_dict())
         run_directory.check_same_data(workdir, dataset.sha256)
         return
@@ -46,15 +48,15 @@ def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datase
         data_sha256=dataset.sha256,
         binarization_seed=datasets.EVALUATION_BINARIZATION_SEED if binarized else None,
     )
-    run_directory.write_json(workdir / "config.json", record)
+    write_json(path, record)
 
 
-def _final_summary(workdir: Path, num_epochs: int) -> dict[str, Any] | None:
-    """The summary of a complete run; None where epochs are left, or their evaluation."""
-    path = workdir / "summary.json"
-    summary = run_directory.read_json(path) if path.exists() else None
+def _final_summary(workdir: Path, num_epochs: int) -> Summary | None:
+    """Reads the summary of a complete run; None where epochs are left, or their evaluation."""
+    path = workdir / SUMMARY_NAME
+    summary = read_record(path, Summary) if path.exists() else None
     # Mode evaluate writes a summary of an unfinished run too.
-    return summary if summary and summary["epochs_trained"] == num_epochs else None
+    return summary if summary and summary.epochs_trained == num_epochs else None
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -66,7 +68,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
 
     Raises:
       UserError: the data cannot be had, the batch is larger than the training split or the
-        devices do not divide it, the warm-up of the KL is longer than the epochs of the ELBO, the
+        devices do not divide it, the warmup of the KL is longer than the epochs of the ELBO, the
         directory cannot hold this run or another process is training there, or the loss is not
         finite.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
@@ -79,18 +81,18 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
     with run_directory.locked(workdir) if first else contextlib.nullcontext():
         if first:
             _begin_run(config, workdir, dataset)
-        devices.wait_for_all("run directory begun")
+        devices.barrier("run directory begun")
         summary = _final_summary(workdir, config.train.num_epochs)
         if not summary:
-            with Checkpoints(workdir) as checkpoints, interrupts.deferred() as request:
-                Loop(config, workdir, dataset, checkpoints, mesh, request).run()
-        devices.wait_for_all("trained")
+            with Checkpoints(workdir) as checkpoints, interrupts.defer_signals() as request:
+                Trainer(config, workdir, dataset, checkpoints, mesh, request).run()
+        devices.barrier("trained")
         if not first:
             return
         if summary:
             print(f"{workdir}: the run is complete; {format_summary(summary)}")
             return
-        run = open_best(config, workdir)
+        run = restore_best(config, workdir)
         print(format_summary(summarize(run, dataset)))
-    folders = [workdir / "figures", *(replica.figures for replica in run.replicas)]
-    print(f"figures: {', '.join(map(str, dict.fromkeys(folders)))}")
+    folders = [workdir / "plots", *(replica.plots for replica in run.replicas)]
+    print(f"plots: {', '.join(map(str, dict.fromkeys(folders)))}")

@@ -1,4 +1,4 @@
-"""The same model in PyTorch: eager, with the fused optimiser, and compiled."""
+"""The same model in PyTorch: eager, with the fused optimizer, and compiled."""
 
 import itertools
 import math

@@ -6,7 +6,7 @@ import pytest
 from vae_jax.datasets.binarization import binarize_for_evaluation
 
 
-def test_probability_of_each_grey_value():
+def test_probability_of_each_gray_value():
     values = np.arange(256, dtype=np.uint8)
     images = np.tile(values, (4_900, 1)).reshape(-1, 28, 28)  # each value 4,900 times
     binary = binarize_for_evaluation(images, "test")
@@ -44,7 +44,7 @@ def test_the_splits_have_different_streams():
     assert 0.45 < agreement < 0.55  # 0.5 for independent draws, standard error 0.008
 
 
-def test_grey_images_are_left_alone():
+def test_gray_images_are_left_alone():
     images = np.full((1, 28, 28), 128, np.uint8)
     binarize_for_evaluation(images, "test")
     assert np.all(images == 128)

@@ -186,7 +186,7 @@ def prepare_and_signal(*arguments, **options):
     os.kill(os.getpid(), signal.{name})
 
 VaeJaxMnist.download_and_prepare = prepare_and_signal
-interrupts.end_at_once()
+interrupts.exit_on_signal()
 try:
     load()
 except interrupts.Interrupted as interrupted:
@@ -276,7 +276,7 @@ def test_unknown_name(name, hint):
         datasets.load(name)
     assert str(caught.value) == (
         f"data.name is {name!r}, must be one of mnist, fashion_mnist, kmnist, mnist_5k; "
-        f"nearest: {hint}"
+        f"closest match: {hint}"
     )
 
 
@@ -284,7 +284,7 @@ def test_unknown_binarization():
     with pytest.raises(UserError) as caught:
         datasets.load("mnist_5k", binarization="dynamical")
     assert str(caught.value) == (
-        "data.binarization is 'dynamical', must be one of none, dynamic; nearest: dynamic"
+        "data.binarization is 'dynamical', must be one of none, dynamic; closest match: dynamic"
     )
 
 
@@ -296,22 +296,22 @@ def test_fingerprint_follows_images_labels_and_splits(load_small, tmp_path, smal
     assert len(original.sha256) == 64
 
 
-# Binarisation.
+# Binarization.
 
 
-def test_dynamic_leaves_the_training_images_grey(embedded):
+def test_dynamic_leaves_the_training_images_gray(embedded):
     binary = datasets.load("mnist_5k", binarization="dynamic")
     np.testing.assert_array_equal(binary.train.images, embedded.train.images)
     assert len(np.unique(binary.train.images)) > 100
     for name in ("validation", "test"):
-        grey, drawn = getattr(embedded, name), getattr(binary, name)
+        gray, drawn = getattr(embedded, name), getattr(binary, name)
         assert drawn.images.dtype == np.uint8
         assert set(np.unique(drawn.images)) == {0, 255}
-        np.testing.assert_array_equal(drawn.labels, grey.labels)
+        np.testing.assert_array_equal(drawn.labels, gray.labels)
         # White pixels in the mean: 392,000 draws, standard error below 0.0004.
-        assert abs(drawn.images.mean() / 255 - grey.images.mean() / 255) < 0.0016
-        assert np.all(drawn.images[grey.images == 0] == 0)
-        assert np.all(drawn.images[grey.images == 255] == 255)
+        assert abs(drawn.images.mean() / 255 - gray.images.mean() / 255) < 0.0016
+        assert np.all(drawn.images[gray.images == 0] == 0)
+        assert np.all(drawn.images[gray.images == 255] == 255)
 
 
 def test_dynamic_is_always_the_same():

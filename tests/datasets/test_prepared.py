@@ -199,7 +199,7 @@ def _recompressed(path):
     ],
 )
 @pytest.mark.parametrize("file_name", official_files.FILE_NAMES)
-def test_spoilt_file(load, small_files, data_dir, file_name, spoil, expected):
+def test_spoiled_file(load, small_files, data_dir, file_name, spoil, expected):
     spoil(small_files.folder / file_name)
     message = error_of(load)
     assert expected in message
@@ -287,7 +287,7 @@ def test_nothing_is_downloaded_while_manual_dir_is_set(load, server, small_files
 
 
 @pytest.mark.parametrize("spoil", [_missing, _truncated, _other_content])
-def test_spoilt_download(load, server, small_files, data_dir, spoil):
+def test_spoiled_download(load, server, small_files, data_dir, spoil):
     spoil(small_files.folder / TEST_LABELS)
     assert_names_the_ways_out(error_of(functools.partial(load, manual_dir=None)))
     assert_nothing_prepared(data_dir)

@@ -19,10 +19,10 @@ def test_it_is_of_the_configuration():
 
 @pytest.mark.skipif(not MNIST_DIR, reason="MNIST_DIR names no folder with MNIST")
 def test_its_test_loss_is_the_record_s(tmp_path):
-    held = run_directory.held_config(FOLDER)
+    held = run_directory.read_config(FOLDER)
     config = configuration.from_dict(held, default.get_config())
     config.data.data_dir, config.data.manual_dir = str(tmp_path), MNIST_DIR
-    replica = evaluate.open_best(config, FOLDER).replicas[0]
+    replica = evaluate.restore_best(config, FOLDER).replicas[0]
     images = evaluate.load_dataset(config).test.images
     record = run_directory.read_json(FOLDER / "summary.json")
     found = evaluate.evaluate_split(replica.settings, replica.state, images)[0]

@@ -68,7 +68,7 @@ def test_many_images_are_what_few_are(trained, monkeypatch):
 def test_measured_samples_are_decided_by_the_key_and_are_not_those_of_the_figure(trained):
     model, state = trained
     first, again = (
-        generation.sample_many(model, state.params, state.root_key, 5) for _ in range(2)
+        generation.sample_for_metrics(model, state.params, state.root_key, 5) for _ in range(2)
     )
     assert first.shape == (5, 28, 28)
     np.testing.assert_array_equal(first, again)

@@ -14,7 +14,7 @@ IMAGES = np.random.RandomState(0).uniform(size=(2, 10, 28, 28))
 
 
 def read_gray(path):
-    """A PNG as `<float>[height, width]`, 0 for black; it must have no colour."""
+    """A PNG as `<float>[height, width]`, 0 for black; it must have no color."""
     pixels = matplotlib.image.imread(path)
     np.testing.assert_allclose(pixels[..., 0], pixels[..., 1], atol=1e-6)
     np.testing.assert_allclose(pixels[..., 0], pixels[..., 2], atol=1e-6)
@@ -87,15 +87,15 @@ def test_loss_curves_are_titled_by_training_and_validation():
 
 def test_loss_curves_of_replicas_have_bands(tmp_path):
     rows = [dict.fromkeys(COLUMNS, 100.0 / epoch) | {"epoch": epoch} for epoch in (1, 2, 3)]
-    coloured = []
+    colored = []
     for std in (None, 1.0, 20.0):
         if std:
             rows = [row | dict.fromkeys(STD_COLUMNS, std) for row in rows]
         path = tmp_path / f"{std}.png"
         plots.save_loss_curves(path, rows, best_epoch=3)
         pixels = matplotlib.image.imread(path)[..., :3]
-        coloured.append(np.mean(np.ptp(pixels, axis=-1) > 0.05))
-    assert coloured[0] < coloured[1] < coloured[2]
+        colored.append(np.mean(np.ptp(pixels, axis=-1) > 0.05))
+    assert colored[0] < colored[1] < colored[2]
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
@@ -104,20 +104,20 @@ def test_the_same_figure_is_the_same_file(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def coloured_pixels(png):
-    """How many pixels have a colour that is no grey, and how many such colours there are."""
+def colored_pixels(png):
+    """How many pixels have a color that is no gray, and how many such colors there are."""
     pixels = matplotlib.image.imread(io.BytesIO(png))[..., :3]
-    coloured = pixels[np.ptp(pixels, axis=-1) > 0.3]
-    return len(coloured), len(np.unique(coloured.round(1), axis=0))
+    colored = pixels[np.ptp(pixels, axis=-1) > 0.3]
+    return len(colored), len(np.unique(colored.round(1), axis=0))
 
 
-def test_the_latent_map_colours_points_by_digit(tmp_path):
+def test_the_latent_map_colors_points_by_digit(tmp_path):
     points = np.random.RandomState(0).normal(size=(500, 2))
     counts = []
     for labels in (np.full(500, 3), np.arange(500) % 10):
         plots.save_latent_map(tmp_path / "map.png", {"PCA": points, "t-SNE": points}, labels)
-        counts.append(coloured_pixels((tmp_path / "map.png").read_bytes()))
-    assert counts[0][0] > 1000  # the colour bar has all colours
+        counts.append(colored_pixels((tmp_path / "map.png").read_bytes()))
+    assert counts[0][0] > 1000  # the color bar has all colors
     assert counts[1][1] > counts[0][1]
 
 
@@ -125,9 +125,9 @@ def test_overlaid_curves_show_every_run():
     def curves(level):
         return {column: level + 50.0 / np.arange(1, 31) for column in COLUMNS}
 
-    one = coloured_pixels(plots.overlay_loss_curves([("a", curves(100.0))]))
+    one = colored_pixels(plots.overlay_loss_curves([("a", curves(100.0))]))
     runs = [("a", curves(100.0)), ("b", curves(110.0)), ("c", curves(120.0))]
-    three = coloured_pixels(plots.overlay_loss_curves(runs))
+    three = colored_pixels(plots.overlay_loss_curves(runs))
     assert three[0] > 2 * one[0]
     assert three[1] > one[1]
 
@@ -135,7 +135,7 @@ def test_overlaid_curves_show_every_run():
 def test_latent_sizes_are_drawn_with_error_bars():
     terms = {"loss": 100.0, "reconstruction": 75.0, "kl": 25.0}
     drawn = [
-        coloured_pixels(
+        colored_pixels(
             plots.plot_latent_sizes(
                 {"baseline": [(2, terms | std), (16, dict.fromkeys(terms, 90.0) | std)]}
             )

@@ -75,7 +75,7 @@ def test_more_vectors_than_a_chunk_are_measured_as_few_are(monkeypatch):
 
 
 def test_class_shares_and_their_divergence():
-    shares = sample_quality.class_shares(np.array([0, 0, 1, 3]), 4)
+    shares = sample_quality.class_fractions(np.array([0, 0, 1, 3]), 4)
     np.testing.assert_array_equal(shares, [0.5, 0.25, 0.0, 0.25])
     uniform = np.full(4, 0.25)
     assert sample_quality.categorical_kl(shares, uniform) == pytest.approx(
@@ -138,15 +138,15 @@ def test_real_digits_are_as_good_as_real_digits(ceiling):
     assert ceiling["class_kl"] < 0.01
     assert ceiling["digits_present"] == 10
     assert ceiling["mean_confidence"] > 0.98
-    assert ceiling["unsure_share"] < 0.05
-    assert ceiling["blank_share"] == 0.0
-    assert ceiling["copy_share"] < 0.04
+    assert ceiling["low_confidence_rate"] < 0.05
+    assert ceiling["blank_fraction"] == 0.0
+    assert ceiling["copy_fraction"] < 0.04
     assert ceiling["nearest_distance_ratio"] == pytest.approx(1.0, abs=0.05)
 
 
 def test_blank_images_are_found_out(real, ceiling):
     blank = measure(real, np.zeros((500, 28, 28)))
-    assert blank["blank_share"] == 1.0
+    assert blank["blank_fraction"] == 1.0
     assert blank["recall"] == 0.0
     assert blank["coverage"] < 0.01
     assert blank["digits_present"] == 1
@@ -176,14 +176,14 @@ def test_noise_is_found_out(real, ceiling):
     assert noise["precision"] < 0.01
     assert noise["density"] < 0.01
     assert noise["coverage"] < 0.01
-    assert noise["unsure_share"] > 0.99
+    assert noise["low_confidence_rate"] > 0.99
     assert noise["frechet_distance"] > 10 * ceiling["frechet_distance"]
     assert noise["nearest_distance_ratio"] > 1.5
 
 
 def test_copies_of_training_images_are_found_out(real, ceiling):
     copies = measure(real, real[0][500:1000])
-    assert copies["copy_share"] == 1.0
+    assert copies["copy_fraction"] == 1.0
     assert copies["nearest_distance_ratio"] < 0.05
     # Nothing else would: they are as good as real ones.
     assert copies["coverage"] > 0.85

@@ -49,7 +49,7 @@ def assert_equal_values_and_gradients(case, dtype, tolerance, batch_size=2):
     # A weight for each output: in a plain sum, errors in places could cancel.
     weights = generator.normal(size=shape).astype(dtype)
 
-    # Unoptimised, since compiling takes nearly all of a drawn case's time.
+    # Unoptimized, since compiling takes nearly all of a drawn case's time.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def values_and_gradients(*arguments):
         results = []

@@ -26,7 +26,7 @@ def test_bernoulli_log_likelihood_equals_scipy_on_binary_pixels():
     np.testing.assert_allclose(actual, expected.sum((1, 2)), rtol=1e-5)
 
 
-def test_bernoulli_log_likelihood_is_cross_entropy_on_grey_pixels():
+def test_bernoulli_log_likelihood_is_cross_entropy_on_gray_pixels():
     logits = RNG.normal(size=(2, 9)).astype(np.float32)
     images = RNG.uniform(size=(2, 9)).astype(np.float32)
     p = scipy.special.expit(logits.astype(np.float64))

@@ -93,7 +93,7 @@ def swish(x):
 
 @pytest.mark.parametrize(("activation", "function"), [("relu", relu), ("swish", swish)])
 def test_dense_layers_before_the_heads_equal_matrix_products(activation, function):
-    encoder = LSTMEncoder(latent_size=5, hidden_size=7, head_sizes=(11, 9), activation=activation)
+    encoder = LSTMEncoder(latent_size=5, hidden_size=7, mlp_sizes=(11, 9), activation=activation)
     params = with_random_biases(encoder.init(jax.random.key(0), IMAGES)["params"])
     mean, log_var = encoder.apply({"params": params}, IMAGES)
     features = unrolled_lstm(params["lstm"], IMAGES, 7)

@@ -1,4 +1,4 @@
-"""Initialisation as TensorFlow 1's, against the published formulas."""
+"""Initialization as TensorFlow 1's, against the published formulas."""
 
 import jax
 import numpy as np
@@ -101,7 +101,7 @@ def test_a_run_that_begins_at_the_mean_is_ahead_in_its_first_steps(small_config,
     small_config.train.num_epochs = 1
     losses = []
     for name in ("zeros", "data_mean"):
-        small_config.initial_output = name
+        small_config.output_bias_init = name
         train.train_and_evaluate(small_config, tmp_path / name)
         losses.append(read_rows(tmp_path / name / "metrics.csv")[0]["train_loss"])
     assert losses[1] < losses[0] - 5.0

@@ -83,7 +83,7 @@ def test_without_options_the_loss_is_the_negative_elbo(state):
 
 @pytest.mark.parametrize("step", [0, 5, 10, 99])
 def test_warm_up_weighs_the_kl(state, step):
-    loss, terms = loss_of(Objective(kl_weight=2.0, kl_warm_up_steps=10), state, step=step)
+    loss, terms = loss_of(Objective(kl_weight=2.0, kl_warmup_steps=10), state, step=step)
     weight = 2.0 * min(1.0, step / 10)
     expected = terms.reconstruction.mean() + weight * terms.kl.mean()
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
@@ -165,7 +165,7 @@ def test_more_samples_give_a_tighter_bound(state):
 
 
 def test_the_samples_begin_after_the_epochs_of_the_elbo():
-    objective = Objective(num_importance_samples=5, elbo_epochs=2)
+    objective = Objective(num_importance_samples=5, elbo_warmup_epochs=2)
     one, several = Objective(), Objective(num_importance_samples=5)
     assert [objective.of_epoch(epoch) for epoch in (1, 2, 3, 4)] == [one, one, several, several]
     assert several.of_epoch(1) == several
@@ -192,7 +192,7 @@ def test_evaluation_is_of_the_bound_that_is_trained(state):
 
 @pytest.mark.parametrize(
     "options",
-    [{"kl_warm_up_steps": 10}, {"free_bits": 0.5}, {"num_importance_samples": 4}],
+    [{"kl_warmup_steps": 10}, {"free_bits": 0.5}, {"num_importance_samples": 4}],
     ids=lambda options: next(iter(options)),
 )
 def test_a_step_takes_the_gradient_of_its_objective(state, options):

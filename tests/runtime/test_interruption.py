@@ -90,7 +90,7 @@ class Static:
             os.kill(os.getpid(), signal.{signal})
         return True
 
-interrupts.end_at_once()
+interrupts.exit_on_signal()
 function = jax.jit(lambda static, x: x, static_argnums=0)
 function(Static(), 1.0)
 Static.armed = "{method}"

@@ -42,7 +42,7 @@ def whole(tmp_path_factory):
 
 
 def run(config, workdir):
-    with system_errors.told_in_one_line(config):
+    with system_errors.system_errors_as_user_errors(config):
         train.train_and_evaluate(config, workdir)
 
 

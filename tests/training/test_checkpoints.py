@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from vae_jax.model.losses import NegativeElbo
+from vae_jax.model.losses import LossTerms
 from vae_jax.model.vae import create_vae
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
@@ -75,7 +75,7 @@ def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
 
 def test_the_sums_of_an_unfinished_epoch_come_back(tmp_path):
     rng = np.random.RandomState(0)
-    sums = NegativeElbo(*rng.normal(size=(3, 7, 2)).astype(np.float32))
+    sums = LossTerms(*rng.normal(size=(3, 7, 2)).astype(np.float32))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, state_of(0), Progress(sums=sums))
     _, progress = restore_latest(tmp_path)

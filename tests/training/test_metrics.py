@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from vae_jax.model.losses import NegativeElbo
+from vae_jax.model.losses import LossTerms
 from vae_jax.runtime.errors import UserError
 from vae_jax.training.metrics import COLUMNS, MetricsWriter, epoch_terms, mean_terms, read_rows
 
 
 def terms(*values):
     array = jnp.array(values, jnp.float32)
-    return NegativeElbo(loss=array, reconstruction=2 * array, kl=-array)
+    return LossTerms(loss=array, reconstruction=2 * array, kl=-array)
 
 
 def row(epoch, **changes):
@@ -105,7 +105,7 @@ def test_tensorboard_is_told_which_events_are_void(tmp_path):
 
 def test_steps_that_are_not_finite_do_not_count():
     loss = np.array([[2.0, 4.0], [np.nan, 8.0], [6.0, 0.0]], np.float32)
-    means, skipped = epoch_terms(NegativeElbo(loss, loss, np.ones((3, 2), np.float32)), 2)
+    means, skipped = epoch_terms(LossTerms(loss, loss, np.ones((3, 2), np.float32)), 2)
     np.testing.assert_array_equal(skipped, [1, 0])
     assert means == [
         {"loss": 2.0, "reconstruction": 2.0, "kl": 0.5},

@@ -1,4 +1,4 @@
-"""The optimiser against NumPy: schedules, clipped gradients, weight decay, averaged parameters."""
+"""The optimizer against NumPy: schedules, clipped gradients, weight decay, averaged parameters."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ GRADIENTS = RANDOM.normal(size=(20, 5)).astype(np.float32)
 
 
 def run(optimizer, params, gradients):
-    """The parameters after each step, and the optimiser's state after the last."""
+    """The parameters after each step, and the optimizer's state after the last."""
     state = optimizer.init(params)
     history = []
     for gradient in gradients:
@@ -141,11 +141,11 @@ def test_a_run_evaluates_averages_and_goes_on_bit_for_bit(
     train.train_and_evaluate(small_config, interrupted)
     assert rows_without_timing(interrupted) == rows_without_timing(whole)
 
-    [first, _] = evaluate.open_best(small_config, whole).replicas
+    [first, _] = evaluate.restore_best(small_config, whole).replicas
     images = evaluate.load_dataset(small_config).validation.images
     summary = json.loads((first.folder / "summary.json").read_text())
     assert summary["best_epoch"] == 2
-    # From the parameters restored for evaluation alone, without the optimiser's state.
+    # From the parameters restored for evaluation alone, without the optimizer's state.
     plain = dataclasses.replace(first.settings, optimizer=optax.sgd(0.1))
     state = steps.initial_state(plain, seed=0).replace(
         params=first.state.params, root_key=first.state.root_key

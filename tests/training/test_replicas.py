@@ -21,7 +21,7 @@ def config(small_config):
     small_config.train.num_replicas = NUM_REPLICAS
     # Larger steps amplify the order of float additions beyond a thousandth on some processors.
     small_config.train.learning_rate = 0.001
-    # The data order, the dropout and the binarisation of each must be its own.
+    # The data order, the dropout and the binarization of each must be its own.
     small_config.data.binarization = "dynamic"
     small_config.decoder.dropout_rate = 0.2
     small_config.decoder.dropout_after = (0,)
@@ -60,7 +60,7 @@ def test_each_replica_begins_as_the_single_run_of_its_seed(config):
         )
 
 
-def test_initialisation_makes_no_batch_of_matrices_to_decompose(config):
+def test_initialization_makes_no_batch_of_matrices_to_decompose(config):
     # Several such batches at once can wait for each other for ever (jaxlib 0.10, 0.11).
     settings = evaluate.step_settings(config)
     seeds = np.arange(NUM_REPLICAS, dtype=np.uint32)

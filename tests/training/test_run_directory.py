@@ -99,14 +99,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 def test_no_run_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
-        run_directory.held_config(tmp_path)
+        run_directory.read_config(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 3}'])
 def test_a_damaged_config_is_an_error_that_names_the_file(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json: .*damaged") as error:
-        run_directory.held_config(tmp_path)
+        run_directory.read_config(tmp_path)
     one_line(error)
 
 

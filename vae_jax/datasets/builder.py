@@ -47,7 +47,7 @@ class VaeJaxMnist(tfds.core.GeneratorBasedBuilder):
         )
         return tfds.core.DatasetInfo(
             builder=self,
-            description="28x28 grey images in ten classes, in blocks, in the official order.",
+            description="28x28 gray images in ten classes, in blocks, in the official order.",
             features=tfds.features.FeaturesDict({"image": image, "label": label}),
             metadata=tfds.core.MetadataDict(),  # filled when the files have been read
             disable_shuffling=True,  # the validation split is the first training images

@@ -31,7 +31,7 @@ def load(
         them. Read only where `data_dir` holds no prepared data yet.
       validation_size: the number of images held out of the training images.
       binarization: "none", or "dynamic": the validation and test images are drawn black and
-        white here, once and always alike; the training images stay grey, for whoever trains
+        white here, once and always alike; the training images stay gray, for whoever trains
         to draw anew at each use.
 
     Raises:

@@ -106,7 +106,7 @@ def _prepare(name: str, root: pathlib.Path, manual_dir: str | None) -> dict[str,
         _check_network(folder, url_infos)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (
-        interrupts.raised(),  # else that folder would be left behind
+        interrupts.signals_as_exceptions(),  # else that folder would be left behind
         tempfile.TemporaryDirectory(
             dir=folder.parent, prefix=".preparing.", ignore_cleanup_errors=True
         ) as temporary,

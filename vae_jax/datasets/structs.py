@@ -29,7 +29,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    sha256: str  # hexadecimal, of the grey images and the labels of all three splits
+    sha256: str  # hexadecimal, of the gray images and the labels of all three splits
 
 
 def sha256_of(*splits: Split) -> str:

@@ -1,89 +1,104 @@
 """Images out of a trained model: reconstructions, samples and interpolations.
 
-Images come in as `<uint8>[n, 28, 28]` and go out as pixel means in [0, 1].
+Images come in as `<uint8>[n, height, width]` and go out as means of the pixels, `<float>`, in
+[0, 1].
 """
 
-from collections.abc import Callable
-from typing import Any
+import functools
 
 import jax
 import numpy as np
 
-from vae_jax import datasets
+from vae_jax.model.likelihoods import to_intensities
 from vae_jax.model.rng_streams import Stream, stream_key
-from vae_jax.model.vae import VAE
-from vae_jax.training import steps
+from vae_jax.model.vae import VAE, Params
+from vae_jax.runtime.batching import map_batches
 
 # Images at once: a device's memory need not hold the feature maps of all.
 _BATCH_SIZE = 500
 
 
-def _in_batches(function: Callable[[np.ndarray], Any], rows: np.ndarray) -> Any:
-    """What a function that maps rows one by one gives for all of them, as NumPy arrays."""
-    pieces = [
-        jax.device_get(function(rows[start : start + _BATCH_SIZE]))
-        for start in range(0, len(rows), _BATCH_SIZE)
-    ]
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *pieces)
+@functools.partial(jax.jit, static_argnames="model")
+def encode_batch(model: VAE, params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Encodes a batch: mean and log-variance of q(z | x), each `<float>[batch, latent]`."""
+    return model.apply({"params": params}, to_intensities(images), method="encode")
 
 
-def encode(model: VAE, params: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and log-variance of q(z | x), each `<float>[n, latent]`."""
-    return _in_batches(lambda batch: steps.encode(model, params, batch), images)
+@functools.partial(jax.jit, static_argnames="model")
+def decode_batch(model: VAE, params: Params, latents: jax.Array) -> jax.Array:
+    """Decodes a batch `<float>[batch, latent]`: `<float>[batch, height, width]`."""
+    outputs = model.apply({"params": params}, latents, method="decode")
+    return model.likelihood.mean(outputs)
 
 
-def decode(model: VAE, params: Any, latents: np.ndarray) -> np.ndarray:
-    """Decodes latent vectors `<float>[n, latent]`: `<float>[n, 28, 28]`."""
-    return _in_batches(lambda batch: steps.decode(model, params, batch), latents)
+@functools.partial(jax.jit, static_argnames=("model", "num_images"))
+def _sample(model: VAE, params: Params, root_key: jax.Array, num_images: int) -> jax.Array:
+    key = stream_key(root_key, Stream.PRIOR_SAMPLES)
+    return model.apply({"params": params}, key, num_images, method="generate")
 
 
-def reconstruct(model: VAE, params: Any, images: np.ndarray) -> np.ndarray:
-    """Decodes the posterior mean of each image: `<float>[n, 28, 28]`."""
+def encode(model: VAE, params: Params, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes images: mean and log-variance of q(z | x), each `<float>[n, latent]`."""
+    function = functools.partial(encode_batch, model, params)
+    return map_batches(function, min(_BATCH_SIZE, len(images)), images)
+
+
+def decode(model: VAE, params: Params, latents: np.ndarray) -> np.ndarray:
+    """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width]`."""
+    function = functools.partial(decode_batch, model, params)
+    return map_batches(function, min(_BATCH_SIZE, len(latents)), latents)
+
+
+def reconstruct(model: VAE, params: Params, images: np.ndarray) -> np.ndarray:
+    """Decodes the posterior mean of each image: `<float>[n, height, width]`."""
     return decode(model, params, encode(model, params, images)[0])
 
 
-def sample_many(model: VAE, params: Any, root_key: jax.Array, num_images: int) -> np.ndarray:
-    """Samples to be measured, `<float>[num_images, 28, 28]`: other ones than `sample_prior`'s."""
+def sample(model: VAE, params: Params, root_key: jax.Array, num_images: int) -> np.ndarray:
+    """Decodes latent vectors drawn from the prior: `<float>[num_images, height, width]`."""
+    return np.asarray(_sample(model, params, root_key, num_images))
+
+
+def sample_for_metrics(
+    model: VAE, params: Params, root_key: jax.Array, num_images: int
+) -> np.ndarray:
+    """Samples images to be measured, other ones than `sample`'s."""
     key = stream_key(root_key, Stream.MEASURED_SAMPLES)
     return decode(model, params, np.asarray(model.prior.sample(key, num_images)))
 
 
-def manifold(model: VAE, params: Any, num_steps: int) -> np.ndarray:
+def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
     """Decodes a grid over a latent space of two dimensions.
 
     The grid's lines are the quantiles of the standard normal, so that each image stands for the
     same prior probability (Kingma and Welling 2014, appendix A).
 
     Returns:
-      `<float>[num_steps, num_steps, 28, 28]`; the first latent variable grows to the right, the
-      second upwards.
+      `<float>[num_steps, num_steps, height, width]`; the first latent variable grows to the
+      right, the second upwards.
     """
     quantiles = (np.arange(num_steps) + 0.5) / num_steps
     values = np.asarray(jax.scipy.stats.norm.ppf(quantiles))
     across, up = np.meshgrid(values, values[::-1])
     latents = np.stack([across, up], -1).reshape(-1, 2).astype(np.float32)
-    return decode(model, params, latents).reshape(num_steps, num_steps, *datasets.IMAGE_SHAPE)
-
-
-def sample_prior(model: VAE, params: Any, root_key: jax.Array, num_images: int) -> np.ndarray:
-    """Decodes random latent vectors: `<float>[num_images, 28, 28]`, decided by the key."""
-    return np.asarray(steps.generate(model, params, root_key, num_images))
+    images = decode(model, params, latents)
+    return images.reshape(num_steps, num_steps, *images.shape[1:])
 
 
 def interpolate(
-    model: VAE, params: Any, first: np.ndarray, last: np.ndarray, num_steps: int
+    model: VAE, params: Params, first: np.ndarray, last: np.ndarray, num_steps: int
 ) -> np.ndarray:
     """Decodes evenly spaced points on the line between two images' posterior means.
 
     Args:
       model: the autoencoder.
       params: its parameters.
-      first: `<uint8>[n, 28, 28]`, where each row begins.
-      last: `<uint8>[n, 28, 28]`, where it ends.
+      first: `<uint8>[n, height, width]`, where each row begins.
+      last: `<uint8>[n, height, width]`, where it ends.
       num_steps: points on the line, both ends among them, at least 2.
 
     Returns:
-      `<float>[n, num_steps, 28, 28]`.
+      `<float>[n, num_steps, height, width]`.
     """
     begin, _ = encode(model, params, first)
     end, _ = encode(model, params, last)

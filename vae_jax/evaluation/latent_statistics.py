@@ -3,22 +3,21 @@
 Latents are `<float>[n, latent]`. scikit-learn is imported where it is used: it is slow to import.
 """
 
-from typing import Any
-
 import numpy as np
 
-from vae_jax.model import distributions
+from vae_jax.evaluation.measures import PosteriorMeasures
+from vae_jax.model.priors import StandardNormal
 
 # Above this variance of its posterior mean a latent variable counts as active.
 _ACTIVE_VARIANCE = 0.01
-# With a smaller share of active latent variables the posterior counts as collapsed.
-_COLLAPSED_SHARE = 0.1
+# With a smaller fraction of active latent variables the posterior counts as collapsed.
+_COLLAPSED_FRACTION = 0.1
 _MAP_SEED = 0
 _MAX_PROBE_STEPS = 1000
 
 
 def active_units(mean: np.ndarray) -> int:
-    """How many latent variables say something of the image.
+    """Counts the latent variables that say something of the image.
 
     Those whose posterior mean varies over the images: Cov_x(E_q(z|x)[z]) > 0.01. Burda et al.
     2016 (arXiv:1509.00519), section 5.2.
@@ -27,22 +26,21 @@ def active_units(mean: np.ndarray) -> int:
 
 
 def is_collapsed(num_active: int, latent_size: int) -> bool:
-    """Whether so few active units say next to nothing of the image."""
-    return num_active < _COLLAPSED_SHARE * latent_size
+    """Tells whether so few active units say next to nothing of the image."""
+    return num_active < _COLLAPSED_FRACTION * latent_size
 
 
-def kl_per_dimension(mean: np.ndarray, log_var: np.ndarray) -> np.ndarray:
-    """Each latent variable's KL(q(z | x) || N(0, 1)), averaged over images.
+def kl_per_dimension(prior: StandardNormal, mean: np.ndarray, log_var: np.ndarray) -> np.ndarray:
+    """Averages over images each latent variable's KL from the prior.
 
     Returns:
       `<float64>[latent]`, nats per image; they sum to the KL of the loss.
     """
-    kl = distributions.gaussian_kl(mean.reshape(-1, 1), log_var.reshape(-1, 1))
-    return np.asarray(kl, np.float64).reshape(mean.shape).mean(0)
+    return np.asarray(prior.kl_per_dimension(mean, log_var), np.float64).mean(0)
 
 
 def aggregate_posterior(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each latent variable over all images' posteriors together.
+    """Computes mean and variance of each latent variable over all images' posteriors together.
 
     Where the aggregate posterior is the prior, as at the optimum of the ELBO (Hoffman and
     Johnson 2016, section 2), they are 0 and 1.
@@ -54,23 +52,25 @@ def aggregate_posterior(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarr
     return mean.mean(0, dtype=np.float64), variance
 
 
-def posterior_measures(mean: np.ndarray, log_var: np.ndarray) -> dict[str, Any]:
-    """What posteriors come to, by name: plain numbers and lists."""
+def posterior_measures(
+    prior: StandardNormal, mean: np.ndarray, log_var: np.ndarray
+) -> PosteriorMeasures:
+    """Measures posteriors against the prior."""
     aggregate_mean, aggregate_variance = aggregate_posterior(mean, log_var)
-    return {
-        "active_units": active_units(mean),
-        "kl_per_dimension": kl_per_dimension(mean, log_var).tolist(),
-        "aggregate_mean": aggregate_mean.tolist(),
-        "aggregate_variance": aggregate_variance.tolist(),
-    }
+    return PosteriorMeasures(
+        active_units=active_units(mean),
+        kl_per_dimension=kl_per_dimension(prior, mean, log_var).tolist(),
+        aggregate_mean=aggregate_mean.tolist(),
+        aggregate_variance=aggregate_variance.tolist(),
+    )
 
 
 def linear_probe(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
 ) -> float:
-    """Share of test images whose digit a linear classifier reads off the latents.
+    """Computes the accuracy of a linear classifier of the label on the latents.
 
-    Multinomial logistic regression (scikit-learn, L2 weight 1) on standardised latents; the
+    Multinomial logistic regression (scikit-learn, L2 weight 1) on standardized latents; the
     linear classifier probe of Alain and Bengio 2016 (arXiv:1610.01644).
     """
     from sklearn.linear_model import LogisticRegression
@@ -82,7 +82,7 @@ def linear_probe(
 
 
 def pca_map(latents: np.ndarray) -> np.ndarray:
-    """The first two principal components, `<float>[n, 2]` (Pearson 1901)."""
+    """Computes the first two principal components, `<float>[n, 2]` (Pearson 1901)."""
     from sklearn.decomposition import PCA
 
     if latents.shape[1] == 1:
@@ -91,7 +91,7 @@ def pca_map(latents: np.ndarray) -> np.ndarray:
 
 
 def tsne_map(latents: np.ndarray) -> np.ndarray:
-    """The t-SNE map, `<float>[n, 2]` (van der Maaten and Hinton 2008); more than 100 latents."""
+    """Computes the t-SNE map, `<float>[n, 2]` (van der Maaten and Hinton 2008), of over 100."""
     from sklearn.manifold import TSNE
 
     init = "pca" if latents.shape[1] > 1 else "random"

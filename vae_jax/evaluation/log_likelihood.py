@@ -1,6 +1,7 @@
 """Importance-weighted likelihoods of whole splits, in pieces that can be resumed."""
 
 import dataclasses
+import functools
 import io
 import os
 import sys
@@ -9,20 +10,24 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from vae_jax.model import importance
-from vae_jax.model.vae import VAE
-from vae_jax.training import run_directory, steps
+from vae_jax.evaluation.generation import encode_batch
+from vae_jax.evaluation.measures import LikelihoodMeasures
+from vae_jax.model import distributions, importance
+from vae_jax.model.importance import WeightSums
+from vae_jax.model.likelihoods import to_intensities
+from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.vae import VAE, Params
+from vae_jax.runtime import devices
+from vae_jax.runtime.batching import pad_rows
+from vae_jax.runtime.files import write_atomically
 
 PARTIAL_NAME = "likelihood.partial.npz"
-# On CPU more make a wide dense head faster, and convolutions slower: their maps leave the caches.
-_IMAGES_AT_ONCE = {"cpu": 200}
-_IMAGES_AT_ONCE_ELSEWHERE = 5000
 _SAMPLES_PER_CALL = 50  # of each of these images; between two calls the progress bar moves
 _SECONDS_BETWEEN_SAVES = 30.0
 
@@ -41,27 +46,84 @@ class Likelihoods:
     elbo: np.ndarray
     effective_sample_size: np.ndarray
 
-    def summarize(self) -> dict[str, float]:
-        """Means over the images, in nats per image, and the standard error of the first."""
+    def summarize(self, num_samples: int, binarization_seed: int) -> LikelihoodMeasures:
+        """Averages over the images, in nats per image, with the first one's standard error."""
         num_images = len(self.log_likelihood)
         deviation = self.log_likelihood.std(ddof=1) if num_images > 1 else 0.0
         nll, negative_elbo = -self.log_likelihood.mean(), -self.elbo.mean()
-        return {
-            "negative_log_likelihood": float(nll),
-            "standard_error": float(deviation / np.sqrt(num_images)),
-            "negative_elbo": float(negative_elbo),
-            "gap": float(negative_elbo - nll),
-            "effective_sample_size": float(self.effective_sample_size.mean()),
-            "num_images": num_images,
-        }
+        return LikelihoodMeasures(
+            negative_log_likelihood=float(nll),
+            standard_error=float(deviation / np.sqrt(num_images)),
+            negative_elbo=float(negative_elbo),
+            gap=float(negative_elbo - nll),
+            effective_sample_size=float(self.effective_sample_size.mean()),
+            num_images=num_images,
+            num_importance_samples=num_samples,
+            binarization_seed=binarization_seed,
+        )
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Likelihoods))
 
 
+@functools.partial(jax.jit, static_argnames=("model", "num_samples"))
+def add_importance_samples(
+    model: VAE,
+    params: Params,
+    root_key: jax.Array,
+    images: jax.Array,
+    mean: jax.Array,
+    log_var: jax.Array,
+    indices: jax.Array,
+    sums: WeightSums,
+    num_samples: int,
+) -> WeightSums:
+    """Draws more latent samples for each image and adds their importance weights.
+
+    A sample's noise comes from its image's index in the split and its own number, so that it
+    does not matter how many are drawn at once.
+
+    Args:
+      model: the autoencoder.
+      params: its parameters.
+      root_key: the run's root key.
+      images: `<uint8>[batch, height, width]`.
+      mean: `<float>[batch, latent]`, of q(z | x).
+      log_var: `<float>[batch, latent]`, of q(z | x).
+      indices: `<int>[batch]`, each image's place in its split.
+      sums: of the samples drawn before.
+      num_samples: how many to draw for each image.
+
+    Returns:
+      The sums with these samples among them.
+    """
+    pixels = to_intensities(images)
+
+    def draw(index: jax.Array, number: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(stream_key(root_key, Stream.IMPORTANCE, index), number)
+        return distributions.sample_gaussian(key, mean, log_var)
+
+    def log_weights_of(number: jax.Array) -> jax.Array:
+        latents = jax.vmap(draw, in_axes=(0, None, 0, 0))(indices, number, mean, log_var)
+        log_weights, _ = model.apply(
+            {"params": params}, pixels, mean, log_var, latents[None], method="log_weights"
+        )
+        return log_weights[0]
+
+    # One sample of every image at a time: memory does not grow with their number.
+    log_weights = jax.lax.map(log_weights_of, sums.count + jnp.arange(num_samples))
+    return importance.add_weights(sums, log_weights)
+
+
+def _images_at_once() -> int:
+    """Returns how many images are estimated together."""
+    # On CPU more make a wide dense head faster, and convolutions slower: maps leave the caches.
+    return devices.by_platform(cpu=200, accelerator=5000)
+
+
 def _estimate_batch(
     model: VAE,
-    params: Any,
+    params: Params,
     root_key: jax.Array,
     images: np.ndarray,
     first_index: int,
@@ -70,20 +132,19 @@ def _estimate_batch(
     bar: tqdm,
     stopped: threading.Event,
 ) -> list[np.ndarray]:
-    """The fields of the estimates for some images, the first with that index in the split.
+    """Estimates the fields of `Likelihoods` for images, the first with that index in the split.
 
     They are padded to the batch size, so that no second program is compiled for the last ones.
     Once stopped, what is returned means nothing.
     """
-    padding = batch_size - len(images)
-    padded = np.pad(images, ((0, padding), (0, 0), (0, 0)))
+    padded = pad_rows(images, batch_size)
     indices = np.arange(first_index, first_index + batch_size)
-    mean, log_var = steps.encode(model, params, padded)
+    mean, log_var = encode_batch(model, params, padded)
     sums = importance.no_weights(batch_size)
     left = num_samples
     while left and not stopped.is_set():
         count = min(_SAMPLES_PER_CALL, left)
-        sums = steps.add_importance_samples(
+        sums = add_importance_samples(
             model, params, root_key, padded, mean, log_var, indices, sums, count
         )
         left -= count
@@ -99,22 +160,21 @@ def _estimate_batch(
 
 
 def _num_threads() -> int:
-    """How many batches are estimated at a time.
+    """Returns how many batches are estimated at a time.
 
     On CPU one for each core: many of a decoder's operations keep no more than one busy.
     """
-    if jax.default_backend() != "cpu":
-        return 1
     available = getattr(os, "sched_getaffinity", None)  # not everywhere
-    return len(available(0)) if available else os.cpu_count() or 1
+    cores = len(available(0)) if available else os.cpu_count() or 1
+    return devices.by_platform(cpu=cores, accelerator=1)
 
 
 def _read_partial(path: Path, identity: str) -> np.ndarray:
-    """The estimates an interrupted call left, `<float64>[3, n]`; none if they are of another."""
+    """Reads what an interrupted call left, `<float64>[3, n]`; nothing if it is of another."""
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as held:
-            if str(held["identity"]) == identity:
-                return held["estimates"]
+        with np.load(io.BytesIO(path.read_bytes())) as partial:
+            if str(partial["identity"]) == identity:
+                return partial["estimates"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # none there, or damaged: they are computed again
     return np.zeros((len(_FIELDS), 0))
@@ -123,19 +183,19 @@ def _read_partial(path: Path, identity: str) -> np.ndarray:
 def _write_partial(path: Path, identity: str, estimates: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, identity=identity, estimates=estimates)
-    run_directory.write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def estimate(
     model: VAE,
-    params: Any,
+    params: Params,
     root_key: jax.Array,
     images: np.ndarray,
     num_samples: int,
     folder: Path,
     identity: str,
 ) -> Likelihoods:
-    """Importance-weighted estimates of log p(x) for every image of a split.
+    """Estimates log p(x) of every image of a split by importance weights.
 
     Memory does not grow with the number of samples or images. What is finished is kept in
     `folder` from time to time, and a later call with the same identity goes on there.
@@ -144,7 +204,7 @@ def estimate(
       model: the autoencoder.
       params: its parameters.
       root_key: the run's root key: with an image's index it decides its samples.
-      images: `<uint8>[n, 28, 28]`, black and white for a likelihood.
+      images: `<uint8>[n, height, width]`, black and white for a likelihood.
       num_samples: latent samples for each image, at least 1.
       folder: where what is finished is kept.
       identity: of these parameters, images and number of samples.
@@ -152,8 +212,7 @@ def estimate(
     path = folder / PARTIAL_NAME
     estimates = _read_partial(path, identity)
     saved = time.monotonic()
-    at_once = _IMAGES_AT_ONCE.get(jax.default_backend(), _IMAGES_AT_ONCE_ELSEWHERE)
-    batch_size = min(at_once, len(images))
+    batch_size = min(_images_at_once(), len(images))
     bar = tqdm(
         total=len(images) * num_samples,
         initial=estimates.shape[1] * num_samples,

@@ -1,5 +1,6 @@
-"""Figures of a run: grids of digits and loss curves, drawn without any global state."""
+"""Plots of a run: grids of images and loss curves, drawn without any global state."""
 
+import dataclasses
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
-from vae_jax.training.run_directory import write_atomically
+from vae_jax.runtime.files import write_atomically
 
 _DPI = 150
 _INCHES_PER_IMAGE = 0.5
@@ -26,7 +27,7 @@ _SHOWN_QUANTILES = (0.02, 0.97)
 def _png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     png = io.BytesIO()
-    # Without a software entry the same figure is the same file, whatever drew it.
+    # Without a software entry the same plot is the same file, whatever drew it.
     figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
     return png.getvalue()
 
@@ -40,7 +41,7 @@ def tile(images: np.ndarray) -> np.ndarray:
     """Lays images out as one, white gaps between them.
 
     Args:
-      images: `<float>[rows, columns, height, width]`, ink in [0, 1].
+      images: `<float>[rows, columns, height, width]`, intensities in [0, 1].
 
     Returns:
       `<float>[rows * (height + gap) - gap, columns * (width + gap) - gap]`.
@@ -52,13 +53,22 @@ def tile(images: np.ndarray) -> np.ndarray:
 
 
 def _show(axes: Axes, page: np.ndarray) -> None:
-    """Shows ink in [0, 1] as dark on white, without axes."""
+    """Shows intensities in [0, 1], 1 as black, without axes."""
     axes.imshow(page, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set_axis_off()
 
 
+def _dress(axes: Axes, x_label: str = "", y_label: str = "") -> None:
+    """Gives axes of curves whole numbers below, a grid, and labels where there are any."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+
+
 def save_image_grid(path: Path, images: np.ndarray, title: str) -> None:
-    """Saves images `<float>[rows, columns, height, width]` in [0, 1] as dark ink on white."""
+    """Saves images `<float>[rows, columns, height, width]` in [0, 1], 1 as black on white."""
     rows, columns = images.shape[:2]
     figure = Figure(
         figsize=(columns * _INCHES_PER_IMAGE, rows * _INCHES_PER_IMAGE + 0.4), layout="constrained"
@@ -117,7 +127,7 @@ def save_interpolation(path: Path, first: np.ndarray, steps: np.ndarray, last: n
 
 
 def save_latent_map(path: Path, maps: dict[str, np.ndarray], labels: np.ndarray) -> None:
-    """Saves maps of the latent space side by side, each point coloured by its digit.
+    """Saves maps of the latent space side by side, each point colored by its digit.
 
     Args:
       path: the PNG file.
@@ -136,7 +146,7 @@ def save_latent_map(path: Path, maps: dict[str, np.ndarray], labels: np.ndarray)
 
 
 def _titles(runs: Iterable[Mapping[str, ArrayLike]]) -> dict[str, str]:
-    """Each term's title; the loss is the negative ELBO where it is the sum of the others."""
+    """Titles each term; the loss is the negative ELBO where it is the sum of the others."""
     is_negative_elbo = all(
         np.allclose(run["loss"], np.add(run["reconstruction"], run["kl"]), 1e-4, equal_nan=True)
         for run in runs
@@ -145,7 +155,7 @@ def _titles(runs: Iterable[Mapping[str, ArrayLike]]) -> dict[str, str]:
 
 
 def _of_splits(curves: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The terms of the columns of `metrics.csv`, training's and validation's apart."""
+    """Takes the terms of `metrics.csv` apart: training's and validation's."""
     return [{term: curves[f"{split}_{term}"] for term in _TITLES} for split in _SPLITS]
 
 
@@ -175,17 +185,13 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
                 axes.fill_between(epochs, values - std, values + std, alpha=0.3, linewidth=0)
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"best epoch ({best_epoch})")
         axes.set_title(title)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("nats per image")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
+        _dress(axes, "epoch", "nats per image")
     panels[0].legend(frameon=False, title="mean ± std of seeds" if has_std else None)
     _save(figure, path)
 
 
 def _styles() -> Iterator[dict[str, str]]:
-    """Colours and dashes that tell lines apart, without end."""
+    """Yields colors and dashes that tell lines apart, without end."""
     return itertools.cycle(
         {"color": color, "linestyle": dashes} for dashes in ("-", "--", ":") for color in _COLORS
     )
@@ -210,9 +216,7 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
                 epochs = np.arange(1, len(curve) + 1)
                 axes.plot(epochs, curve, label=name, linewidth=1.4, **style)
             axes.set_title(f"{label}: {title}", fontsize=10)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(alpha=0.3)
+            _dress(axes)
     for axes, term in zip(rows[0], titles, strict=True):
         columns = [curves[f"{split}_{term}"] for _, curves in runs for split in _SPLITS]
         # The first epochs would flatten all that follows.
@@ -228,36 +232,45 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
     return _png(figure)
 
 
-def plot_latent_sizes(
-    lines: Mapping[str, Sequence[tuple[int, Mapping[str, float | None]]]],
-) -> bytes:
+@dataclasses.dataclass(frozen=True)
+class LatentSizePoint:
+    """What runs of one latent size came to.
+
+    Attributes:
+      latent_size: number of latent dimensions.
+      means: test loss and terms, by name.
+      stds: their standard deviations; None where there is one seed.
+    """
+
+    latent_size: int
+    means: Mapping[str, float]
+    stds: Mapping[str, float | None]
+
+
+def plot_latent_sizes(lines: Mapping[str, Sequence[LatentSizePoint]]) -> bytes:
     """Draws test loss, reconstruction and KL against the number of latent dimensions.
 
     Args:
-      lines: for each configuration, sizes and what its runs came to: a mean for each term and,
-        where there are several seeds, its standard deviation as "TERM_std".
+      lines: for each configuration its points.
 
     Returns:
       A PNG file.
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    titles = _titles(terms for points in lines.values() for _, terms in points)
+    titles = _titles(point.means for points in lines.values() for point in points)
     panels = figure.subplots(1, len(titles))
     for axes, (term, title) in zip(panels, titles.items(), strict=True):
         for name, points in lines.items():
-            sizes = [size for size, _ in points]
-            values = [terms[term] for _, terms in points]
-            stds = [terms.get(f"{term}_std") or 0.0 for _, terms in points]
+            sizes = [point.latent_size for point in points]
+            values = [point.means[term] for point in points]
+            stds = [point.stds[term] or 0.0 for point in points]
             axes.errorbar(sizes, values, stds, marker="o", capsize=3, label=name)
-            axes.set_xscale("log", base=2)
-        sizes = sorted({size for points in lines.values() for size, _ in points})
+        _dress(axes, "latent dimensions", "nats per image, test")
+        axes.set_xscale("log", base=2)
+        sizes = sorted({point.latent_size for points in lines.values() for point in points})
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(title)
-        axes.set_xlabel("latent dimensions")
-        axes.set_ylabel("nats per image, test")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
     panels[0].legend(frameon=False)
     return _png(figure)
 
@@ -279,10 +292,6 @@ def plot_kl_per_dimension(runs: Mapping[str, np.ndarray]) -> bytes:
         axes.plot(np.arange(1, len(values) + 1), values, label=name, marker=".", **style)
     used = max(np.count_nonzero(values >= 0.01) for values in runs.values())
     axes.set_xlim(0.5, used + 1.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("latent dimension, by rank")
-    axes.set_ylabel("KL, nats per image")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
+    _dress(axes, "latent dimension, by rank", "KL, nats per image")
     axes.legend(frameon=False, ncols=2)
     return _png(figure)

@@ -1,31 +1,32 @@
 """How good samples are, in numbers: functions of images and of a classifier's features.
 
-Sets of features are `<float>[n, dims]`, images `<float>[n, 28, 28]` with ink in [0, 1]. All
-distances are Euclidean.
+Sets of features are `<float>[n, dims]`, images `<float>[n, height, width]` of intensities in
+[0, 1]. All distances are Euclidean.
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from vae_jax.evaluation.digit_classifier import Predictions, classify
+from vae_jax.evaluation.measures import SampleMeasures
+from vae_jax.model.vae import Params
 
-PRECISION_RECALL_NEIGHBOURS = 3
-DENSITY_COVERAGE_NEIGHBOURS = 5
-# A digit is there if at least this share of the samples is of it.
-MIN_DIGIT_SHARE = 0.01
-# The classifier is unsure of an image if it gives no digit this probability.
-SURE_CONFIDENCE = 0.9
-# A copy is nearer to a training image than all but this share of the test images are.
+PRECISION_RECALL_NEIGHBORS = 3
+DENSITY_COVERAGE_NEIGHBORS = 5
+# A digit is there if at least this fraction of the samples is of it.
+MIN_DIGIT_FRACTION = 0.01
+# The classifier's confidence is low where it gives no digit this probability.
+MIN_CONFIDENCE = 0.9
+# A copy is nearer to a training image than all but this fraction of the test images are.
 COPY_QUANTILE = 0.01
-# An image that nowhere reaches this ink shows nothing.
-_MIN_PEAK_INK = 0.5
+# An image that nowhere reaches this intensity shows nothing.
+_MIN_PEAK_INTENSITY = 0.5
 _CHUNK = 1000
 
 
 def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """`[n, m]` distances between two sets of vectors, in their precision."""
+    """Computes the `[n, m]` distances between two sets of vectors, in their precision."""
     squares = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2.0 * first @ second.T
     return np.sqrt(np.maximum(squares, 0.0))
 
@@ -34,15 +35,15 @@ def _chunks(array: np.ndarray) -> list[np.ndarray]:
     return [array[start : start + _CHUNK] for start in range(0, len(array), _CHUNK)]
 
 
-def _radii(features: np.ndarray, num_neighbours: int) -> np.ndarray:
-    """Each vector's distance to its k-th nearest neighbour in the same set."""
+def _radii(features: np.ndarray, num_neighbors: int) -> np.ndarray:
+    """Computes each vector's distance to its k-th nearest neighbor in the same set."""
     # Number 0 is the vector itself.
-    nearest = [np.partition(_distances(c, features), num_neighbours, 1) for c in _chunks(features)]
-    return np.concatenate([chunk[:, num_neighbours] for chunk in nearest])
+    nearest = [np.partition(_distances(c, features), num_neighbors, 1) for c in _chunks(features)]
+    return np.concatenate([chunk[:, num_neighbors] for chunk in nearest])
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
-    """Squared Fréchet distance of two Gaussians fitted to the sets; lower is better.
+    """Computes the squared Fréchet distance of Gaussians fitted to two sets; lower is better.
 
     |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), Heusel et al. 2017 (arXiv:1706.08500),
     equation 6. The features are not Inception's: compare with values of this classifier alone.
@@ -59,15 +60,15 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def precision_and_recall(
-    real: np.ndarray, generated: np.ndarray, num_neighbours: int = PRECISION_RECALL_NEIGHBOURS
+    real: np.ndarray, generated: np.ndarray, num_neighbors: int = PRECISION_RECALL_NEIGHBORS
 ) -> tuple[float, float]:
-    """Shares of generated vectors among the real, and of real ones among the generated.
+    """Computes the fractions of generated vectors among the real, and the other way round.
 
     A vector is among a set if it is as near to one of its members as that member's k-th nearest
-    neighbour in the set. Kynkäänniemi et al. 2019 (arXiv:1904.06991), equations 1 and 2.
+    neighbor in the set. Kynkäänniemi et al. 2019 (arXiv:1904.06991), equations 1 and 2.
     """
     real, generated = real.astype(np.float64), generated.astype(np.float64)
-    radii = [_radii(features, num_neighbours) for features in (real, generated)]
+    radii = [_radii(features, num_neighbors) for features in (real, generated)]
     precise, recalled = [], np.zeros(len(real), bool)
     for chunk, chunk_radii in zip(_chunks(generated), _chunks(radii[1]), strict=True):
         distances = _distances(chunk, real)
@@ -77,47 +78,47 @@ def precision_and_recall(
 
 
 def density_and_coverage(
-    real: np.ndarray, generated: np.ndarray, num_neighbours: int = DENSITY_COVERAGE_NEIGHBOURS
+    real: np.ndarray, generated: np.ndarray, num_neighbors: int = DENSITY_COVERAGE_NEIGHBORS
 ) -> tuple[float, float]:
-    """In how many real vectors' balls a generated one lies, and how many balls hold one.
+    """Counts in how many real vectors' balls a generated one lies, and the balls that hold one.
 
-    Density is the mean number over k: 1 is as real, more is more crowded. Coverage is a share.
+    Density is the mean number over k: 1 is as real, more is more crowded. Coverage is a fraction.
     Naeem et al. 2020 (arXiv:2002.09797), section 3.
     """
     real, generated = real.astype(np.float64), generated.astype(np.float64)
-    radii = _radii(real, num_neighbours)
+    radii = _radii(real, num_neighbors)
     count, covered = 0, np.zeros(len(real), bool)
     for chunk in _chunks(generated):
         inside = _distances(chunk, real) <= radii
         count += int(inside.sum())
         covered |= inside.any(0)
-    return count / (num_neighbours * len(generated)), float(covered.mean())
+    return count / (num_neighbors * len(generated)), float(covered.mean())
 
 
-def class_shares(labels: np.ndarray, num_classes: int = 10) -> np.ndarray:
-    """`<float>[num_classes]`: which share of the labels is of each class."""
+def class_fractions(labels: np.ndarray, num_classes: int = 10) -> np.ndarray:
+    """Computes the fraction of the labels in each class: `<float>[num_classes]`."""
     return np.bincount(labels, minlength=num_classes) / len(labels)
 
 
-def categorical_kl(shares: np.ndarray, reference: np.ndarray) -> float:
-    """KL(shares || reference) in nats, Kullback and Leibler 1951; inf where reference lacks one."""
-    there = shares > 0.0
+def categorical_kl(fractions: np.ndarray, reference: np.ndarray) -> float:
+    """Computes KL(fractions || reference) in nats; inf where the reference lacks a class."""
+    there = fractions > 0.0
     with np.errstate(divide="ignore"):
-        ratio = np.log(shares[there]) - np.log(reference[there])
-    return float((shares[there] * ratio).sum())
+        ratio = np.log(fractions[there]) - np.log(reference[there])
+    return float((fractions[there] * ratio).sum())
 
 
-def is_blank(images: np.ndarray, min_ink: float) -> np.ndarray:
-    """`<bool>[n]`: whether an image shows nothing.
+def is_blank(images: np.ndarray, min_intensity: float) -> np.ndarray:
+    """Tells whether each image shows nothing: `<bool>[n]`.
 
-    A definition of this project: it has less ink in all than `min_ink`, or none of its pixels is
-    half inked.
+    A definition of this project: its pixels sum to less than `min_intensity`, or none reaches
+    half of the full intensity.
     """
-    return (images.sum((1, 2)) < min_ink) | (images.max((1, 2)) < _MIN_PEAK_INK)
+    return (images.sum((1, 2)) < min_intensity) | (images.max((1, 2)) < _MIN_PEAK_INTENSITY)
 
 
 def nearest_distances(images: np.ndarray, training_images: np.ndarray) -> np.ndarray:
-    """`<float>[n]`: each image's distance, over its pixels, to the nearest training image."""
+    """Computes each image's distance, over its pixels, to the nearest training image."""
     flat, training = (
         array.reshape(len(array), -1).astype(np.float32) for array in (images, training_images)
     )
@@ -132,9 +133,9 @@ def nearest_distances(images: np.ndarray, training_images: np.ndarray) -> np.nda
 
 
 def sharpness(images: np.ndarray, originals: np.ndarray) -> float:
-    """Gradient energy of images relative to their originals': 1 is as sharp, less is blurred.
+    """Computes the gradient energy of images over their originals': 1 is as sharp, less blurred.
 
-    The energy is the sum of squared differences of neighbouring pixels (the energy of gradient
+    The energy is the sum of squared differences of neighboring pixels (the energy of gradient
     of Subbarao et al. 1993), summed over all images before the ratio is taken.
     """
 
@@ -144,14 +145,14 @@ def sharpness(images: np.ndarray, originals: np.ndarray) -> float:
     return energy(images) / energy(originals)
 
 
-def largest_step(paths: np.ndarray) -> float:
-    """How much longer the longest step of an interpolation is than the mean one: 1 is even.
+def max_mean_step_ratio(paths: np.ndarray) -> float:
+    """Computes how much longer the longest step of an interpolation is than the mean: 1 is even.
 
     The perceptual path length of Karras et al. 2019 looks at such steps too; this ratio, of
-    distances between the pixels of neighbours, is a definition of this project.
+    distances between the pixels of neighbors, is a definition of this project.
 
     Args:
-      paths: `<float>[n, num_steps, 28, 28]`, images on the way from one to another.
+      paths: `<float>[n, num_steps, height, width]`, images on the way from one to another.
 
     Returns:
       The ratio, averaged over the paths; a path whose images are all alike counts as even.
@@ -168,22 +169,22 @@ class Reference:
     Attributes:
       classifier_params: the digit classifier's.
       predictions: what it says of the test images.
-      training_images: `<float32>[n, 28, 28]`.
+      training_images: `<float32>[n, height, width]`.
       copy_distance: a sample nearer than this to a training image counts as its copy.
       median_distance: of the test images to their nearest training images.
-      min_ink: of the training image with the least.
+      min_intensity: sum of the training image with the least.
     """
 
-    classifier_params: Any
+    classifier_params: Params
     predictions: Predictions
     training_images: np.ndarray
     copy_distance: float
     median_distance: float
-    min_ink: float
+    min_intensity: float
 
 
 def make_reference(
-    classifier_params: Any, training_images: np.ndarray, test_images: np.ndarray
+    classifier_params: Params, training_images: np.ndarray, test_images: np.ndarray
 ) -> Reference:
     """Measures the test images once, for all samples to come."""
     distances = nearest_distances(test_images, training_images)
@@ -193,38 +194,35 @@ def make_reference(
         training_images=training_images,
         copy_distance=float(np.quantile(distances, COPY_QUANTILE)),
         median_distance=float(np.median(distances)),
-        min_ink=float(training_images.sum((1, 2)).min()),
+        min_intensity=float(training_images.sum((1, 2)).min()),
     )
 
 
-def measure(reference: Reference, samples: np.ndarray) -> dict[str, Any]:
-    """Every measure of samples `<float>[n, 28, 28]`, best as many as there are test images.
+def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
+    """Measures samples `<float>[n, height, width]`, best as many as there are test images.
 
     Whether samples are copies is told by their distances to the training images beside those of
     the test images, after Meehan et al. 2020 (arXiv:2004.05675).
-
-    Returns:
-      Names and values; shares are in [0, 1].
     """
     predictions = classify(reference.classifier_params, samples)
     real, generated = reference.predictions.features, predictions.features
     precision, recall = precision_and_recall(real, generated)
     density, coverage = density_and_coverage(real, generated)
-    shares = class_shares(predictions.labels)
+    fractions = class_fractions(predictions.labels)
     distances = nearest_distances(samples, reference.training_images)
-    return {
-        "num_samples": len(samples),
-        "frechet_distance": frechet_distance(real, generated),
-        "precision": precision,
-        "recall": recall,
-        "density": density,
-        "coverage": coverage,
-        "class_shares": shares.tolist(),
-        "class_kl": categorical_kl(shares, class_shares(reference.predictions.labels)),
-        "digits_present": int((shares >= MIN_DIGIT_SHARE).sum()),
-        "mean_confidence": float(predictions.confidence.mean(dtype=np.float64)),
-        "unsure_share": float((predictions.confidence < SURE_CONFIDENCE).mean()),
-        "blank_share": float(is_blank(samples, reference.min_ink).mean()),
-        "copy_share": float((distances < reference.copy_distance).mean()),
-        "nearest_distance_ratio": float(np.median(distances)) / reference.median_distance,
-    }
+    return SampleMeasures(
+        num_samples=len(samples),
+        frechet_distance=frechet_distance(real, generated),
+        precision=precision,
+        recall=recall,
+        density=density,
+        coverage=coverage,
+        class_fractions=fractions.tolist(),
+        class_kl=categorical_kl(fractions, class_fractions(reference.predictions.labels)),
+        digits_present=int((fractions >= MIN_DIGIT_FRACTION).sum()),
+        mean_confidence=float(predictions.confidence.mean(dtype=np.float64)),
+        low_confidence_rate=float((predictions.confidence < MIN_CONFIDENCE).mean()),
+        blank_fraction=float(is_blank(samples, reference.min_intensity).mean()),
+        copy_fraction=float((distances < reference.copy_distance).mean()),
+        nearest_distance_ratio=float(np.median(distances)) / reference.median_distance,
+    )

@@ -4,16 +4,17 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import ml_collections
 
-from vae_jax.model.vae import VAE
+from vae_jax import datasets
+from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
-from vae_jax.training import run_directory, steps
+from vae_jax.training import run_directory
 from vae_jax.training.checkpoints import Checkpoints
-from vae_jax.training.optimizer import evaluation_params
-from vae_jax.training.settings import step_settings
-from vae_jax.training.train_state import TrainState
+from vae_jax.training.settings import EvaluationSettings, evaluation_settings
+from vae_jax.training.train_state import init_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,18 +22,20 @@ class Replica:
     """One seed's model, ready to be looked at.
 
     Attributes:
-      folder: where its metrics, figures and summary are.
+      folder: where its metrics, plots and summary are.
       seed: its seed.
       epoch: the run's best epoch.
-      settings: model, optimiser and loss, of this replica alone.
-      state: after `epoch`, its parameters those to evaluate.
+      step: the training step that epoch ended at.
+      settings: model and loss, of this replica alone.
+      params: the parameters to evaluate.
     """
 
     folder: Path
     seed: int
     epoch: int
-    settings: steps.StepSettings
-    state: TrainState
+    step: int
+    settings: EvaluationSettings
+    params: Params
 
     @property
     def model(self) -> VAE:
@@ -40,9 +43,14 @@ class Replica:
         return self.settings.model
 
     @property
-    def figures(self) -> Path:
-        """The folder figures go to."""
-        return self.folder / "figures"
+    def root_key(self) -> jax.Array:
+        """The key that the seed makes."""
+        return jax.random.key(self.seed)
+
+    @property
+    def plots(self) -> Path:
+        """The folder plots go to."""
+        return self.folder / "plots"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,29 +70,47 @@ class TrainedRun:
     replicas: list[Replica]
 
 
-def open_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
-    """Restores the best checkpoint of the run in `workdir`.
+def abstract_params(settings: EvaluationSettings) -> Params:
+    """Returns the shapes and types of the parameters of all replicas."""
+    params = jax.eval_shape(lambda: init_params(settings.model, jax.random.key(0)))
+    if settings.num_replicas == 1:
+        return params
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((settings.num_replicas, *leaf.shape), leaf.dtype), params
+    )
+
+
+def restore_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
+    """Restores the parameters of the best epoch of the run in `workdir`.
 
     Raises:
       UserError: there is no run, it is of another configuration, or it has no checkpoint.
     """
     run_directory.check_same_config(workdir, config.to_dict())
-    settings = step_settings(config)
+    settings = evaluation_settings(config, datasets.IMAGE_SHAPE)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         progress = checkpoints.latest_progress()
         if progress is None or progress.best is None:
             raise UserError(f"--workdir={workdir}: holds no finished epoch yet; train first")
         step, epoch = (int(progress.best[name]) for name in ("step", "epoch"))
-        like = steps.abstract_state(settings)
-        state, _ = checkpoints.restore(step, like, devices.single_device())
-    state = state.replace(params=evaluation_params(state.params, state.opt_state))
+        like = abstract_params(settings)
+        params = checkpoints.restore_params(step, like, devices.single_device())
     folders = run_directory.replica_folders(workdir, config.seed, settings.num_replicas)
-    states = [state]
-    if settings.num_replicas > 1:
-        states = [steps.replica(state, index) for index in range(settings.num_replicas)]
     alone = dataclasses.replace(settings.in_epoch(epoch), num_replicas=1)
     replicas = [
-        Replica(folder, config.seed + index, epoch, alone, state)
-        for index, (folder, state) in enumerate(zip(folders, states, strict=True))
+        Replica(
+            folder,
+            config.seed + index,
+            epoch,
+            step,
+            alone,
+            params if len(folders) == 1 else _replica(params, index),
+        )
+        for index, folder in enumerate(folders)
     ]
     return TrainedRun(workdir, epoch, progress.rows, replicas)
+
+
+def _replica(params: Params, index: int) -> Params:
+    """Takes one replica's parameters out of those of several."""
+    return jax.tree.map(lambda leaf: leaf[index], params)

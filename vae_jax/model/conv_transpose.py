@@ -34,26 +34,26 @@ _MAX_WINDOW_BYTES = 2**21
 
 
 def _pad_before(kernel_size: int, stride: int, padding: str) -> int:
-    """What `jax.lax.conv_transpose` pads before the first pixel of the dilated input."""
+    """Returns what `jax.lax.conv_transpose` pads before the first dilated pixel."""
     if padding == "SAME" and stride <= kernel_size - 1:
         return math.ceil((kernel_size + stride - 2) / 2)
     return kernel_size - 1
 
 
 def _output_size(size: int, kernel_size: int, stride: int, padding: str) -> int:
-    """Length of the output along one axis, as `jax.lax.conv_transpose` has it."""
+    """Computes the output's length along an axis, as `jax.lax.conv_transpose` has it."""
     return size * stride + (max(kernel_size - stride, 0) if padding == "VALID" else 0)
 
 
 def _phases(kernel_size: int, stride: int, padding: str) -> tuple[np.ndarray, int]:
-    """Which kernel taps meet which neighbours, along one axis.
+    """Finds which kernel taps meet which neighbors, along one axis.
 
     Output position stride * q + r sums x[q + offset] * kernel[tap] over those taps for which
     r + tap - pad is a multiple of the stride; the quotient is the offset.
 
     Returns:
       `(selection, first)`: `selection[r, o, tap]` is 1 where phase r applies the tap to the
-      neighbour at offset `first + o`, else 0.
+      neighbor at offset `first + o`, else 0.
     """
     pad = _pad_before(kernel_size, stride, padding)
     meetings = [
@@ -71,7 +71,7 @@ def _phases(kernel_size: int, stride: int, padding: str) -> tuple[np.ndarray, in
 
 
 def _windows(x: jax.Array, shape: Sequence[int], strides: tuple[int, int] = (1, 1)) -> jax.Array:
-    """The pixels under a window of this shape, at each of its places, side by side.
+    """Gathers the pixels under a window, at each of its places, side by side.
 
     Args:
       x: `<float>[batch, height, width, channels]`.
@@ -90,7 +90,7 @@ def _windows(x: jax.Array, shape: Sequence[int], strides: tuple[int, int] = (1, 
 
 @jax.custom_vjp
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Matrix product; its derivatives are products too, without a transposed copy."""
+    """Multiplies matrices; the derivatives are products too, without a transposed copy."""
     return a @ b
 
 
@@ -113,7 +113,7 @@ def _library_correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _correlate(x: jax.Array, kernel: jax.Array, from_windows: bool) -> jax.Array:
-    """Ordinary convolution, stride 1, no padding."""
+    """Convolves, with stride 1 and without padding."""
     if from_windows:
         windows = _windows(x, kernel.shape[:2])
         rows = windows.reshape(-1, windows.shape[-1])
@@ -127,8 +127,8 @@ class _Axis:
     """How the outputs of a transposed convolution come about along one axis.
 
     Attributes:
-      selection: which taps meet which neighbours, from `_phases`.
-      pads: how far the neighbours reach beyond the input, before and after.
+      selection: which taps meet which neighbors, from `_phases`.
+      pads: how far the neighbors reach beyond the input, before and after.
       quotient: outputs of each phase.
       size: of the output.
     """
@@ -152,7 +152,7 @@ def _axes(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: st
 
 
 def _interleave(phases: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
-    """Outputs from those of each phase, `[batch, rows, columns, phase, phase, channels]`."""
+    """Interleaves phases, `[batch, rows, columns, phase, phase, channels]`, to outputs."""
     batch, rows, columns, down, across, channels = phases.shape
     # For XLA a concatenation is a copy of whole rows, a transposition one of numbers.
     lines = [phases[:, :, :, phase].reshape(batch, rows, 1, -1) for phase in range(down)]
@@ -161,7 +161,7 @@ def _interleave(phases: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
 
 
 def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
-    """`jax.lax.conv_transpose` as one ordinary convolution, its phases interleaved."""
+    """Computes `jax.lax.conv_transpose` as one convolution, its phases interleaved."""
     batch, _, _, in_channels = x.shape
     out_channels = kernel.shape[-1]
     axes = _axes(x, kernel, strides, padding)
@@ -180,7 +180,7 @@ def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding
 def _overlap_add(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str
 ) -> jax.Array:
-    """`jax.lax.conv_transpose` as one matrix product, whose columns are shifted and added.
+    """Computes `jax.lax.conv_transpose` as a matrix product, columns shifted and added.
 
     The product has what each input pixel gives through each tap of the kernel. No windows are
     gathered, but there is one column for each tap and output channel.
@@ -213,7 +213,7 @@ def _overlap_add(
 def _fast_on_cpu(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str
 ) -> jax.Array:
-    """`jax.lax.conv_transpose` in the form that is fastest on CPU."""
+    """Computes `jax.lax.conv_transpose` in the form that is fastest on CPU."""
     in_channels, out_channels = kernel.shape[2:]
     if in_channels <= _MAX_CHANNELS_AS_WINDOWS or out_channels > _MAX_CHANNELS_AS_TAPS:
         return _subpixel(x, kernel, strides, padding)
@@ -228,7 +228,7 @@ def _library(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding:
 
 
 def _gradients_of(form, x, kernel, cotangent, **static) -> tuple[jax.Array, jax.Array]:
-    """Gradients of a form as JAX derives them."""
+    """Computes gradients of a form as JAX derives them."""
     return jax.vjp(functools.partial(form, **static), x, kernel)[1](cotangent)
 
 
@@ -239,7 +239,7 @@ def _subpixel_gradients(
     strides: tuple[int, int],
     padding: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradients of `_subpixel`, each as a matrix product."""
+    """Computes the gradients of `_subpixel`, each as a matrix product."""
     if x.shape[-1] <= _MAX_CHANNELS_AS_WINDOWS:
         return _gradients_of(_subpixel, x, kernel, cotangent, strides=strides, padding=padding)
     num_pieces = _num_pieces(x, kernel)
@@ -258,7 +258,7 @@ def _subpixel_gradients(
 
 
 def _num_pieces(x: jax.Array, kernel: jax.Array) -> int:
-    """In how many pieces of equal size the outputs that a batch's pixels reach fit the cache."""
+    """Counts the pieces, of equal size, in which the outputs of a batch fit the cache."""
     num_bytes = math.prod(x.shape[:3]) * kernel.size // kernel.shape[2] * x.dtype.itemsize
     divisors = (n for n in range(1, len(x)) if len(x) % n == 0)
     return next((n for n in divisors if num_bytes <= n * _MAX_WINDOW_BYTES), len(x))
@@ -271,7 +271,7 @@ def _gradients_at_once(
     strides: tuple[int, int],
     padding: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradients from the outputs that each input pixel reaches."""
+    """Computes gradients from the outputs that each input pixel reaches."""
     in_channels, out_channels = kernel.shape[2:]
     # The input pixel at i reaches the outputs from i * stride - before on, as many as the kernel
     # is long. A negative pad takes away outputs that none reaches.
@@ -304,7 +304,7 @@ def _on_platform(on_cpu, elsewhere, *arguments, **static):
 def conv_transpose(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str = "SAME"
 ) -> jax.Array:
-    """Two-dimensional transposed convolution, equal to `jax.lax.conv_transpose`.
+    """Computes a two-dimensional transposed convolution, as `jax.lax.conv_transpose` does.
 
     Reverse-mode derivatives of any order; forward mode (`jax.jvp`) is an error of JAX's.
 
@@ -370,7 +370,7 @@ def _pair(sizes: int | Sequence[int] | None) -> tuple[int, int]:
 class ConvTranspose(nn.Module):
     """Drop-in for the two-dimensional `flax.linen.ConvTranspose`.
 
-    The same parameters, initialisation and outputs. Dilated and masked kernels, transposed
+    The same parameters, initialization and outputs. Dilated and masked kernels, transposed
     kernels, circular and explicit padding are not offered: the library has them.
 
     Attributes:
@@ -382,8 +382,8 @@ class ConvTranspose(nn.Module):
       use_bias: whether a bias is added to each output channel.
       dtype: of the computation; by default what inputs and parameters promote to.
       param_dtype: of the parameters.
-      kernel_init: initialiser of the kernel.
-      bias_init: initialiser of the bias.
+      kernel_init: initializer of the kernel.
+      bias_init: initializer of the bias.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""Decoders: each maps latent vectors to Bernoulli logits of images."""
+"""Decoders: each maps latent vectors to what the likelihood takes, for every pixel."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from vae_jax.datasets import IMAGE_SHAPE
-from vae_jax.model import activations
+from vae_jax.model.activations import Activation, get_activation
 from vae_jax.model.conv_transpose import ConvTranspose
 
+HEADS = ("dense", "conv")
 _KERNEL_SIZE = (3, 3)
 
 
@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
       activation: element by element.
     """
 
-    activation: activations.Activation
+    activation: Activation
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -36,22 +36,24 @@ class ResidualBlock(nn.Module):
 
 
 class ConvTransposeDecoder(nn.Module):
-    """Dense layers, a grid, transposed convolutions, then a head that gives the logits.
+    """Dense layers, a grid, transposed convolutions, then a head that gives the outputs.
 
     Attributes:
+      image_shape: height and width of an image.
       dense_sizes: widths of the dense layers; the last is the grid's number of values.
       grid: `(height, width, channels)` the last dense layer is reshaped to.
       filters: output channels of each 3 x 3 transposed convolution.
       strides: stride of each transposed convolution.
-      dropout_rate: share of values that dropout sets to 0.
+      dropout_rate: fraction of values that dropout sets to 0.
       dropout_after: indices of the transposed convolutions that dropout follows.
       residual_blocks: how many follow each transposed convolution, before its activation; empty
         for none.
       activation: "relu" or "swish".
-      head: "dense" (784 logits from the flattened maps) or "conv" (a 3 x 3 convolution to
-        one channel).
+      head: "dense" (a dense layer from the flattened maps to all pixels) or "conv" (a 3 x 3
+        convolution to one channel).
     """
 
+    image_shape: tuple[int, int]
     dense_sizes: Sequence[int]
     grid: Sequence[int]
     filters: Sequence[int]
@@ -71,12 +73,12 @@ class ConvTransposeDecoder(nn.Module):
           dropout_key: key of the dropout masks; without one dropout is off.
 
         Returns:
-          Logits, `<float>[batch, 28, 28]`.
+          Outputs, `<float>[batch, height, width]`.
 
         Raises:
           ValueError: the head or the activation is of another kind.
         """
-        activation = activations.named(self.activation)
+        activation = get_activation(self.activation)
         x = latents
         for size in self.dense_sizes:
             x = activation(nn.Dense(size)(x))
@@ -91,11 +93,12 @@ class ConvTransposeDecoder(nn.Module):
             if dropout_key is not None and index in self.dropout_after:
                 layer_key = jax.random.fold_in(dropout_key, index)
                 x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)
+        # Flax derives initial values from names: the head's stays, whatever the likelihood.
         if self.head == "dense":
-            x = nn.Dense(math.prod(IMAGE_SHAPE), name="logits")(x.reshape(x.shape[0], -1))
+            x = nn.Dense(math.prod(self.image_shape), name="logits")(x.reshape(x.shape[0], -1))
         elif self.head == "conv":
             # At stride 1 a transposed convolution is a convolution.
             x = ConvTranspose(1, _KERNEL_SIZE, name="logits")(x)
         else:
             raise ValueError(f"head is {self.head!r}, must be 'dense' or 'conv'")
-        return x.reshape(-1, *IMAGE_SHAPE)
+        return x.reshape(-1, *self.image_shape)

@@ -1,7 +1,6 @@
-"""Pure functions of the two distributions a VAE of binary images is made of.
+"""Pure functions of the Gaussian distributions that posteriors and priors are made of.
 
-All values are in nats. Sums run over every axis but the first, so that each function but
-the sampler maps `[batch, ...]` to `[batch]`.
+All values are in nats. Sums run over every axis but the first.
 """
 
 import math
@@ -10,57 +9,47 @@ import jax
 import jax.numpy as jnp
 
 
-def _sum_per_example(terms: jax.Array) -> jax.Array:
+def sum_per_example(terms: jax.Array) -> jax.Array:
     """Sums `[batch, ...]` over all axes but the first."""
     return jnp.sum(terms, axis=tuple(range(1, terms.ndim)))
 
 
-def bernoulli_log_likelihood(logits: jax.Array, images: jax.Array) -> jax.Array:
-    """Log-likelihood of independent Bernoulli pixels.
+def gaussian_kl_per_dimension(mean: jax.Array, log_var: jax.Array) -> jax.Array:
+    """Computes the KL divergence of Gaussians from the standard normal, each by itself.
 
-    log p(x | l) = sum_i x_i log sigmoid(l_i) + (1 - x_i) log sigmoid(-l_i)
-
-    Kingma and Welling 2014 (arXiv:1312.6114), appendix C.1, equation 11, written in logits:
-    `log_sigmoid` stays finite, and so does its gradient, where log(sigmoid) would underflow.
-    Grey pixels in (0, 1) give the negative binary cross-entropy, which is no likelihood.
-
-    Args:
-      logits: `<float>[batch, ...]`, log-odds of each pixel being 1.
-      images: `<float>[batch, ...]`, pixels in [0, 1], of the same shape.
-
-    Returns:
-      `<float>[batch]`, nats per image.
-
-    Raises:
-      ValueError: the shapes differ.
-    """
-    if logits.shape != images.shape:
-        raise ValueError(f"logits have shape {logits.shape}, images {images.shape}: must be equal")
-    log_p_one = jax.nn.log_sigmoid(logits)
-    log_p_zero = jax.nn.log_sigmoid(-logits)
-    return _sum_per_example(images * log_p_one + (1.0 - images) * log_p_zero)
-
-
-def gaussian_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
-    """KL divergence of a diagonal Gaussian from the standard normal.
-
-    KL(N(m, diag(s^2)) || N(0, I)) = 1/2 sum_j (s_j^2 + m_j^2 - 1 - log s_j^2)
+    KL(N(m, s^2) || N(0, 1)) = 1/2 (s^2 + m^2 - 1 - log s^2)
 
     Kingma and Welling 2014 (arXiv:1312.6114), appendix B. `expm1` keeps full precision
     where the variance is near 1 and the divergence near 0.
+
+    Args:
+      mean: `<float>[...]`.
+      log_var: `<float>[...]`, the logarithm of the variance, of the same shape.
+
+    Returns:
+      `<float>[...]`, nats, never negative but for rounding.
+    """
+    return 0.5 * (jnp.expm1(log_var) - log_var + jnp.square(mean))
+
+
+def gaussian_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
+    """Computes the KL divergence of a diagonal Gaussian from the standard normal.
+
+    The sum of `gaussian_kl_per_dimension` over the dimensions.
 
     Args:
       mean: `<float>[batch, latent]`.
       log_var: `<float>[batch, latent]`, the logarithm of the variance.
 
     Returns:
-      `<float>[batch]`, nats per image, never negative but for rounding.
+      `<float>[batch]`, nats per image.
     """
-    return 0.5 * _sum_per_example(jnp.expm1(log_var) - log_var + jnp.square(mean))
+    # Halved after the sum: XLA would merge this sum with one over the batch, in another order.
+    return 0.5 * sum_per_example(2.0 * gaussian_kl_per_dimension(mean, log_var))
 
 
 def gaussian_log_density(x: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-    """Log-density of a diagonal Gaussian.
+    """Computes the log-density of a diagonal Gaussian.
 
     log N(x; m, diag(s^2)) = -1/2 sum_j (log 2 pi + log s_j^2 + (x_j - m_j)^2 / s_j^2)
 
@@ -76,11 +65,11 @@ def gaussian_log_density(x: jax.Array, mean: jax.Array, log_var: jax.Array) -> j
       `<float>[batch]`, nats.
     """
     squared_distance = jnp.square(x - mean) * jnp.exp(-log_var)
-    return -0.5 * _sum_per_example(math.log(2.0 * math.pi) + log_var + squared_distance)
+    return -0.5 * sum_per_example(math.log(2.0 * math.pi) + log_var + squared_distance)
 
 
 def sample_gaussian(key: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-    """Reparameterised sample of a diagonal Gaussian.
+    """Draws a reparameterized sample of a diagonal Gaussian.
 
     z = m + s * e,  e ~ N(0, I)
 

@@ -6,20 +6,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vae_jax.model import activations
+from vae_jax.model.activations import get_activation
 
 
 def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
-    """Dense layers with an activation, part of the module that calls this."""
+    """Applies dense layers with an activation, part of the module that calls this."""
     for size in sizes:
-        features = activations.named(activation)(nn.Dense(size)(features))
+        features = get_activation(activation)(nn.Dense(size)(features))
     return features
 
 
 def _gaussian_heads(
     features: jax.Array, latent_size: int, mean_activation: str
 ) -> tuple[jax.Array, jax.Array]:
-    """Two dense layers, part of the module that calls this: `(mean, log_var)`."""
+    """Applies two dense layers, part of the module that calls this: `(mean, log_var)`."""
     mean = nn.Dense(latent_size, name="mean")(features)
     if mean_activation == "relu":
         mean = nn.relu(mean)
@@ -30,7 +30,7 @@ def _gaussian_heads(
 
 
 def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -> jax.Array:
-    """One LSTM layer, part of the module that calls this: the output after every row."""
+    """Applies an LSTM layer, part of the module that calls this; returns every row's output."""
     lstm = nn.scan(
         nn.OptimizedLSTMCell,
         variable_broadcast="params",
@@ -55,7 +55,7 @@ class LSTMEncoder(nn.Module):
       num_layers: each LSTM layer reads the outputs of the one before (Graves et al. 2013).
       bidirectional: whether each layer has a second LSTM that reads from the bottom to the top;
         the outputs of both stand side by side (Schuster and Paliwal 1997).
-      head_sizes: widths of the dense layers before the two heads.
+      mlp_sizes: widths of the dense layers before the two heads.
       activation: "relu" or "swish", of these.
       mean_activation: "none", or "relu" for means that are never negative.
     """
@@ -64,7 +64,7 @@ class LSTMEncoder(nn.Module):
     hidden_size: int = 64
     num_layers: int = 1
     bidirectional: bool = False
-    head_sizes: Sequence[int] = ()
+    mlp_sizes: Sequence[int] = ()
     activation: str = "relu"
     mean_activation: str = "none"
 
@@ -73,7 +73,7 @@ class LSTMEncoder(nn.Module):
         """Encodes images.
 
         Args:
-          images: `<float>[batch, rows, columns]`.
+          images: `<float>[batch, height, width]`.
 
         Returns:
           `(mean, log_var)`, each `<float>[batch, latent_size]`.
@@ -87,7 +87,7 @@ class LSTMEncoder(nn.Module):
                 outputs = jnp.concatenate([outputs, backward], axis=-1)
             rows = outputs
         features = rows.reshape(images.shape[0], -1)
-        features = _dense_layers(features, self.head_sizes, self.activation)
+        features = _dense_layers(features, self.mlp_sizes, self.activation)
         return _gaussian_heads(features, self.latent_size, self.mean_activation)
 
 
@@ -111,7 +111,7 @@ class DenseEncoder(nn.Module):
         """Encodes images.
 
         Args:
-          images: `<float>[batch, rows, columns]`.
+          images: `<float>[batch, height, width]`.
 
         Returns:
           `(mean, log_var)`, each `<float>[batch, latent_size]`.
@@ -119,3 +119,6 @@ class DenseEncoder(nn.Module):
         features = images.reshape(images.shape[0], -1)
         features = _dense_layers(features, self.dense_sizes, self.activation)
         return _gaussian_heads(features, self.latent_size, self.mean_activation)
+
+
+ENCODERS: dict[str, type[nn.Module]] = {"lstm": LSTMEncoder, "dense": DenseEncoder}

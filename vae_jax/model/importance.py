@@ -29,13 +29,13 @@ class WeightSums:
 
 
 def no_weights(batch_size: int) -> WeightSums:
-    """The sums before the first weight."""
+    """Returns the sums before the first weight."""
     nothing = jnp.full(batch_size, -jnp.inf)
     return WeightSums(jnp.int32(0), nothing, nothing, jnp.zeros(batch_size))
 
 
 def add_weights(sums: WeightSums, log_weights: jax.Array) -> WeightSums:
-    """The sums with `<float>[k, batch]` more log-weights, in whatever pieces they come."""
+    """Adds `<float>[k, batch]` log-weights to the sums, in whatever pieces they come."""
     return WeightSums(
         count=sums.count + len(log_weights),
         log_sum=jnp.logaddexp(sums.log_sum, jax.nn.logsumexp(log_weights, axis=0)),
@@ -47,17 +47,17 @@ def add_weights(sums: WeightSums, log_weights: jax.Array) -> WeightSums:
 
 
 def log_likelihood(sums: WeightSums) -> jax.Array:
-    """The estimate of log p(x), the log of the mean weight: `<float>[batch]`, nats."""
+    """Estimates log p(x), the log of the mean weight: `<float>[batch]`, nats."""
     return sums.log_sum - jnp.log(sums.count)
 
 
 def evidence_lower_bound(sums: WeightSums) -> jax.Array:
-    """The ELBO from the same samples, the mean of the log-weights: `<float>[batch]`, nats."""
+    """Estimates the ELBO, the mean of the log-weights: `<float>[batch]`, nats."""
     return sums.sum_of_logs / sums.count
 
 
 def effective_sample_size(sums: WeightSums) -> jax.Array:
-    """How many equal weights would be worth as much: `<float>[batch]`, from 1 to the count.
+    """Computes how many equal weights are worth as much: `<float>[batch]`, 1 to the count.
 
     (sum of w)^2 / (sum of w^2), Kong 1992.
     """

@@ -1,19 +1,19 @@
 """Where parameters begin, other than at Flax's defaults."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-# A pixel that is the same in nearly all images gets no bias beyond these.
-_MEAN_LIMITS = (0.001, 0.999)
+from vae_jax.model.vae import VAE, Params
+
+INITIALIZATIONS = ("flax", "tensorflow")
 # The columns of a fused LSTM kernel are those of its four gates.
 _NUM_GATES = 4
 
 
-def _glorot_limit(path: tuple[str, ...], shape: tuple[int, ...], params: Any) -> float:
-    """Half the width of the uniform distribution: sqrt(6 / (fan in + fan out))."""
+def _glorot_limit(path: tuple[str, ...], shape: tuple[int, ...], params: Params) -> float:
+    """Computes half the uniform distribution's width: sqrt(6 / (fan in + fan out))."""
     *receptive_field, fan_in, fan_out = shape
     if path[1].startswith("lstm"):
         # TensorFlow's cell has one kernel, of input and hidden state to all gates.
@@ -23,8 +23,8 @@ def _glorot_limit(path: tuple[str, ...], shape: tuple[int, ...], params: Any) ->
     return math.sqrt(6.0 / (math.prod(receptive_field) * (fan_in + fan_out)))
 
 
-def tensorflow_params(params: Any, key: jax.Array) -> Any:
-    """Parameters as TensorFlow 1 begins: Glorot uniform kernels, zero biases, open forget gates.
+def tensorflow_params(params: Params, key: jax.Array) -> Params:
+    """Draws parameters as TensorFlow 1: Glorot uniform kernels, zero biases, open forget gates.
 
     Glorot and Bengio 2010, equation 16. The forget gate's bias of 1 is the LSTM cell's default
     `forget_bias` (Jozefowicz et al. 2015).
@@ -49,18 +49,19 @@ def tensorflow_params(params: Any, key: jax.Array) -> Any:
     return jax.tree_util.tree_unflatten(structure, new)
 
 
-def with_data_bias(params: Any, mean_image: jax.Array) -> Any:
-    """Parameters whose decoder begins at the data's mean: the logits' biases are its log-odds.
+def with_data_bias(model: VAE, params: Params, mean_image: jax.Array) -> Params:
+    """Gives the decoder's head the biases at which it begins at the data's mean.
 
     So do the authors of Burda et al. 2016, in their code. A convolutional head has one bias for
     all pixels.
 
     Args:
-      params: a VAE's parameters.
-      mean_image: `<float>[28, 28]`, the mean of the training images, pixels in [0, 1].
+      model: the autoencoder; its likelihood says which outputs have that mean.
+      params: its parameters.
+      mean_image: `<float>[height, width]`, mean of the training images, intensities in [0, 1].
     """
-    logits = params["decoder"]["logits"]
-    mean = mean_image.reshape(-1) if logits["bias"].size == mean_image.size else mean_image.mean()
-    log_odds = jax.scipy.special.logit(jnp.clip(mean, *_MEAN_LIMITS))
-    bias = jnp.broadcast_to(log_odds, logits["bias"].shape).astype(logits["bias"].dtype)
-    return params | {"decoder": params["decoder"] | {"logits": logits | {"bias": bias}}}
+    head = params["decoder"]["logits"]
+    mean = mean_image.reshape(-1) if head["bias"].size == mean_image.size else mean_image.mean()
+    outputs = model.likelihood.outputs_with_mean(mean)
+    bias = jnp.broadcast_to(outputs, head["bias"].shape).astype(head["bias"].dtype)
+    return params | {"decoder": params["decoder"] | {"logits": head | {"bias": bias}}}

@@ -1,19 +1,17 @@
-"""Training objectives: pure functions that return one term per example, in nats."""
+"""Formulas of training losses: pure functions, in nats."""
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vae_jax.model import distributions
-
 
 @struct.dataclass
-class NegativeElbo:
-    """A negative evidence lower bound and the two terms it is made of.
+class LossTerms:
+    """A loss and the two terms that most losses are made of.
 
     Attributes:
-      loss: `<float>[batch]`, reconstruction + kl_weight * kl.
-      reconstruction: `<float>[batch]`, -log p(x | z) of the one latent sample.
+      loss: `<float>[batch]`, what is minimized.
+      reconstruction: `<float>[batch]`, -log p(x | z), of one latent sample or the mean of several.
       kl: `<float>[batch]`, KL(q(z | x) || p(z)), unweighted.
     """
 
@@ -21,47 +19,32 @@ class NegativeElbo:
     reconstruction: jax.Array
     kl: jax.Array
 
-    def __getitem__(self, rows: slice) -> "NegativeElbo":
-        """The terms of some of the images."""
-        return jax.tree.map(lambda term: term[rows], self)
-
 
 def negative_elbo(
-    logits: jax.Array,
-    images: jax.Array,
-    mean: jax.Array,
-    log_var: jax.Array,
-    kl_weight: float | jax.Array = 1.0,
-) -> NegativeElbo:
-    """Negative evidence lower bound with one latent sample, per image.
+    log_likelihood: jax.Array, kl: jax.Array, kl_weight: float | jax.Array = 1.0
+) -> LossTerms:
+    """Computes the negative evidence lower bound with one latent sample, per image.
 
-    -ELBO = -log p(x | z) + kl_weight * KL(q(z | x) || N(0, I)),  z ~ q(z | x)
+    -ELBO = -log p(x | z) + kl_weight * KL(q(z | x) || p(z)),  z ~ q(z | x)
 
     Kingma and Welling 2014 (arXiv:1312.6114), equation 10 with L = 1; `kl_weight` is the
     beta of Higgins et al. 2017. Only at `kl_weight = 1` is the negated loss a lower bound
-    of log p(x), and only on binary pixels is that a likelihood.
+    of log p(x), and only where the first term is a likelihood.
 
     Args:
-      logits: `<float>[batch, ...]`, the decoder's output for z.
-      images: `<float>[batch, ...]`, pixels in [0, 1], of the same shape.
-      mean: `<float>[batch, latent]`, of q(z | x).
-      log_var: `<float>[batch, latent]`, of q(z | x).
+      log_likelihood: `<float>[batch]`, log p(x | z), from a likelihood's `log_prob`.
+      kl: `<float>[batch]`, from a prior's `kl`.
       kl_weight: weight of the KL term, at least 0.
 
     Returns:
-      The loss and its two terms, each `[batch]`, nats per image.
+      The loss and its two terms, each `<float>[batch]`, nats per image.
     """
-    reconstruction = -distributions.bernoulli_log_likelihood(logits, images)
-    kl = distributions.gaussian_kl(mean, log_var)
-    return NegativeElbo(
-        loss=reconstruction + kl_weight * kl,
-        reconstruction=reconstruction,
-        kl=kl,
-    )
+    reconstruction = -log_likelihood
+    return LossTerms(loss=reconstruction + kl_weight * kl, reconstruction=reconstruction, kl=kl)
 
 
-def warm_up(step: int | jax.Array, num_steps: int) -> jax.Array:
-    """What a KL weight is multiplied by: grows in even steps to 1, and stays there.
+def linear_warmup(step: int | jax.Array, num_steps: int) -> jax.Array:
+    """Computes the factor of a KL weight that grows in even steps to 1, and stays there.
 
     Bowman et al. 2016 (arXiv:1511.06349), section 3.1; linear as in Sønderby et al. 2016
     (arXiv:1602.02282).
@@ -76,8 +59,8 @@ def warm_up(step: int | jax.Array, num_steps: int) -> jax.Array:
     return jnp.minimum(1.0, step / num_steps)
 
 
-def free_bits_kl(mean: jax.Array, log_var: jax.Array, free_bits: float) -> jax.Array:
-    """KL from the standard normal, no latent variable counted below its free nats.
+def free_bits_kl(kl_per_dimension: jax.Array, free_bits: float) -> jax.Array:
+    """Sums the KL over the latent dimensions, none counted below its free nats.
 
     sum_j max(free_bits, mean over the batch of KL_j)
 
@@ -85,19 +68,17 @@ def free_bits_kl(mean: jax.Array, log_var: jax.Array, free_bits: float) -> jax.A
     group of its own.
 
     Args:
-      mean: `<float>[batch, latent]`.
-      log_var: `<float>[batch, latent]`.
+      kl_per_dimension: `<float>[batch, latent]`, from a prior's `kl_per_dimension`.
       free_bits: in nats, at least 0.
 
     Returns:
       `<float>[]`, nats per image.
     """
-    kl = distributions.gaussian_kl(mean.reshape(-1, 1), log_var.reshape(-1, 1))
-    return jnp.maximum(free_bits, kl.reshape(mean.shape).mean(0)).sum()
+    return jnp.maximum(free_bits, kl_per_dimension.mean(0)).sum()
 
 
 def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:
-    """The lower bound of log p(x) that k importance weights give.
+    """Computes the lower bound of log p(x) that k importance weights give.
 
     L_k = log (1 / k) sum_i w_i
 

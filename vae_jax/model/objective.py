@@ -1,41 +1,40 @@
-"""What a run minimises, plain ELBO or not, and its value on images it is not trained on."""
+"""What a run minimizes, plain ELBO or not, and its value on images it is not trained on."""
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vae_jax.model import distributions, losses
-from vae_jax.model.losses import NegativeElbo
-from vae_jax.model.vae import VAE
+from vae_jax.model.losses import LossTerms
+from vae_jax.model.vae import VAE, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is minimised; as it stands, the negative ELBO.
+    """What is minimized; as it stands, the negative ELBO.
 
     Attributes:
       kl_weight: weight of the KL term.
-      kl_warm_up_steps: steps of the ELBO over which that weight grows from 0; 0 for none.
+      kl_warmup_steps: steps of the ELBO over which that weight grows from 0; 0 for none.
       free_bits: KL in nats, on average over a batch, below which a latent variable costs nothing
         more or less.
       num_importance_samples: latent samples for each image; with more than one, the negative
         importance-weighted bound, for which the weight is 1 and there are no free bits.
-      elbo_epochs: epochs of one sample before it is as many (Burda et al. 2016, table 2).
+      elbo_warmup_epochs: epochs of one sample before it is as many (Burda et al. 2016, table 2).
     """
 
     kl_weight: float = 1.0
-    kl_warm_up_steps: int = 0
+    kl_warmup_steps: int = 0
     free_bits: float = 0.0
     num_importance_samples: int = 1
-    elbo_epochs: int = 0
+    elbo_warmup_epochs: int = 0
 
     def of_epoch(self, epoch: int) -> "Objective":
-        """What is minimised in an epoch, numbered from 1."""
-        num_samples = self.num_importance_samples if epoch > self.elbo_epochs else 1
-        return dataclasses.replace(self, num_importance_samples=num_samples, elbo_epochs=0)
+        """Returns what is minimized in an epoch, numbered from 1."""
+        num_samples = self.num_importance_samples if epoch > self.elbo_warmup_epochs else 1
+        return dataclasses.replace(self, num_importance_samples=num_samples, elbo_warmup_epochs=0)
 
 
 NEGATIVE_ELBO = Objective()
@@ -44,21 +43,21 @@ NEGATIVE_ELBO = Objective()
 def training_loss(
     objective: Objective,
     model: VAE,
-    params: Any,
+    params: Params,
     pixels: jax.Array,
     sample_key: jax.Array,
-    dropout_key: jax.Array,
-    step: jax.Array,
-) -> tuple[jax.Array, NegativeElbo]:
-    """The scalar to minimise, in nats per image, and its terms for each image.
+    dropout_key: jax.Array | None,
+    step: int | jax.Array,
+) -> tuple[jax.Array, LossTerms]:
+    """Computes the scalar to minimize, in nats per image, and its terms for each image.
 
     Args:
-      objective: what to minimise.
+      objective: what to minimize.
       model: the autoencoder.
       params: its parameters.
-      pixels: `<float>[batch, 28, 28]`.
+      pixels: `<float>[batch, height, width]`, intensities in [0, 1].
       sample_key: key of the latent samples.
-      dropout_key: key of the decoder's dropout.
+      dropout_key: key of the decoder's dropout; without one dropout is off.
       step: `<int32>[]`, how many steps were taken before.
     """
     variables = {"params": params}
@@ -68,29 +67,33 @@ def training_loss(
         weights = model.apply(
             variables, pixels, mean, log_var, latents, dropout_key, method="log_weights"
         )
-        terms = _importance_weighted_terms(*weights, mean, log_var)
+        kl = model.apply(variables, mean, log_var, latents[0], method="kl")
+        terms = _importance_weighted_terms(*weights, kl)
         return terms.loss.mean(), terms
     kl_weight: float | jax.Array = objective.kl_weight
-    if objective.kl_warm_up_steps:
-        kl_weight = kl_weight * losses.warm_up(step, objective.kl_warm_up_steps)
+    if objective.kl_warmup_steps:
+        kl_weight = kl_weight * losses.linear_warmup(step, objective.kl_warmup_steps)
     output = model.apply(variables, pixels, sample_key, dropout_key)
-    terms = losses.negative_elbo(output.logits, pixels, output.mean, output.log_var, kl_weight)
+    posterior = (output.mean, output.log_var)
+    kl = model.apply(variables, *posterior, output.latents, method="kl")
+    terms = losses.negative_elbo(model.likelihood.log_prob(output.outputs, pixels), kl, kl_weight)
     if not objective.free_bits:
         return terms.loss.mean(), terms
-    kl = losses.free_bits_kl(output.mean, output.log_var, objective.free_bits)
-    return terms.reconstruction.mean() + kl_weight * kl, terms
+    each = model.apply(variables, *posterior, method="kl_per_dimension")
+    kl_with_free_bits = losses.free_bits_kl(each, objective.free_bits)
+    return terms.reconstruction.mean() + kl_weight * kl_with_free_bits, terms
 
 
 def evaluation_terms(
-    objective: Objective, model: VAE, params: Any, pixels: jax.Array, sample_keys: jax.Array
-) -> NegativeElbo:
-    """The loss and its terms for each image, dropout off, no warm-up and no free bits.
+    objective: Objective, model: VAE, params: Params, pixels: jax.Array, sample_keys: jax.Array
+) -> LossTerms:
+    """Computes the loss and its terms for each image: no dropout, no warmup, no free bits.
 
     Args:
-      objective: what is minimised.
+      objective: what is minimized.
       model: the autoencoder.
       params: its parameters.
-      pixels: `<float>[batch, 28, 28]`.
+      pixels: `<float>[batch, height, width]`, intensities in [0, 1].
       sample_keys: `<key>[batch]`, of each image's latent samples.
     """
     variables = {"params": params}
@@ -104,16 +107,18 @@ def evaluation_terms(
             lambda z: model.apply(variables, pixels, mean, log_var, z, method="log_weights"),
             latents[:, None],
         )
-        return _importance_weighted_terms(*(w[:, 0] for w in weights), mean, log_var)
+        kl = model.apply(variables, mean, log_var, latents[0], method="kl")
+        return _importance_weighted_terms(*(w[:, 0] for w in weights), kl)
     latents = jax.vmap(distributions.sample_gaussian)(sample_keys, mean, log_var)
-    logits = model.apply(variables, latents, method="decode")
-    return losses.negative_elbo(logits, pixels, mean, log_var, objective.kl_weight)
+    outputs = model.apply(variables, latents, method="decode")
+    kl = model.apply(variables, mean, log_var, latents, method="kl")
+    return losses.negative_elbo(model.likelihood.log_prob(outputs, pixels), kl, objective.kl_weight)
 
 
 def _sample_several(
     num_samples: int, key: jax.Array, mean: jax.Array, log_var: jax.Array
 ) -> jax.Array:
-    """Samples of the same Gaussians, `<float>[num_samples, ...]`."""
+    """Draws samples of the same Gaussians, `<float>[num_samples, ...]`."""
     shape = (num_samples, *mean.shape)
     return distributions.sample_gaussian(
         key, jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_var, shape)
@@ -121,11 +126,11 @@ def _sample_several(
 
 
 def _importance_weighted_terms(
-    log_weights: jax.Array, log_likelihood: jax.Array, mean: jax.Array, log_var: jax.Array
-) -> NegativeElbo:
-    """The negative bound of each image, as loss, and the plain terms beside it."""
-    return NegativeElbo(
+    log_weights: jax.Array, log_likelihood: jax.Array, kl: jax.Array
+) -> LossTerms:
+    """Computes the negative bound of each image, as loss, and the plain terms beside it."""
+    return LossTerms(
         loss=-losses.importance_weighted_bound(log_weights),
         reconstruction=-log_likelihood.mean(0),
-        kl=distributions.gaussian_kl(mean, log_var),
+        kl=kl,
     )

@@ -1,4 +1,4 @@
-"""Named streams of random keys: the one place that says which key is for what.
+"""Named streams of random keys: which key is for what.
 
 A run has one root key, `jax.random.key(seed)`. A stream is a fixed number folded into it,
 and within a stream the epoch, the step or the image index is folded in. No key is carried
@@ -13,19 +13,19 @@ import jax
 class Stream(enum.IntEnum):
     """What a key is for. The numbers are part of a run's result: never change or reuse one."""
 
-    PARAMETERS = 0  # initialisation
+    PARAMETERS = 0  # initialization
     DATA_ORDER = 1  # by epoch
     POSTERIOR = 2  # by training step
     DROPOUT = 3  # by training step
     BINARIZATION = 4  # by training step
     EVALUATION = 5  # by image index
-    PRIOR_SAMPLES = 6  # figures and sample mode
+    PRIOR_SAMPLES = 6  # plots and sample mode
     MEASURED_SAMPLES = 7  # those whose quality is measured
     IMPORTANCE = 8  # by image index, then by sample
 
 
 def stream_key(root_key: jax.Array, stream: Stream, index: int | jax.Array = 0) -> jax.Array:
-    """Key number `index` of a stream.
+    """Derives key number `index` of a stream.
 
     Args:
       root_key: the run's root key.

@@ -1,6 +1,6 @@
-"""The variational autoencoder: an encoder, a latent sample and a decoder."""
+"""The variational autoencoder: an encoder, a latent sample, a decoder, a prior, a likelihood."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,8 +10,12 @@ from flax import struct
 
 from vae_jax.model import distributions
 from vae_jax.model.decoders import ConvTransposeDecoder
-from vae_jax.model.encoders import DenseEncoder, LSTMEncoder
+from vae_jax.model.encoders import ENCODERS
+from vae_jax.model.likelihoods import Bernoulli
 from vae_jax.model.priors import StandardNormal
+
+# A module's parameters, as Flax keeps them: nested dictionaries of arrays.
+Params = dict[str, Any]
 
 
 @struct.dataclass
@@ -19,30 +23,35 @@ class VAEOutput:
     """What one pass through the autoencoder gives.
 
     Attributes:
-      logits: `<float>[batch, 28, 28]`, Bernoulli logits of the reconstruction.
+      outputs: `<float>[batch, height, width]`, the decoder's raw outputs: what the likelihood
+        takes.
       mean: `<float>[batch, latent]`, mean of q(z | x).
       log_var: `<float>[batch, latent]`, log-variance of q(z | x).
       latents: `<float>[batch, latent]`, the sample that was decoded.
     """
 
-    logits: jax.Array
+    outputs: jax.Array
     mean: jax.Array
     log_var: jax.Array
     latents: jax.Array
 
 
 class VAE(nn.Module):
-    """A variational autoencoder of 28 x 28 images.
+    """A variational autoencoder of images.
 
     Attributes:
       encoder: maps images to `(mean, log_var)`.
-      decoder: maps latents to logits.
-      prior: p(z), with a `log_density` and a `sample`.
+      decoder: maps latents to what the likelihood takes.
+      prior: p(z).
+      likelihood: p(x | z), given the decoder's outputs.
+      image_shape: height and width of an image.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     prior: StandardNormal
+    likelihood: Bernoulli
+    image_shape: tuple[int, int]
 
     def __call__(
         self, images: jax.Array, sample_key: jax.Array, dropout_key: jax.Array | None = None
@@ -50,22 +59,34 @@ class VAE(nn.Module):
         """Encodes images, draws one latent vector for each and decodes it.
 
         Args:
-          images: `<float>[batch, 28, 28]`, pixels in [0, 1].
+          images: `<float>[batch, height, width]`, intensities in [0, 1].
           sample_key: key of the latent sample.
           dropout_key: key of the decoder's dropout; without one dropout is off.
         """
         mean, log_var = self.encode(images)
         latents = distributions.sample_gaussian(sample_key, mean, log_var)
-        logits = self.decode(latents, dropout_key)
-        return VAEOutput(logits=logits, mean=mean, log_var=log_var, latents=latents)
+        outputs = self.decode(latents, dropout_key)
+        return VAEOutput(outputs=outputs, mean=mean, log_var=log_var, latents=latents)
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `<float>[batch, 28, 28]` to `(mean, log_var)`, each `<float>[batch, latent]`."""
+        """Maps `<float>[batch, height, width]` to `(mean, log_var)`, `<float>[batch, latent]`."""
         return self.encoder(images)
 
     def decode(self, latents: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        """Maps `<float>[batch, latent]` to logits, `<float>[batch, 28, 28]`."""
+        """Maps `<float>[batch, latent]` to raw outputs, `<float>[batch, height, width]`."""
         return self.decoder(latents, dropout_key)
+
+    def log_prior(self, latents: jax.Array) -> jax.Array:
+        """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
+        return self.prior.log_density(latents)
+
+    def kl(self, mean: jax.Array, log_var: jax.Array, latents: jax.Array) -> jax.Array:
+        """Computes KL(q(z | x) || p(z)) as the prior does: `<float>[batch]`, nats per image."""
+        return self.prior.kl(mean, log_var, latents)
+
+    def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        """Computes each latent dimension's share of the KL: `<float>[batch, latent]`, nats."""
+        return self.prior.kl_per_dimension(mean, log_var)
 
     def log_weights(
         self,
@@ -75,10 +96,10 @@ class VAE(nn.Module):
         latents: jax.Array,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Importance weights of latent samples, log p(x | z) + log p(z) - log q(z | x).
+        """Computes importance weights of samples, log p(x | z) + log p(z) - log q(z | x).
 
         Args:
-          images: `<float>[batch, 28, 28]`, pixels in [0, 1].
+          images: `<float>[batch, height, width]`, intensities in [0, 1].
           mean: `<float>[batch, latent]`, of q(z | x).
           log_var: `<float>[batch, latent]`, of q(z | x).
           latents: `<float>[num_samples, batch, latent]`, drawn from q(z | x).
@@ -93,12 +114,12 @@ class VAE(nn.Module):
             return jnp.broadcast_to(array, (len(latents), *shape)).reshape(-1, *shape[1:])
 
         z = flat(latents, latents.shape[1:])
-        log_likelihood = distributions.bernoulli_log_likelihood(
+        log_likelihood = self.likelihood.log_prob(
             self.decode(z, dropout_key), flat(images, images.shape)
         )
         log_weights = (
             log_likelihood
-            + self.prior.log_density(z)
+            + self.log_prior(z)
             - distributions.gaussian_log_density(
                 z, flat(mean, mean.shape), flat(log_var, log_var.shape)
             )
@@ -110,28 +131,38 @@ class VAE(nn.Module):
         """Decodes `num_images` latent vectors drawn from the prior.
 
         Returns:
-          Pixel means, `<float>[num_images, 28, 28]`, in [0, 1].
+          Means of the pixels, `<float>[num_images, height, width]`, in [0, 1].
         """
-        return nn.sigmoid(self.decode(self.prior.sample(key, num_images)))
+        return self.likelihood.mean(self.decode(self.prior.sample(key, num_images)))
 
 
-def create_vae(latent_size: int, encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> VAE:
+def create_vae(
+    latent_size: int,
+    encoder: Mapping[str, Any],
+    decoder: Mapping[str, Any],
+    image_shape: Sequence[int] = (28, 28),
+) -> VAE:
     """Builds the model that the fields of a configuration describe.
 
     Args:
       latent_size: number of latent dimensions.
       encoder: `kind` ("lstm" or "dense") and the attributes of `LSTMEncoder` or `DenseEncoder`.
-      decoder: those of `ConvTransposeDecoder`.
+      decoder: those of `ConvTransposeDecoder`, but for the shape of the image.
+      image_shape: height and width of an image.
 
     Raises:
       ValueError: the encoder is of another kind.
     """
-    module = {"lstm": LSTMEncoder, "dense": DenseEncoder}.get(encoder["kind"])
-    if module is None:
-        raise ValueError(f"encoder kind is {encoder['kind']!r}, must be 'lstm' or 'dense'")
+    if encoder["kind"] not in ENCODERS:
+        raise ValueError(
+            f"encoder kind is {encoder['kind']!r}, must be one of {', '.join(ENCODERS)}"
+        )
+    module = ENCODERS[encoder["kind"]]
     attributes = {name: encoder[name] for name in module.__annotations__ if name in encoder}
     return VAE(
-        module(latent_size, **attributes),
-        ConvTransposeDecoder(**decoder),
-        StandardNormal(latent_size),
+        encoder=module(latent_size, **attributes),
+        decoder=ConvTransposeDecoder(image_shape=tuple(image_shape), **decoder),
+        prior=StandardNormal(latent_size),
+        likelihood=Bernoulli(),
+        image_shape=tuple(image_shape),
     )

@@ -1,7 +1,8 @@
-"""What the seed documents observed by eye, each judged by a figure and a criterion fixed here.
+"""Claims of the reference project, each judged by a number and a criterion fixed here.
 
-Every criterion compares means over the seeds trained. The quotations are those of the documents;
-the thresholds are ours.
+The quotations are those of the reference project's description
+(github.com/sumeyye-agac/variational-autoencoder-MNIST-tensorflow); the thresholds are ours. Every
+criterion compares means over the seeds trained.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from vae_jax.reporting.runs import Group, epochs_to
+from vae_jax.reporting.runs import Group, Model, Part, epochs_to
 
 _STABLE_EPOCH = 20
 _EARLY_EPOCH = 2
@@ -19,7 +20,7 @@ _CLOSE_NATS = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether an observation was reproduced, and the figures that decide it.
+    """Whether a claim was reproduced, and the numbers that decide it.
 
     Attributes:
       reproduced: None where it cannot be judged.
@@ -31,8 +32,8 @@ class Verdict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Observation:
-    """A sentence of the seed documents.
+class Claim:
+    """A sentence of the reference project's description.
 
     Attributes:
       configuration: what it was said of.
@@ -48,17 +49,31 @@ class Observation:
 
 
 class _Unmeasured(Exception):
-    """A figure that a verdict needs is missing."""
+    """A number that a verdict needs is missing."""
 
 
-def _get(group: Group, path: str) -> float:
-    value = group.mean(path)
-    if value is None:
-        raise _Unmeasured(f"{group.name} has no {path}")
-    return value
+def _get(
+    group: Group, part: Callable[[Model], Part | None], value: Callable[[Part], float | None]
+) -> float:
+    """Averages a number over a group's models.
+
+    Raises:
+      _Unmeasured: none of them has it.
+    """
+    mean = group.mean(part, value)
+    if mean is None:
+        raise _Unmeasured(f"not measured of {group.name}: its {part.__name__}")
+    return mean
 
 
-def _stabilised(baseline: Group) -> Verdict:
+def _get_each(
+    part: Callable[[Model], Part | None], value: Callable[[Part], float | None], *groups: Group
+) -> list[float]:
+    """Averages a number over each group's models."""
+    return [_get(group, part, value) for group in groups]
+
+
+def _stabilized(baseline: Group) -> Verdict:
     curve = baseline.curve("train_reconstruction")
     if len(curve) <= _STABLE_EPOCH:
         raise _Unmeasured(f"{baseline.name} has only {len(curve)} epochs")
@@ -83,35 +98,34 @@ def _kl_rose_gradually(baseline: Group) -> Verdict:
 
 
 def _clear(group: Group) -> Verdict:
-    accuracy = _get(group, "analysis.reconstructions.classifier_accuracy")
-    sharpness = _get(group, "analysis.reconstructions.sharpness")
+    accuracy = _get(group, Model.reconstructions, lambda r: r.classifier_accuracy)
+    sharpness = _get(group, Model.reconstructions, lambda r: r.sharpness)
     return Verdict(
         accuracy >= _CLEAR_ACCURACY,
-        f"the classifier names {accuracy:.1%} of the reconstructed test digits rightly "
-        f"(criterion: at least {_CLEAR_ACCURACY:.0%}); they have {sharpness:.0%} of the originals' "
-        "gradient energy",
+        f"the classifier's accuracy on reconstructed test digits is {accuracy:.1%} (criterion: at "
+        f"least {_CLEAR_ACCURACY:.0%}); they have {sharpness:.0%} of the originals' gradient "
+        "energy",
     )
 
 
 def _blank(baseline: Group) -> Verdict:
-    share = _get(baseline, "analysis.samples.blank_share")
-    return Verdict(share >= 0.05, f"{share:.2%} of the samples are blank (criterion: at least 5%)")
+    blank = _get(baseline, Model.samples, lambda s: s.blank_fraction)
+    return Verdict(blank >= 0.05, f"{blank:.2%} of the samples are blank (criterion: at least 5%)")
 
 
 def _lacked_detail(baseline: Group) -> Verdict:
-    unsure = _get(baseline, "analysis.samples.unsure_share")
-    real = _get(baseline, "analysis.ceiling.unsure_share")
+    rate = _get(baseline, Model.samples, lambda s: s.low_confidence_rate)
+    real = _get(baseline, Model.ceiling, lambda c: c.low_confidence_rate)
     return Verdict(
-        unsure >= 0.1,
-        f"the classifier is unsure of {unsure:.1%} of the samples, of {real:.1%} of real digits "
-        "(criterion: at least 10%)",
+        rate >= 0.1,
+        f"the classifier's low-confidence rate is {rate:.1%} on the samples, {real:.1%} on real "
+        "digits (criterion: at least 10%)",
     )
 
 
 def _sharper(deeper: Group, baseline: Group) -> Verdict:
-    path = "analysis.reconstructions.sharpness"
-    ours, theirs = _get(deeper, path), _get(baseline, path)
-    errors = [_get(g, "analysis.reconstructions.mean_squared_error") for g in (deeper, baseline)]
+    ours, theirs = _get_each(Model.reconstructions, lambda r: r.sharpness, deeper, baseline)
+    errors = _get_each(Model.reconstructions, lambda r: r.mean_squared_error, deeper, baseline)
     return Verdict(
         ours > theirs + 0.005,
         f"gradient energy {ours:.3f} of the originals', the baseline's {theirs:.3f} "
@@ -120,8 +134,9 @@ def _sharper(deeper: Group, baseline: Group) -> Verdict:
 
 
 def _repetitive(deeper: Group) -> Verdict:
-    recall, real = (_get(deeper, f"analysis.{part}.recall") for part in ("samples", "ceiling"))
-    digits = _get(deeper, "analysis.samples.digits_present")
+    recall = _get(deeper, Model.samples, lambda s: s.recall)
+    real = _get(deeper, Model.ceiling, lambda c: c.recall)
+    digits = _get(deeper, Model.samples, lambda s: s.digits_present)
     return Verdict(
         recall < 0.5 * real or digits < 10,
         f"the samples' recall is {recall:.3f}, real digits' {real:.3f}; {digits:g} digits "
@@ -130,7 +145,7 @@ def _repetitive(deeper: Group) -> Verdict:
 
 
 def _kl_slightly_higher(deeper: Group, baseline: Group) -> Verdict:
-    ours, theirs = _get(deeper, "summary.test.kl"), _get(baseline, "summary.test.kl")
+    ours, theirs = _get_each(Model.summary, lambda s: s.test.kl, deeper, baseline)
     return Verdict(
         0.0 < ours - theirs <= 3.0,
         f"test KL {ours:.2f} nats against the baseline's {theirs:.2f} (criterion: more by up to 3)",
@@ -138,7 +153,7 @@ def _kl_slightly_higher(deeper: Group, baseline: Group) -> Verdict:
 
 
 def _roughness(group: Group) -> float:
-    """How much the training loss changes from epoch to epoch about its own trend."""
+    """Measures how much the training loss changes from epoch to epoch about its own trend."""
     curve = group.curve("train_loss")
     if len(curve) < 6:
         raise _Unmeasured(f"{group.name} has only {len(curve)} epochs")
@@ -155,18 +170,19 @@ def _unstable(dropout: Group, baseline: Group) -> Verdict:
 
 
 def _incomplete_or_noisy(dropout: Group, baseline: Group) -> Verdict:
-    unsure, base = (_get(g, "analysis.samples.unsure_share") for g in (dropout, baseline))
-    precision = [_get(g, "analysis.samples.precision") for g in (dropout, baseline)]
+    rate, base = _get_each(Model.samples, lambda s: s.low_confidence_rate, dropout, baseline)
+    precision = _get_each(Model.samples, lambda s: s.precision, dropout, baseline)
     return Verdict(
-        unsure > base + 0.02,
-        f"the classifier is unsure of {unsure:.1%} of the samples, of {base:.1%} of the baseline's "
-        f"(criterion: more by 2 points); precision {precision[0]:.3f} against {precision[1]:.3f}",
+        rate > base + 0.02,
+        f"the classifier's low-confidence rate is {rate:.1%} on the samples, {base:.1%} on the "
+        f"baseline's (criterion: more by 2 points); precision {precision[0]:.3f} against "
+        f"{precision[1]:.3f}",
     )
 
 
 def _no_more_diverse(dropout: Group, baseline: Group) -> Verdict:
-    recall = [_get(g, "analysis.samples.recall") for g in (dropout, baseline)]
-    coverage = [_get(g, "analysis.samples.coverage") for g in (dropout, baseline)]
+    recall = _get_each(Model.samples, lambda s: s.recall, dropout, baseline)
+    coverage = _get_each(Model.samples, lambda s: s.coverage, dropout, baseline)
     return Verdict(
         recall[0] <= recall[1] + 0.01,
         f"recall {recall[0]:.3f} against the baseline's {recall[1]:.3f} (criterion: not more by "
@@ -175,8 +191,8 @@ def _no_more_diverse(dropout: Group, baseline: Group) -> Verdict:
 
 
 def _excessive_dropout(dropout: Group, without: Group) -> Verdict:
-    losses = [_get(g, "summary.test.loss") for g in (dropout, without)]
-    distances = [_get(g, "analysis.samples.frechet_distance") for g in (dropout, without)]
+    losses = _get_each(Model.summary, lambda s: s.test.loss, dropout, without)
+    distances = _get_each(Model.samples, lambda s: s.frechet_distance, dropout, without)
     return Verdict(
         losses[0] > losses[1] and distances[0] > distances[1],
         f"test loss {losses[0]:.2f} nats with dropout, {losses[1]:.2f} without; Fréchet distance "
@@ -185,8 +201,8 @@ def _excessive_dropout(dropout: Group, without: Group) -> Verdict:
 
 
 def _covered(optimized: Group) -> Verdict:
-    digits = _get(optimized, "analysis.samples.digits_present")
-    blank = _get(optimized, "analysis.samples.blank_share")
+    digits = _get(optimized, Model.samples, lambda s: s.digits_present)
+    blank = _get(optimized, Model.samples, lambda s: s.blank_fraction)
     return Verdict(
         digits == 10,
         f"{digits:g} of the ten digits have at least 1% of the samples (criterion: all); "
@@ -206,8 +222,8 @@ def _faster(optimized: Group, baseline: Group) -> Verdict:
 
 
 def _lstm_better(baseline: Group, dense: Group) -> Verdict:
-    losses = [_get(group, "summary.test.loss") for group in (baseline, dense)]
-    probes = [_get(group, "analysis.latents.probe_accuracy") for group in (baseline, dense)]
+    losses = _get_each(Model.summary, lambda s: s.test.loss, baseline, dense)
+    probes = _get_each(Model.latents, lambda z: z.probe_accuracy, baseline, dense)
     return Verdict(
         losses[0] < losses[1],
         f"test loss {losses[0]:.2f} nats with the LSTM, {losses[1]:.2f} with the dense encoder "
@@ -217,76 +233,74 @@ def _lstm_better(baseline: Group, dense: Group) -> Verdict:
 
 
 def _smooth(optimized: Group) -> Verdict:
-    step = _get(optimized, "analysis.interpolations.largest_step")
-    confidence = _get(optimized, "analysis.interpolations.mean_confidence")
+    ratio = _get(optimized, Model.interpolations, lambda i: i.max_mean_step_ratio)
+    confidence = _get(optimized, Model.interpolations, lambda i: i.mean_confidence)
     return Verdict(
-        step <= 2.0,
-        f"the largest of ten steps between two test digits changes the image {step:.2f} times as "
-        "much as the mean step (criterion: at most 2); on the way the classifier's mean confidence "
-        f"is {confidence:.2f}",
+        ratio <= 2.0,
+        f"the longest of ten steps between two test digits changes the image {ratio:.2f} times as "
+        "much as the mean step (criterion: at most 2); between the ends the classifier's mean "
+        f"confidence is {confidence:.2f}",
     )
 
 
-OBSERVATIONS = (
-    Observation(
+CLAIMS = (
+    Claim(
         "baseline",
         "Reconstruction loss decreased and stabilized by epoch 20",
         ("baseline",),
-        _stabilised,
+        _stabilized,
     ),
-    Observation("baseline", "KL divergence increased gradually", ("baseline",), _kl_rose_gradually),
-    Observation("baseline", "Reconstructions were clear", ("baseline",), _clear),
-    Observation("baseline", "Generated samples often ... were blank", ("baseline",), _blank),
-    Observation("baseline", "Generated samples often lacked detail", ("baseline",), _lacked_detail),
-    Observation(
+    Claim("baseline", "KL divergence increased gradually", ("baseline",), _kl_rose_gradually),
+    Claim("baseline", "Reconstructions were clear", ("baseline",), _clear),
+    Claim("baseline", "Generated samples often ... were blank", ("baseline",), _blank),
+    Claim("baseline", "Generated samples often lacked detail", ("baseline",), _lacked_detail),
+    Claim(
         "deeper_decoder",
         "Reconstructions became sharper",
         ("deeper_decoder", "baseline"),
         _sharper,
     ),
-    Observation(
+    Claim(
         "deeper_decoder",
         "Generated digits remained repetitive",
         ("deeper_decoder",),
         _repetitive,
     ),
-    Observation(
+    Claim(
         "deeper_decoder",
         "KL divergence slightly higher",
         ("deeper_decoder", "baseline"),
         _kl_slightly_higher,
     ),
-    Observation(
-        "dropout", "Training loss curves became unstable", ("dropout", "baseline"), _unstable
-    ),
-    Observation(
+    Claim("dropout", "Training loss curves became unstable", ("dropout", "baseline"), _unstable),
+    Claim(
         "dropout",
         "Generated images showed incomplete or noisy digits",
         ("dropout", "baseline"),
         _incomplete_or_noisy,
     ),
-    Observation(
+    Claim(
         "dropout",
         "Dropout alone did not improve diversity",
         ("dropout", "baseline"),
         _no_more_diverse,
     ),
-    Observation(
+    Claim(
         "deeper_dropout",
         "Excessive dropout reduced output quality",
         ("deeper_dropout", "deeper_decoder"),
         _excessive_dropout,
     ),
-    Observation("optimized", "Reconstructions were consistent and clear", ("optimized",), _clear),
-    Observation("optimized", "Generated samples covered digits 0-9", ("optimized",), _covered),
-    Observation("optimized", "Convergence was faster", ("optimized", "baseline"), _faster),
-    Observation(
+    Claim("optimized", "Reconstructions were consistent and clear", ("optimized",), _clear),
+    Claim("optimized", "Generated samples covered digits 0-9", ("optimized",), _covered),
+    Claim("optimized", "Convergence was faster", ("optimized", "baseline"), _faster),
+    Claim(
         "dense_encoder",
         "The LSTM encoder improved sequential feature extraction compared to simple dense encoders",
         ("baseline", "dense_encoder"),
         _lstm_better,
     ),
-    Observation(
+    Claim(
         "optimized",
         "KL divergence helped maintain latent space regularity, supporting smooth interpolation",
         ("optimized",),
@@ -295,12 +309,12 @@ OBSERVATIONS = (
 )
 
 
-def judge(observation: Observation, groups: Mapping[str, Group]) -> Verdict:
-    """Decides an observation from the groups of named configurations that there are."""
-    missing = [name for name in observation.needs if name not in groups]
+def judge(claim: Claim, groups: Mapping[str, Group]) -> Verdict:
+    """Judges a claim by the groups of named configurations that there are."""
+    missing = [name for name in claim.needs if name not in groups]
     if missing:
         return Verdict(None, f"needs a complete run of {' and '.join(missing)}")
     try:
-        return observation.judge(*(groups[name] for name in observation.needs))
+        return claim.judge(*(groups[name] for name in claim.needs))
     except _Unmeasured as error:
         return Verdict(None, str(error))

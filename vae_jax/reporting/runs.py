@@ -2,45 +2,92 @@
 
 import dataclasses
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import ml_collections
 import numpy as np
 
-from vae_jax.reporting.analysis import held
+from vae_jax import configuration
+from vae_jax.configuration import flatten
+from vae_jax.evaluation.measures import (
+    EVALUATION_NAME,
+    SUMMARY_NAME,
+    Analysis,
+    Evaluation,
+    InterpolationMeasures,
+    LatentMeasures,
+    LikelihoodMeasures,
+    ReconstructionMeasures,
+    SampleMeasures,
+    Summary,
+    read_analysis,
+)
 from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import read_record
 from vae_jax.training import metrics, run_directory
 
 # What two runs may differ in and still be of one configuration.
-_NOT_COMPARED = ("seed", "train.num_replicas", *run_directory.FREE_FIELDS)
+_NOT_COMPARED = ("seed", "train.num_replicas", *run_directory.NOT_PART_OF_IDENTITY)
+
+Part = TypeVar("Part")
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     """One trained model: a run's, or one replica's of several.
 
+    Its methods return parts of what was measured, None where it was not.
+
     Attributes:
       folder: where its files are.
       seed: its seed.
       rows: of its `metrics.csv`.
-      values: its `summary.json` as "summary"; its `analysis.json` and `evaluation.json` as
-        "analysis" and "evaluation", where they are there and of the same epoch; as "convergence"
-        how many epochs it took to come within a nat of its best validation loss,
-        "epochs_to_one_nat".
+      losses: its `summary.json`.
+      analysis: its `analysis.json`, where there is one of the same epoch.
+      evaluation: its `evaluation.json`, where there is one of the same epoch.
     """
 
     folder: Path
     seed: int
     rows: Sequence[Mapping[str, float]]
-    values: Mapping[str, Any]
+    losses: Summary
+    analysis: Analysis | None
+    evaluation: Evaluation | None
 
-    def value(self, path: str) -> Any:
-        """What the files hold at a dotted path, e.g. "summary.test.loss"; None if nothing."""
-        found: Any = self.values
-        for name in path.split("."):
-            found = found.get(name) if isinstance(found, Mapping) else None
-        return found
+    def summary(self) -> Summary:
+        """Returns the losses at the best epoch."""
+        return self.losses
+
+    def latents(self) -> LatentMeasures | None:
+        """Returns the measures of the latent means."""
+        return self.analysis and self.analysis.latents
+
+    def reconstructions(self) -> ReconstructionMeasures | None:
+        """Returns the measures of the reconstructions."""
+        return self.analysis and self.analysis.reconstructions
+
+    def interpolations(self) -> InterpolationMeasures | None:
+        """Returns the measures of the interpolations."""
+        return self.analysis and self.analysis.interpolations
+
+    def samples(self) -> SampleMeasures | None:
+        """Returns the measures of the samples."""
+        return self.analysis and self.analysis.samples
+
+    def ceiling(self) -> SampleMeasures | None:
+        """Returns the measures of training images in the samples' place."""
+        return self.analysis and self.analysis.ceiling
+
+    def likelihood(self) -> LikelihoodMeasures | None:
+        """Returns the estimate of log p(x)."""
+        return self.evaluation and self.evaluation.likelihood
+
+    def validation_losses(self) -> np.ndarray:
+        """Returns the validation loss after each epoch."""
+        return np.array([row["validation_loss"] for row in self.rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,39 +98,45 @@ class Run:
       workdir: the run directory.
       name: its path below the folder that was read.
       record: its `config.json`.
+      config: the configuration in it, checked.
       models: one for each seed.
     """
 
     workdir: Path
     name: str
     record: Mapping[str, Any]
+    config: ml_collections.ConfigDict
     models: Sequence[Model]
 
     @property
-    def fields(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """The configuration by dotted path, without what runs of one configuration differ in."""
-        return comparable_fields(self.record["config"])
+        return identity(self.config)
+
+    @property
+    def comparison(self) -> tuple[str, str, str | None]:
+        """What has to be alike for losses to be compared: data, binarization, SHA-256."""
+        data = self.config.data
+        return data.name, data.binarization, self.record.get("data_sha256")
 
 
-def comparable_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration by dotted path, without the seeds and the places of the data."""
-    fields = run_directory.flatten(dict(config))
+def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Flattens a configuration, without the seeds and the places of the data."""
+    fields = flatten(config.to_dict())
     return {path: value for path, value in fields.items() if path not in _NOT_COMPARED}
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The runs of one configuration.
+    """The runs of one configuration, on the same data.
 
     Attributes:
       name: of the configuration in `configs/`, else the first run's folder.
-      fields: the configuration, as `comparable_fields` gives it.
       runs: at least one.
       is_named: whether the name is a configuration's.
     """
 
     name: str
-    fields: Mapping[str, Any]
     runs: Sequence[Run]
     is_named: bool
 
@@ -92,115 +145,152 @@ class Group:
         """All models of all runs."""
         return [model for run in self.runs for model in run.models]
 
-    def values(self, path: str) -> list[Any]:
-        """What the models that have it hold at a dotted path."""
-        found = (model.value(path) for model in self.models)
-        return [value for value in found if value is not None]
+    def values(
+        self, part: Callable[[Model], Part | None], value: Callable[[Part], Value | None]
+    ) -> list[Value]:
+        """Lists a value of the models of which that part was measured.
 
-    def mean(self, path: str) -> float | None:
-        """The mean over the models of a number; None where none has it."""
-        values = self.values(path)
+        Args:
+          part: e.g. `Model.samples`.
+          value: e.g. `lambda samples: samples.recall`.
+        """
+        parts = (measured for model in self.models if (measured := part(model)) is not None)
+        return [found for measured in parts if (found := value(measured)) is not None]
+
+    def mean(
+        self, part: Callable[[Model], Part | None], value: Callable[[Part], float | None]
+    ) -> float | None:
+        """Averages a number over the models; None where none has it."""
+        values = self.values(part, value)
         return statistics.fmean(values) if values else None
 
-    def std(self, path: str) -> float | None:
-        """The sample standard deviation over the models; None of fewer than two."""
-        values = self.values(path)
+    def std(
+        self, part: Callable[[Model], Part | None], value: Callable[[Part], float | None]
+    ) -> float | None:
+        """Computes a number's sample standard deviation; None of fewer than two models."""
+        values = self.values(part, value)
         return statistics.stdev(values) if len(values) > 1 else None
 
     def curve(self, column: str) -> np.ndarray:
-        """A column of the metrics by epoch, averaged over the models."""
+        """Averages a column of the metrics over the models, by epoch."""
         return np.mean([[row[column] for row in model.rows] for model in self.models], axis=0)
 
 
 def epochs_to(curve: np.ndarray, target: float) -> int | None:
-    """The first epoch, from 1, at which a curve is at the target or below; None if none is."""
+    """Finds the first epoch, from 1, at which a curve is at the target or below; None if none."""
     reached = np.flatnonzero(curve <= target)
     return int(reached[0]) + 1 if len(reached) else None
 
 
 def _folders(workdir: Path) -> Iterator[Path]:
-    for path in sorted(workdir.rglob("config.json")):
+    for path in sorted(workdir.rglob(run_directory.CONFIG_NAME)):
         yield path.parent
 
 
 def _read_model(folder: Path, seed: int) -> Model:
-    summary = run_directory.read_json(folder / "summary.json")
-    rows = metrics.read_rows(folder / "metrics.csv")
-    losses = np.array([row["validation_loss"] for row in rows])
-    epochs = epochs_to(losses, losses.min() + 1.0)
-    values = {"summary": summary, "convergence": {"epochs_to_one_nat": epochs}}
-    if analysis := held(folder, summary["best_step"]):
-        values["analysis"] = analysis
-    if (folder / "evaluation.json").exists():
-        evaluation = run_directory.read_json(folder / "evaluation.json")
-        if evaluation["best_step"] == summary["best_step"]:
-            values["evaluation"] = evaluation
-    return Model(folder, seed, rows, values)
+    summary = read_record(folder / SUMMARY_NAME, Summary)
+    path = folder / EVALUATION_NAME
+    evaluation = read_record(path, Evaluation) if path.exists() else None
+    if evaluation and evaluation.best_step != summary.best_step:
+        evaluation = None
+    return Model(
+        folder=folder,
+        seed=seed,
+        rows=metrics.read_rows(folder / "metrics.csv"),
+        losses=summary,
+        analysis=read_analysis(folder, summary.best_step),
+        evaluation=evaluation,
+    )
 
 
-def _read_run(workdir: Path, name: str) -> Run | str:
+def _read_run(workdir: Path, name: str, default: ml_collections.ConfigDict) -> Run | str:
     """Reads a run directory; of one that is not complete, says how far it is.
 
     Raises:
       UserError: a file is damaged.
     """
-    record = run_directory.held_record(workdir)
-    config = record["config"]
-    try:
-        seed, train = config["seed"], config["train"]
-        if not (workdir / "summary.json").exists():
-            rows = metrics.read_rows(workdir / "metrics.csv")
-            return f"{len(rows)} of {train['num_epochs']} epochs"
-        summary = run_directory.read_json(workdir / "summary.json")
-        if summary["epochs_trained"] < train["num_epochs"]:
-            return f"{summary['epochs_trained']} of {train['num_epochs']} epochs"
-        folders = run_directory.replica_folders(workdir, seed, train["num_replicas"])
-        models = [_read_model(folder, seed + index) for index, folder in enumerate(folders)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{workdir}: its files lack what a run has ({error!r})") from error
-    return Run(workdir, name, record, models)
+    record = run_directory.read_run_record(workdir)
+    config = configuration.from_dict(record["config"], default)
+    num_epochs = config.train.num_epochs
+    path = workdir / SUMMARY_NAME
+    if not path.exists():
+        return f"{len(metrics.read_rows(workdir / 'metrics.csv'))} of {num_epochs} epochs"
+    summary = read_record(path, Summary)
+    if summary.epochs_trained < num_epochs:
+        return f"{summary.epochs_trained} of {num_epochs} epochs"
+    folders = run_directory.replica_folders(workdir, config.seed, config.train.num_replicas)
+    models = [_read_model(folder, config.seed + index) for index, folder in enumerate(folders)]
+    return Run(workdir, name, record, config, models)
 
 
-def read_runs(workdir: Path) -> tuple[list[Run], dict[Path, str]]:
+def read_runs(
+    workdir: Path, default: ml_collections.ConfigDict
+) -> tuple[list[Run], dict[Path, str]]:
     """Reads every run below a folder.
 
+    Args:
+      workdir: the folder.
+      default: the default configuration.
+
     Returns:
-      The complete runs, and for each other one what is with it.
+      The complete runs, and for each one that is skipped what is with it.
     """
-    complete, others = [], {}
+    complete, skipped_runs = [], {}
     for folder in _folders(workdir):
         name = folder.name if folder == workdir else str(folder.relative_to(workdir))
         try:
-            run = _read_run(folder, name)
+            run = _read_run(folder, name, default)
         except UserError as error:
-            others[folder] = str(error)
+            skipped_runs[folder] = str(error)
             continue
         if isinstance(run, Run):
             complete.append(run)
         else:
-            others[folder] = run
-    return complete, others
+            skipped_runs[folder] = run
+    return complete, skipped_runs
 
 
-def group(runs: Sequence[Run], named: Mapping[str, Mapping[str, Any]]) -> list[Group]:
-    """Puts runs of one configuration together, those of named configurations first.
+def group_runs(
+    runs: Sequence[Run], configs_by_name: Mapping[str, ml_collections.ConfigDict]
+) -> list[Group]:
+    """Puts runs of one configuration on the same data together, named configurations first.
 
     Args:
       runs: complete runs.
-      named: configurations by name, in the order wanted.
+      configs_by_name: named configurations, in the order wanted.
     """
-    names = {name: comparable_fields(config) for name, config in named.items()}
-    found: list[list[Run]] = []
+    names = {name: identity(config) for name, config in configs_by_name.items()}
+    grouped: list[list[Run]] = []
     for run in runs:
-        same = (alike for alike in found if alike[0].fields == run.fields)
-        if alike := next(same, None):
-            alike.append(run)
-        else:
-            found.append([run])
+        key = (run.identity, run.comparison)
+        alike = next(
+            (each for each in grouped if (each[0].identity, each[0].comparison) == key), []
+        )
+        if not alike:
+            grouped.append(alike)
+        alike.append(run)
     groups = []
-    for alike in found:
-        fields = alike[0].fields
-        name = next((name for name, held in names.items() if held == fields), None)
-        groups.append(Group(name or alike[0].name, fields, alike, name is not None))
+    for alike in grouped:
+        name = next((name for name, fields in names.items() if fields == alike[0].identity), None)
+        groups.append(Group(name or alike[0].name, alike, name is not None))
     order = [*names]
     return sorted(groups, key=lambda g: order.index(g.name) if g.is_named else len(order))
+
+
+def comparable_groups(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Puts groups together that can be compared, on the same data with the same binarization.
+
+    Returns:
+      A title and the groups of each such set.
+    """
+    comparisons: dict[tuple, list[Group]] = {}
+    for group in groups:
+        comparisons.setdefault(group.runs[0].comparison, []).append(group)
+    titles = {
+        key: f"{key[0]}, {'gray' if key[1] == 'none' else 'binarized'} pixels"
+        for key in comparisons
+    }
+    for key, title in titles.items():
+        if [*titles.values()].count(title) > 1:
+            titles[key] = f"{title}, data {(key[2] or 'unknown')[:8]}"
+    return [(titles[key], alike) for key, alike in comparisons.items()]

@@ -30,7 +30,7 @@ def set_cpu_flags() -> None:
 
 
 def _processor() -> str:
-    """The processor's instruction sets: a program compiled for others may not run."""
+    """Reads the processor's instruction sets: a program compiled for others may not run."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -39,7 +39,7 @@ def _processor() -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled programs are kept: in the user's cache folder, apart for each processor."""
+    """Returns where compiled programs are kept: the user's cache folder, by processor."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches) / "vae_jax" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
 

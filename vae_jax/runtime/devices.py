@@ -6,7 +6,7 @@ images are then on every device. One device is the mesh of one.
 """
 
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from vae_jax.runtime.errors import UserError
 
 REPLICA_AXIS = "replica"
 DATA_AXIS = "data"
+
+Value = TypeVar("Value")
 
 # A process that JAX cannot place by itself is told by these, as the coordinator's address is.
 _NUM_PROCESSES = "JAX_NUM_PROCESSES"
@@ -54,37 +56,42 @@ def connect() -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine, had too little memory."""
+    """Tells whether a device, or the machine, had too little memory."""
     if isinstance(error, MemoryError):
         return True
     told = ("RESOURCE_EXHAUSTED", "Out of memory")
     return isinstance(error, jax.errors.JaxRuntimeError) and any(t in str(error) for t in told)
 
 
+def by_platform(cpu: Value, accelerator: Value) -> Value:
+    """Returns the constant that suits the platform JAX computes on by default."""
+    return cpu if jax.default_backend() == "cpu" else accelerator
+
+
 def is_first_process() -> bool:
-    """Whether this is the one process that writes."""
+    """Tells whether this is the one process that writes."""
     return jax.process_index() == 0
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any of the run's processes; all of them must ask."""
+def any_process_true(flag: bool) -> bool:
+    """Tells whether the flag is set in any of the run's processes; all of them must ask."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
-def wait_for_all(name: str) -> None:
-    """Returns when every process of the run has come here."""
+def barrier(name: str) -> None:
+    """Waits until every process of the run has come here."""
     multihost_utils.sync_global_devices(name)
 
 
 def single_device() -> SingleDeviceSharding:
-    """All on this process's first device."""
+    """Returns the sharding that puts arrays on this process's first device."""
     return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def make_mesh(num_replicas: int, batch_size: int) -> Mesh:
-    """The devices of the run, with the axes `REPLICA_AXIS` and `DATA_AXIS`.
+    """Makes the mesh of the run's devices, with the axes `REPLICA_AXIS` and `DATA_AXIS`.
 
     Args:
       num_replicas: seeds trained side by side.
@@ -109,16 +116,16 @@ def make_mesh(num_replicas: int, batch_size: int) -> Mesh:
 
 
 def state_sharding(mesh: Mesh) -> NamedSharding:
-    """Where a train state lies: its replicas apart, or the whole of it on every device."""
+    """Returns where a train state lies: replicas apart, or the whole of it on every device."""
     return NamedSharding(mesh, P(REPLICA_AXIS) if mesh.shape[REPLICA_AXIS] > 1 else P())
 
 
-def place_state(state: Any, mesh: Mesh) -> Any:
-    """Puts a train state, the same in every process, where it is computed with."""
+def shard_state(state: Any, mesh: Mesh) -> Any:
+    """Puts a train state, the same in every process, where `state_sharding` says."""
     return jax.tree.map(lambda leaf: _place(leaf, state_sharding(mesh)), state)
 
 
-def place_on_all(array: np.ndarray, mesh: Mesh) -> jax.Array:
+def replicate(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """Puts an array, the same in every process, on every device."""
     return _place(array, NamedSharding(mesh, P()))
 
@@ -134,7 +141,7 @@ def _place(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 
 def to_host(tree: Any) -> Any:
-    """The arrays of a tree as NumPy arrays, whichever devices and processes they are on."""
+    """Copies a tree's arrays to NumPy arrays, whichever devices and processes they are on."""
     return jax.tree.map(_to_host, tree)
 
 

@@ -20,16 +20,16 @@ class UserError(Exception):
         super().__init__("".join(shown))
 
 
-def nearest(name: str, allowed: Sequence[str]) -> str:
-    """The allowed name that is most like `name`."""
+def closest_match(name: str, allowed: Sequence[str]) -> str:
+    """Returns the allowed name that is most like `name`."""
     name = name[:_COMPARED_CHARACTERS].lower()
     return max(allowed, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
 
 
 def check_choice(field: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises UserError, with the nearest allowed value, unless `value` is allowed."""
+    """Raises UserError, with the closest match, unless `value` is allowed."""
     if value not in allowed:
         raise UserError(
             f"{field} is {value!r}, must be one of {', '.join(allowed)}; "
-            f"nearest: {nearest(str(value), allowed)}"
+            f"closest match: {closest_match(str(value), allowed)}"
         )

@@ -30,17 +30,17 @@ class Request:
 
 
 def last_line(signal_number: int, message: str = "") -> str:
-    """What the user is told when a signal has ended the process."""
+    """Returns what the user is told when a signal has ended the process."""
     name = signal.Signals(signal_number).name
     return "; ".join(filter(None, (f"ended by {name}", message, "the same command goes on")))
 
 
 def status(signal_number: int) -> int:
-    """The exit status of a process that a signal has ended, as shells count it."""
+    """Returns the exit status of a process that a signal has ended, as shells count it."""
     return 128 + signal_number
 
 
-def end_at_once() -> None:
+def exit_on_signal() -> None:
     """Makes Ctrl-C and SIGTERM end the process at once, with a line that says so.
 
     Without an exception: where native code calls Python, as JAX does to compare static arguments,
@@ -87,7 +87,7 @@ def _at_first_signal(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Request]:
+def defer_signals() -> Iterator[Request]:
     """Notes Ctrl-C and SIGTERM instead of obeying them; the second one is obeyed at once.
 
     Yields:
@@ -104,10 +104,10 @@ def deferred() -> Iterator[Request]:
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[None]:
+def signals_as_exceptions() -> Iterator[None]:
     """Makes Ctrl-C and SIGTERM raise `Interrupted`, for code that cleans up behind itself.
 
-    Not around JAX's: see `end_at_once`. The second one is obeyed at once.
+    Not around JAX's: see `exit_on_signal`. The second one is obeyed at once.
     """
 
     def raise_interrupted(signal_number: int) -> None:

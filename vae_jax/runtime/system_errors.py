@@ -3,18 +3,17 @@
 import contextlib
 from collections.abc import Iterator
 
-import ml_collections
-
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 
 
 @contextlib.contextmanager
-def told_in_one_line(config: ml_collections.ConfigDict) -> Iterator[None]:
+def system_errors_as_user_errors(batch_size: int = 0, num_replicas: int = 1) -> Iterator[None]:
     """Turns the errors of files and of memory into UserError.
 
     Args:
-      config: the run's, for what to lower when memory is short.
+      batch_size: the run's, to be lowered when memory is short; 0 where there is no such run.
+      num_replicas: the run's, likewise.
     """
     try:
         yield
@@ -28,9 +27,7 @@ def told_in_one_line(config: ml_collections.ConfigDict) -> Iterator[None]:
     except Exception as error:
         if not devices.is_out_of_memory(error):
             raise
-        train = config.train
-        several = f", or train.num_replicas {train.num_replicas}" if train.num_replicas > 1 else ""
-        raise UserError(
-            f"the device has too little memory for train.batch_size {train.batch_size}{several}, "
-            "or for the model: lower these"
-        ) from error
+        fields = [f"train.batch_size {batch_size}"] if batch_size else []
+        fields += [f"train.num_replicas {num_replicas}"] if num_replicas > 1 else []
+        causes = f"{', or '.join(fields)}, or for the model" if fields else "the model"
+        raise UserError(f"the device has too little memory for {causes}: lower these") from error

@@ -1,13 +1,13 @@
 """Checkpoints through Orbax: the last three and the best by validation loss.
 
-A checkpoint, numbered by the training step, holds all that a run needs to go on: the train state,
-the rows of `metrics.csv` so far and the sums of an epoch that is not over, with a checksum
-of each.
+A checkpoint, numbered by the training step, holds all that a run needs to go on, in three items:
+the parameters to evaluate, which can be restored by themselves; the rest of the train state; the
+progress, that is, the rows of `metrics.csv` so far and the sums of an epoch that is not over. Each
+has a checksum.
 """
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import inspect
 import itertools
@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from vae_jax.model.losses import NegativeElbo
+from vae_jax.model.losses import LossTerms
+from vae_jax.model.vae import Params
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
-from vae_jax.training import metrics, steps
+from vae_jax.training import metrics
 from vae_jax.training.train_state import TrainState
 
 NUM_LATEST = 3
@@ -49,7 +51,7 @@ class Progress:
     """
 
     rows: tuple[list[dict[str, float]], ...] = ()
-    sums: NegativeElbo | None = None
+    sums: LossTerms | None = None
 
     @property
     def best(self) -> dict[str, float] | None:
@@ -58,15 +60,30 @@ class Progress:
         return min(means, key=lambda row: row["validation_loss"], default=None)
 
     def after(self, rows: list[dict[str, float]]) -> "Progress":
-        """The progress when one more epoch is over."""
+        """Returns the progress when one more epoch is over."""
         return Progress((*self.rows, rows))
 
 
-def _to_record(progress: Progress, state_checksum: int) -> dict[str, Any]:
-    sums = progress.sums and {
-        field: getattr(progress.sums, field).tolist() for field in vars(progress.sums)
-    }
-    content = {"rows": progress.rows, "sums": sums, "state_checksum": state_checksum}
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+    """Computes a number that tells whether arrays are, bit for bit, what they were: `<uint32>[]`.
+
+    The sum, modulo 2**32, of all words times odd weights that differ. That a single word has
+    changed always shows; that many have goes unseen once in 2**32 times.
+    """
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
+        weights = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
+        total = total * 3 + jnp.sum(words * weights, dtype=jnp.uint32)
+    return total
+
+
+def _to_record(progress: Progress, checksums: dict[str, int]) -> dict[str, Any]:
+    sums = progress.sums and {term: values.tolist() for term, values in vars(progress.sums).items()}
+    content = {"rows": progress.rows, "sums": sums, "checksums": checksums}
     return {"content": content, "crc32": _crc32(content)}
 
 
@@ -74,18 +91,18 @@ def _crc32(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _from_record(record: dict[str, Any]) -> tuple[Progress, int]:
+def _from_record(record: dict[str, Any]) -> tuple[Progress, dict[str, int]]:
     content = record["content"]
     if _crc32(content) != record["crc32"]:
         raise ValueError("its progress has another checksum")
-    sums = content["sums"] and NegativeElbo(
-        **{field: np.array(values, np.float32) for field, values in content["sums"].items()}
+    sums = content["sums"] and LossTerms(
+        **{term: np.array(values, np.float32) for term, values in content["sums"].items()}
     )
-    return Progress(tuple(content["rows"]), sums), content["state_checksum"]
+    return Progress(tuple(content["rows"]), sums), content["checksums"]
 
 
 def _reason(error: Exception) -> str:
-    """A short line about what may be a page."""
+    """Shortens to a line what may be a page."""
     if number := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(number[1]))
     lines = str(error).strip().splitlines()
@@ -125,7 +142,7 @@ def _quiet_when_failing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _damage() -> Iterator[None]:
+def _reading_may_fail() -> Iterator[None]:
     """Takes whatever goes wrong in reading for damage, but a lack of memory."""
     try:
         with _quiet_when_failing():
@@ -178,7 +195,7 @@ class Checkpoints:
             ),
         )
         self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_names=("state", "progress")
+            self._folder, options=options, item_names=("params", "state", "progress")
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -193,7 +210,12 @@ class Checkpoints:
         Raises:
           UserError: it cannot be written; those before it are as they were.
         """
-        record = _to_record(progress, int(devices.to_host(steps.checksum(state))))
+        params, rest = state.split()
+        checksums = {
+            name: int(devices.to_host(checksum(tree)))
+            for name, tree in (("params", params), ("state", rest))
+        }
+        record = _to_record(progress, checksums)
         self._best.step = progress.best and int(progress.best["step"])
         try:
             if not self._folder.is_dir():
@@ -202,7 +224,9 @@ class Checkpoints:
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(record)
+                        params=ocp.args.StandardSave(params),
+                        state=ocp.args.StandardSave(rest),
+                        progress=ocp.args.JsonSave(record),
                     ),
                 )
         except Exception as error:
@@ -212,21 +236,19 @@ class Checkpoints:
                 "command again"
             ) from error
 
-    def restore(
-        self, step: int, like: TrainState, sharding: jax.sharding.Sharding
-    ) -> tuple[TrainState, Progress]:
-        """Restores what was saved after `step`.
+    def restore_params(self, step: int, like: Params, sharding: jax.sharding.Sharding) -> Params:
+        """Restores the parameters to evaluate that were saved after `step`.
 
         Args:
           step: one that was saved.
-          like: shapes and types of the state.
-          sharding: where its arrays go.
+          like: their shapes and types.
+          sharding: where they go.
 
         Raises:
           UserError: the checkpoint is damaged.
         """
         try:
-            return self._read(step, like, sharding)
+            return self._read(step, {"params": like}, sharding)[0]["params"]
         except _DamagedCheckpoint as error:
             raise UserError(
                 f"{self._folder / str(step)}: the checkpoint is damaged ({error}); the others may "
@@ -247,31 +269,37 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, and all of them are damaged.
         """
-        read = functools.partial(self._read, like=like, sharding=sharding)
-        return self._newest_whole(read, self._rename_damaged)
+        params, rest = like.split()
+
+        def read(step: int) -> tuple[TrainState, Progress]:
+            restored, progress = self._read(step, {"params": params, "state": rest}, sharding)
+            return restored["state"].join(restored["params"]), progress
+
+        return self._latest_valid(read, self._rename_damaged)
 
     def latest_progress(self) -> Progress | None:
-        """The progress that the newest whole checkpoint holds; None where there is none at all.
+        """Reads the progress of the newest whole checkpoint; None where there is none at all.
 
         Raises:
           UserError: there are checkpoints, and all of them are damaged.
         """
-        return self._newest_whole(self._read_progress, self._leave_damaged)
+        return self._latest_valid(self._read_progress, self._leave_damaged)
 
-    def _newest_whole(
-        self, read: Callable[[int], Any], put_away: Callable[[int], Path]
+    def _latest_valid(
+        self, read: Callable[[int], Any], quarantine: Callable[[int], Path]
     ) -> Any | None:
+        """Reads the newest checkpoint that can be read; the damaged ones before it are said."""
         saved = sorted(self._manager.all_steps(), reverse=True)
         for step in saved:
-            found, problem = None, "another process found it so"
+            restored, problem = None, "another process found it so"
             try:
-                found = read(step)
+                restored = read(step)
             except _DamagedCheckpoint as error:
                 problem = str(error)
-            missing = found is None
-            if not (missing if self._read_only else devices.any_process(missing)):
-                return found
-            where = put_away(step)
+            missing = restored is None
+            if not (missing if self._read_only else devices.any_process_true(missing)):
+                return restored
+            where = quarantine(step)
             if devices.is_first_process():
                 print(
                     f"the checkpoint of step {step} is damaged ({problem}); the one before it is "
@@ -292,28 +320,33 @@ class Checkpoints:
         """Takes a damaged checkpoint out of the way of a new one of that step."""
         names = (f"damaged_{step}_{count}" for count in itertools.count(1))
         path = next(path for name in names if not (path := self._folder / name).exists())
-        devices.wait_for_all(f"named {path}")
+        devices.barrier(f"named {path}")
         if devices.is_first_process():
             os.rename(self._folder / str(step), path)
-        devices.wait_for_all(f"renamed {path}")
+        devices.barrier(f"renamed {path}")
         self._manager.reload()
         return path
 
     def _read(
-        self, step: int, like: TrainState, sharding: jax.sharding.Sharding
-    ) -> tuple[TrainState, Progress]:
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
-        )
-        with _damage():
-            items = {"state": ocp.args.StandardRestore(abstract), "progress": _JSON}
-            found = self._manager.restore(step, args=ocp.args.Composite(**items))
-            progress, checksum = _from_record(found.progress)
-            if int(devices.to_host(steps.checksum(found.state))) != checksum:
-                raise ValueError("its state has another checksum")
-            return found.state, progress
+        self, step: int, like: dict[str, Any], sharding: jax.sharding.Sharding
+    ) -> tuple[dict[str, Any], Progress]:
+        """Reads the progress and some other items, all checked."""
+        items = {
+            name: ocp.args.StandardRestore(
+                jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                    tree,
+                )
+            )
+            for name, tree in like.items()
+        }
+        with _reading_may_fail():
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items, progress=_JSON))
+            progress, checksums = _from_record(restored.progress)
+            for name in like:
+                if int(devices.to_host(checksum(restored[name]))) != checksums[name]:
+                    raise ValueError(f"its {name} has another checksum")
+            return {name: restored[name] for name in like}, progress
 
     def _read_progress(self, step: int) -> Progress:
-        with _damage():
-            found = self._manager.restore(step, args=ocp.args.Composite(progress=_JSON))
-            return _from_record(found.progress)[0]
+        return self._read(step, {}, devices.single_device())[1]

@@ -1,21 +1,22 @@
-"""From sums to an epoch's figures, and where they are written: CSV and TensorBoard."""
+"""From sums to an epoch's metrics, and where they are written: CSV and TensorBoard."""
 
 import contextlib
 import csv
 import dataclasses
 import io
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from vae_jax.model.losses import NegativeElbo
+from vae_jax.model.losses import LossTerms
 from vae_jax.runtime.errors import UserError
-from vae_jax.training.run_directory import write_atomically
+from vae_jax.runtime.files import write_atomically
 
-TERMS = tuple(field.name for field in dataclasses.fields(NegativeElbo))
+TERMS = tuple(field.name for field in dataclasses.fields(LossTerms))
 COLUMNS = (
     "epoch",
     "step",
@@ -29,32 +30,27 @@ SKIPPED_COLUMN = "skipped_updates"
 STD_COLUMNS = tuple(f"{column}_std" for column in COLUMNS[2:-1])
 
 
-def mean_terms(
-    pieces: Iterable[NegativeElbo], num_images: int | np.ndarray
-) -> list[dict[str, float]]:
+def mean_terms(terms: LossTerms, num_images: int | np.ndarray) -> list[dict[str, float]]:
     """Averages the loss and its terms, once, over all images.
 
     Args:
-      pieces: terms of images, or sums over some of them, each `<float>[n]`, or
-        `<float>[n, replicas]` of several replicas.
+      terms: of images, or sums over some of them, each `<float>[n]`, or `<float>[n, replicas]`.
       num_images: how many images they are of, together, or `<int>[replicas]`.
 
     Returns:
       For each replica each term's name and mean, in nats per image, summed in float64.
     """
-    sums = {term: np.zeros(()) for term in TERMS}
-    for piece in pieces:
-        for term in TERMS:
-            sums[term] = sums[term] + np.asarray(getattr(piece, term)).sum(0, dtype=np.float64)
-    columns = {term: np.atleast_1d(total / num_images) for term, total in sums.items()}
-    num_replicas = len(columns[TERMS[0]])
+    means = {
+        term: np.atleast_1d(np.asarray(values).sum(0, dtype=np.float64) / num_images)
+        for term, values in vars(terms).items()
+    }
     return [
-        {term: float(column[index]) for term, column in columns.items()}
-        for index in range(num_replicas)
+        {term: float(column[index]) for term, column in means.items()}
+        for index in range(len(means["loss"]))
     ]
 
 
-def epoch_terms(sums: NegativeElbo, batch_size: int) -> tuple[list[dict[str, float]], np.ndarray]:
+def epoch_terms(sums: LossTerms, batch_size: int) -> tuple[list[dict[str, float]], np.ndarray]:
     """Averages the sums of an epoch's steps; steps whose loss is not finite do not count.
 
     Args:
@@ -67,13 +63,13 @@ def epoch_terms(sums: NegativeElbo, batch_size: int) -> tuple[list[dict[str, flo
       left out, `<int>[replicas]`.
     """
     finite = np.isfinite(sums.loss)
-    counted = NegativeElbo(**{t: np.where(finite, getattr(sums, t), 0.0) for t in TERMS})
+    counted = jax.tree.map(lambda term: np.where(finite, term, 0.0), sums)
     num_steps = np.atleast_1d(finite.sum(0))
-    return mean_terms([counted], num_steps * batch_size), len(finite) - num_steps
+    return mean_terms(counted, num_steps * batch_size), len(finite) - num_steps
 
 
 def mean_and_std(rows: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Each field's mean over replicas, and its sample standard deviation (0 of one row)."""
+    """Computes each field's mean over replicas and sample standard deviation (0 of one row)."""
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     ddof = 1 if len(rows) > 1 else 0
     return (
@@ -83,7 +79,7 @@ def mean_and_std(rows: Sequence[dict[str, float]]) -> tuple[dict[str, float], di
 
 
 def combine(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """One row of the replicas' rows: the only one, or their means, then the `STD_COLUMNS`."""
+    """Combines the replicas' rows: the only one, or their means, then the `STD_COLUMNS`."""
     if len(rows) == 1:
         return rows[0]
     mean, std = mean_and_std(rows)
@@ -100,7 +96,7 @@ def _format(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv`.
+    """Reads the rows of a `metrics.csv`.
 
     Raises:
       UserError: it cannot be read, or does not hold numbers in every column.
@@ -125,7 +121,7 @@ class EpochWriters:
         self,
         folders: Sequence[Path],
         workdir: Path,
-        earlier: Sequence[Sequence[dict[str, float]]],
+        previous_rows: Sequence[Sequence[dict[str, float]]],
         columns: Sequence[str],
     ):
         """Opens the files.
@@ -133,16 +129,18 @@ class EpochWriters:
         Args:
           folders: each replica's.
           workdir: the run's; the same as the one replica's.
-          earlier: for each epoch so far, each replica's row.
+          previous_rows: for each epoch so far, each replica's row.
           columns: of each row.
         """
         with contextlib.ExitStack() as stack:
             self._each = [
-                stack.enter_context(MetricsWriter(folder, [rows[i] for rows in earlier], columns))
+                stack.enter_context(
+                    MetricsWriter(folder, [rows[i] for rows in previous_rows], columns)
+                )
                 for i, folder in enumerate(folders)
             ]
             if len(folders) > 1:
-                means = [combine(rows) for rows in earlier]
+                means = [combine(rows) for rows in previous_rows]
                 writer = MetricsWriter(workdir, means, (*columns, *STD_COLUMNS))
                 self._mean = stack.enter_context(writer)
             self._stack = stack.pop_all()

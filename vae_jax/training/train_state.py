@@ -7,10 +7,38 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vae_jax.datasets import IMAGE_SHAPE
-from vae_jax.model.initialization import tensorflow_params, with_data_bias
+from vae_jax.model.initialization import INITIALIZATIONS, tensorflow_params, with_data_bias
 from vae_jax.model.rng_streams import Stream, stream_key
-from vae_jax.model.vae import VAE
+from vae_jax.model.vae import VAE, Params
+
+
+@struct.dataclass
+class MovingAverage:
+    """An exponential moving average of parameters.
+
+    Attributes:
+      count: `<int32>[]`, parameters averaged so far.
+      params: their average.
+    """
+
+    count: jax.Array
+    params: Params
+
+    def update(self, params: Params, decay: float) -> "MovingAverage":
+        """Adds the newest parameters.
+
+        Kingma and Ba 2015, section 7.2, with their correction for the start: after t steps the
+        parameters of step i weigh decay**(t - i), over the sum of these weights.
+
+        Args:
+          params: the newest.
+          decay: above 0 and below 1; 1 / (1 - decay) steps are remembered.
+        """
+        count = self.count + 1
+        # Of the newest parameters; 1 for the first.
+        weight = (1.0 - decay) / (1.0 - jnp.float32(decay) ** count)
+        average = jax.tree.map(lambda old, new: old + weight * (new - old), self.params, params)
+        return MovingAverage(count, average)
 
 
 @struct.dataclass
@@ -20,14 +48,40 @@ class TrainState:
     Attributes:
       step: `<int32>[]`, number of steps taken.
       params: the model's parameters.
-      opt_state: the optimiser's state.
+      average: their moving average; None where the run keeps none.
+      opt_state: the optimizer's state.
       root_key: the key all others are folded from; it never changes.
     """
 
     step: jax.Array
-    params: Any
+    params: Params
+    average: MovingAverage | None
     opt_state: optax.OptState
     root_key: jax.Array
+
+    @property
+    def evaluation_params(self) -> Params:
+        """The parameters to evaluate: their average where the run keeps one."""
+        return self.params if self.average is None else self.average.params
+
+    def split(self) -> tuple[Params, "TrainState"]:
+        """Takes the parameters to evaluate apart; the state returned lacks them."""
+        if self.average is None:
+            return self.params, self.replace(params=None)
+        return self.average.params, self.replace(average=self.average.replace(params=None))
+
+    def join(self, params: Params) -> "TrainState":
+        """Puts the parameters to evaluate back into a state that lacks them."""
+        if self.average is None:
+            return self.replace(params=params)
+        return self.replace(average=self.average.replace(params=params))
+
+
+def init_params(model: VAE, root_key: jax.Array) -> Params:
+    """Draws a model's parameters from Flax's initializers."""
+    images = jnp.zeros((1, *model.image_shape))
+    # The latent sample's key has no influence on the parameters' shapes or values.
+    return model.init(stream_key(root_key, Stream.PARAMETERS), images, root_key)["params"]
 
 
 def create_train_state(
@@ -36,38 +90,41 @@ def create_train_state(
     seed: int | jax.Array,
     initialization: str = "flax",
     mean_image: jax.Array | None = None,
+    keep_average: bool = False,
 ) -> TrainState:
-    """The state before the first step; the seed alone decides it, or the seed and a mean image.
+    """Makes the state before the first step, which the seed decides, or seed and mean image.
 
     Args:
       model: the autoencoder.
       optimizer: the Optax transformation of its gradients.
       seed: of the run.
       initialization: "flax" (its defaults) or "tensorflow" (version 1's).
-      mean_image: `<float>[28, 28]`, pixels in [0, 1], which the decoder is to begin at.
+      mean_image: `<float>[height, width]`, intensities in [0, 1], which the decoder is to begin
+        at.
+      keep_average: whether a moving average of the parameters is kept.
 
     Raises:
-      ValueError: the initialisation is another one.
+      ValueError: the initialization is another one.
     """
+    if initialization not in INITIALIZATIONS:
+        allowed = " or ".join(map(repr, INITIALIZATIONS))
+        raise ValueError(f"initialization is {initialization!r}, must be {allowed}")
     root_key = jax.random.key(seed)
-    images = jnp.zeros((1, *IMAGE_SHAPE))
-    # The latent sample's key has no influence on the parameters' shapes or values.
-    params_key = stream_key(root_key, Stream.PARAMETERS)
-    params = model.init(params_key, images, root_key)["params"]
+    params = init_params(model, root_key)
     if initialization == "tensorflow":
-        params = tensorflow_params(params, params_key)
-    elif initialization != "flax":
-        raise ValueError(f"initialization is {initialization!r}, must be 'flax' or 'tensorflow'")
+        params = tensorflow_params(params, stream_key(root_key, Stream.PARAMETERS))
     if mean_image is not None:
-        params = with_data_bias(params, mean_image)
+        params = with_data_bias(model, params, mean_image)
+    zero = jnp.zeros((), jnp.int32)
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=zero,
         params=params,
+        average=MovingAverage(zero, jax.tree.map(jnp.copy, params)) if keep_average else None,
         opt_state=optimizer.init(params),
         root_key=root_key,
     )
 
 
-def num_parameters(state: TrainState) -> int:
-    """How many numbers the model learns."""
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+def num_parameters(params: Any) -> int:
+    """Counts the numbers a model learns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

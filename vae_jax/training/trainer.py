@@ -1,4 +1,4 @@
-"""The epochs of a run: training in stretches, validation, rows and checkpoints."""
+"""The epochs of a run: training in chunks of steps, validation, rows and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -15,19 +15,16 @@ import numpy as np
 from tqdm import tqdm
 
 from vae_jax import datasets
-from vae_jax.model.losses import NegativeElbo
+from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.model.losses import LossTerms
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.interrupts import Interrupted, Request
-from vae_jax.training import metrics, run_directory, steps, validation
+from vae_jax.training import metrics, run_directory, steps
 from vae_jax.training.checkpoints import Checkpoints, Progress
-from vae_jax.training.settings import step_settings
+from vae_jax.training.settings import TrainSettings, train_settings
 from vae_jax.training.train_state import TrainState
-
-# Steps between two signs of life: each stretch is one call to the device. An accelerator takes
-# a step in less time than a call costs.
-_STEPS_PER_CALL = {"cpu": 10}
-_STEPS_PER_CALL_ELSEWHERE = 110
+from vae_jax.training.validation import evaluate_split
 
 
 class _NotFinite(Exception):
@@ -38,54 +35,61 @@ class _NotFinite(Exception):
         self.step = step
 
 
+def _steps_per_chunk() -> int:
+    """Returns the steps between two signs of life: each chunk is one call to the device."""
+    # An accelerator takes a step in less time than a call costs.
+    return devices.by_platform(cpu=10, accelerator=110)
+
+
 def train_one_epoch(
-    settings: steps.StepSettings,
+    settings: TrainSettings,
     state: TrainState,
     images: jax.Array,
     epoch: int,
     bar: tqdm,
-    earlier: NegativeElbo | None = None,
+    previous_sums: LossTerms | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[TrainState, NegativeElbo]:
+) -> tuple[TrainState, LossTerms]:
     """Trains for one epoch, or what is left of it.
 
     The last images of the order that do not fill a batch are left out of this epoch.
 
     Args:
-      settings: model, optimiser and loss.
+      settings: model, optimizer and loss.
       state: consumed: its buffers hold the new state.
-      images: `<uint8>[n, 28, 28]`, all training images, on the devices.
+      images: `<uint8>[n, height, width]`, all training images, on the devices.
       epoch: the epoch's number, from 1: it decides the order.
-      bar: advanced by the images of each finished stretch.
-      earlier: what an interrupted call returned of this epoch.
-      should_stop: asked between stretches; where it says so, the rest of the epoch is left.
+      bar: advanced by the images of each finished chunk.
+      previous_sums: what an interrupted call returned of this epoch.
+      should_stop: asked between chunks; where it says so, the rest of the epoch is left.
 
     Returns:
       The new state, and the loss and its terms summed over each batch of the epoch so far,
       `<float32>[steps, ...]` in NumPy.
     """
     num_steps = len(images) // settings.batch_size
-    steps_per_call = _STEPS_PER_CALL.get(jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE)
+    steps_per_chunk = _steps_per_chunk()
     order = steps.epoch_order(settings, state.root_key, epoch, len(images))
-    finished = [] if earlier is None else [earlier]
-    first = 0 if earlier is None else len(earlier.loss)
+    finished = [] if previous_sums is None else [previous_sums]
+    first = 0 if previous_sums is None else len(previous_sums.loss)
     step = (epoch - 1) * num_steps + first
     running = None
     while first < num_steps and not (running and should_stop()):
-        count = min(steps_per_call, num_steps - first)
-        state, sums = steps.train_epoch(settings, state, images, order, first, count)
-        # While this stretch runs, the one before is looked at: the device never waits.
+        count = min(steps_per_chunk, num_steps - first)
+        state, sums = steps.train_chunk(settings, state, images, order, first, count)
+        # While this chunk runs, the one before is looked at: the device never waits.
         if running:
             finished.append(_finish(settings, running, step, bar))
             step += len(finished[-1].loss)
         running = sums
         first += count
-    finished.append(_finish(settings, running, step, bar))
+    if running:
+        finished.append(_finish(settings, running, step, bar))
     return state, jax.tree.map(lambda *pieces: np.concatenate(pieces), *finished)
 
 
-def _finish(settings: steps.StepSettings, sums: NegativeElbo, step: int, bar: tqdm) -> NegativeElbo:
-    """Waits for the stretch after `step`, checks it and shows its mean loss."""
+def _finish(settings: TrainSettings, sums: LossTerms, step: int, bar: tqdm) -> LossTerms:
+    """Waits for the chunk after `step`, checks it and shows its mean loss."""
     sums = devices.to_host(sums)
     finite = np.isfinite(sums.loss).reshape(len(sums.loss), -1).all(1)
     if not finite.all() and not settings.skip_nonfinite:
@@ -95,10 +99,8 @@ def _finish(settings: steps.StepSettings, sums: NegativeElbo, step: int, bar: tq
     return sums
 
 
-def _training_rows(
-    settings: steps.StepSettings, sums: NegativeElbo, epoch: int
-) -> list[dict[str, float]]:
-    """The training part of each replica's row."""
+def _training_rows(settings: TrainSettings, sums: LossTerms, epoch: int) -> list[dict[str, float]]:
+    """Makes the training part of each replica's row."""
     if not np.isfinite(sums.loss).any(axis=0).all():
         raise UserError(
             f"every update of epoch {epoch} was skipped: no loss or gradient was finite; lower "
@@ -118,7 +120,7 @@ def _training_rows(
 def _row_writer(
     config: ml_collections.ConfigDict, workdir: Path, progress: Progress
 ) -> Iterator[Callable[[Sequence[dict[str, float]]], None]]:
-    """What writes an epoch's rows; in other processes than the first nothing is written."""
+    """Opens what writes an epoch's rows; in processes other than the first, nothing is written."""
     if not devices.is_first_process():
         yield lambda rows: None
         return
@@ -129,8 +131,8 @@ def _row_writer(
         yield writers.write
 
 
-class Loop:
-    """A run between its start and its last epoch."""
+class Trainer:
+    """Trains a run from where it is to its last epoch."""
 
     def __init__(
         self,
@@ -149,7 +151,7 @@ class Loop:
           dataset: its data.
           checkpoints: its checkpoints.
           mesh: the devices that compute.
-          request: to end, looked at after every stretch.
+          request: to end, looked at after every chunk of steps.
 
         Raises:
           UserError: all checkpoints are damaged.
@@ -158,17 +160,17 @@ class Loop:
         self._checkpoints, self._request = checkpoints, request
         images = dataset.train.images
         self._steps_per_epoch = len(images) // config.train.batch_size
-        self._settings = step_settings(config, mesh, self._steps_per_epoch)
-        self._images = devices.place_on_all(images, mesh)
+        self._settings = train_settings(config, images.shape[1:], self._steps_per_epoch, mesh)
+        self._images = devices.replicate(images, mesh)
         self._validation = dataset.validation.images
-        found = checkpoints.restore_latest(
+        restored = checkpoints.restore_latest(
             steps.abstract_state(self._settings), devices.state_sharding(mesh)
         )
-        if found:
-            self._state, self._progress = found
+        if restored:
+            self._state, self._progress = restored
         else:
-            begins_at_mean = config.initial_output == "data_mean"
-            mean_image = images.mean(0) / steps.MAX_PIXEL if begins_at_mean else None
+            begins_at_mean = config.output_bias_init == "data_mean"
+            mean_image = images.mean(0) / MAX_PIXEL if begins_at_mean else None
             self._state = steps.initial_state(self._settings, config.seed, mean_image)
             self._progress = Progress()
 
@@ -183,7 +185,7 @@ class Loop:
         return done if self._progress.sums is None else f"step {self._step}, {done} and a part"
 
     def _should_stop(self) -> bool:
-        return devices.any_process(self._request.signal_number is not None)
+        return devices.any_process_true(self._request.signal_number is not None)
 
     def _save(self) -> None:
         self._checkpoints.save(self._step, self._state, self._progress)
@@ -255,7 +257,12 @@ class Loop:
             self._stop()
         num_images = (epoch * self._steps_per_epoch - first_step) * settings.batch_size
         speed = round(num_images / (time.perf_counter() - start), 1)
-        means = validation.evaluate_split(settings, self._state, self._validation)
+        means = evaluate_split(
+            settings.evaluation,
+            self._state.evaluation_params,
+            self._state.root_key,
+            self._validation,
+        )
         rows = _training_rows(settings, sums, epoch)
         if not all(math.isfinite(terms["loss"]) for terms in means):
             raise self._not_finite("validation loss", epoch * self._steps_per_epoch, epoch)

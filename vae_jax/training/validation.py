@@ -1,43 +1,77 @@
-"""Mean losses over whole splits."""
+"""Mean losses over whole splits, every image counted once."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.runtime import devices
-from vae_jax.training import metrics, steps
-from vae_jax.training.optimizer import evaluation_params
-from vae_jax.training.train_state import TrainState
+from vae_jax.model.likelihoods import to_intensities
+from vae_jax.model.losses import LossTerms
+from vae_jax.model.objective import evaluation_terms
+from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.vae import Params
+from vae_jax.runtime.batching import map_batches
+from vae_jax.training import metrics
+from vae_jax.training.parallel import for_each_replica, replicate, shard_batch
+from vae_jax.training.settings import EvaluationSettings
 
 _BATCH_SIZE = 500
 
 
 def evaluate_split(
-    settings: steps.StepSettings, state: TrainState, images: np.ndarray
+    settings: EvaluationSettings, params: Params, root_key: jax.Array, images: np.ndarray
 ) -> list[dict[str, float]]:
-    """Each replica's mean loss and terms over every image, each counted once.
+    """Computes each replica's mean loss and terms over every image, each counted once.
 
     Args:
       settings: model and loss.
-      state: parameters, or an optimiser's state with their average, and root key.
-      images: `<uint8>[n, 28, 28]`.
+      params: the parameters to evaluate.
+      root_key: the run's root key.
+      images: `<uint8>[n, height, width]`.
 
     Returns:
       The terms of each replica, nats per image.
     """
     # Every device has as many images of a batch as the others.
-    num_devices = settings.mesh.size if settings.splits_batches else 1
+    num_devices = settings.mesh.size if settings.mesh and settings.splits_batches else 1
     batch_size = -(-_BATCH_SIZE // num_devices) * num_devices
-    params = evaluation_params(state.params, state.opt_state)
-    pieces = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        # A short last batch is filled up, so that one program serves all, and cut off again.
-        padding = batch_size - len(batch)
-        terms = steps.evaluate_batch(
-            settings,
-            params,
-            state.root_key,
-            np.pad(batch, ((0, padding), (0, 0), (0, 0))),
-            np.arange(start, start + batch_size),
-        )
-        pieces.append(devices.to_host(terms)[: len(batch)])
-    return metrics.mean_terms(pieces, len(images))
+    evaluate = functools.partial(evaluate_batch, settings, params, root_key)
+    terms = map_batches(evaluate, batch_size, images, np.arange(len(images)))
+    return metrics.mean_terms(terms, len(images))
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def evaluate_batch(
+    settings: EvaluationSettings,
+    params: Params,
+    root_key: jax.Array,
+    images: jax.Array,
+    indices: jax.Array,
+) -> LossTerms:
+    """Computes loss and terms of each image, dropout off, with the objective's samples.
+
+    An image's noise comes from its index in the split, so that neither the batch size nor
+    the epoch changes it.
+
+    Args:
+      settings: model and loss.
+      params: the model's parameters.
+      root_key: the run's root key.
+      images: `<uint8>[batch, height, width]`.
+      indices: `<int>[batch]`, each image's place in its split.
+
+    Returns:
+      The loss and its terms, each `<float>[batch, ...]`, nats per image.
+    """
+
+    def evaluate(
+        params: Params, root_key: jax.Array, images: jax.Array, indices: jax.Array
+    ) -> LossTerms:
+        pixels = to_intensities(shard_batch(settings, images))
+        keys = jax.vmap(lambda index: stream_key(root_key, Stream.EVALUATION, index))(indices)
+        terms = evaluation_terms(settings.objective, settings.model, params, pixels, keys)
+        return replicate(settings, terms)
+
+    evaluate_all = for_each_replica(settings, evaluate, in_axes=(0, 0, None, None), out_axes=1)
+    return evaluate_all(params, root_key, jnp.asarray(images), jnp.asarray(indices))

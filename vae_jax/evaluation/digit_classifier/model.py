@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+from vae_jax.model.vae import Params
+from vae_jax.runtime.batching import map_batches
 
 NUM_DIGITS = 10
 # The class behind the digits': an image that shows none.
@@ -31,7 +32,7 @@ class DigitClassifier(nn.Module):
         """Classifies images.
 
         Args:
-          images: `<float>[batch, 28, 28]`, ink in [0, 1].
+          images: `<float>[batch, height, width]`, intensities in [0, 1].
           dropout_key: key of the dropout masks; without one dropout is off.
 
         Returns:
@@ -73,19 +74,14 @@ class Predictions:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _apply(model: DigitClassifier, params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _apply(
+    model: DigitClassifier, params: Params, images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     features, logits = model.apply({"params": params}, images)
     return features, jax.nn.softmax(logits)[:, :NUM_DIGITS]
 
 
-def classify(params: Any, images: np.ndarray) -> Predictions:
-    """Classifies images `<float>[n, 28, 28]`, ink in [0, 1], at least one."""
-    pieces = []
-    for start in range(0, len(images), _BATCH_SIZE):
-        batch = jnp.asarray(images[start : start + _BATCH_SIZE], jnp.float32)
-        # A short last batch is filled up, so that one program serves all.
-        padded = jnp.pad(batch, ((0, _BATCH_SIZE - len(batch)), (0, 0), (0, 0)))
-        outputs = _apply(DigitClassifier(), params, padded)
-        pieces.append([np.asarray(output)[: len(batch)] for output in outputs])
-    features, probabilities = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-    return Predictions(features, probabilities)
+def classify(params: Params, images: np.ndarray) -> Predictions:
+    """Classifies images `<float>[n, height, width]`, intensities in [0, 1], at least one."""
+    function = functools.partial(_apply, DigitClassifier(), params)
+    return Predictions(*map_batches(function, _BATCH_SIZE, images.astype(np.float32)))

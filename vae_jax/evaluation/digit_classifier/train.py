@@ -1,6 +1,6 @@
 """Trains the digit classifier and writes its weights.
 
-  python -m vae_jax.digit_classifier.train --output=weights.npz
+  python -m vae_jax.evaluation.digit_classifier.train --output=weights.npz
 
 Add `--manual_dir=FOLDER` where the four MNIST files already lie in a folder.
 """
@@ -9,7 +9,6 @@ import argparse
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,9 @@ from tqdm import tqdm
 from vae_jax import datasets
 from vae_jax.evaluation.digit_classifier import weights
 from vae_jax.evaluation.digit_classifier.model import NO_DIGIT, DigitClassifier, classify
-from vae_jax.training.run_directory import write_atomically
+from vae_jax.model.likelihoods import MAX_PIXEL, to_intensities
+from vae_jax.model.vae import Params
+from vae_jax.runtime.files import write_atomically
 
 _SEED = 0
 _NUM_EPOCHS = 20
@@ -35,7 +36,7 @@ _NUM_NO_DIGITS = 5  # in a batch, of each kind
 def _distort(key: jax.Array, images: jax.Array) -> jax.Array:
     """Turns, stretches, slants and shifts each of `<float>[batch, 28, 28]` a little, at random."""
     height, width = datasets.IMAGE_SHAPE
-    centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
+    center = jnp.array([(height - 1) / 2, (width - 1) / 2])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
 
     def distort(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -43,14 +44,14 @@ def _distort(key: jax.Array, images: jax.Array) -> jax.Array:
         angle, shift = draws[0] * _MAX_ANGLE, draws[1:3] * _MAX_SHIFT
         turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
         stretch = jnp.eye(2) + _MAX_STRETCH * jnp.array([[draws[3], draws[5]], [0.0, draws[4]]])
-        sources = (grid - centre) @ (turn @ stretch).T + centre + shift
+        sources = (grid - center) @ (turn @ stretch).T + center + shift
         return jax.scipy.ndimage.map_coordinates(image, jnp.moveaxis(sources, -1, 0), order=1)
 
     return jax.vmap(distort)(jax.random.split(key, len(images)), images)
 
 
 def _no_digits(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Images that show no digit, `<float>[3 * n, 28, 28]`, made from `<float>[n, 28, 28]`.
+    """Makes images that show no digit, `<float>[3 * n, 28, 28]`, of `<float>[n, 28, 28]`.
 
     Their pixels shuffled, their quarters exchanged, and dots of a random density, none to many.
     """
@@ -67,20 +68,20 @@ def _no_digits(key: jax.Array, images: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="optimizer", donate_argnames=("params", "opt_state"))
 def _train_step(
     optimizer: optax.GradientTransformation,
-    params: Any,
-    opt_state: Any,
+    params: Params,
+    opt_state: optax.OptState,
     key: jax.Array,
     images: jax.Array,
     labels: jax.Array,
-) -> tuple[Any, Any, jax.Array]:
-    """One update; returns the parameters, the optimiser's state and the mean loss."""
+) -> tuple[Params, optax.OptState, jax.Array]:
+    """Updates once; returns the parameters, the optimizer's state and the mean loss."""
     distortion_key, dropout_key, no_digits_key = jax.random.split(key, 3)
-    pixels = _distort(distortion_key, images.astype(jnp.float32) / 255.0)
+    pixels = _distort(distortion_key, to_intensities(images))
     others = _no_digits(no_digits_key, pixels[:_NUM_NO_DIGITS])
     pixels = jnp.concatenate([pixels, others])
     labels = jnp.concatenate([labels, jnp.full(len(others), NO_DIGIT)])
 
-    def mean_loss(params: Any) -> jax.Array:
+    def mean_loss(params: Params) -> jax.Array:
         _, logits = DigitClassifier().apply({"params": params}, pixels, dropout_key)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -89,7 +90,7 @@ def _train_step(
     return optax.apply_updates(params, updates), opt_state, loss
 
 
-def train(train_split: datasets.Split) -> Any:
+def train(train_split: datasets.Split) -> Params:
     """Trains on a split; returns the parameters. The seed is fixed."""
     root_key = jax.random.key(_SEED)
     steps_per_epoch = len(train_split) // _BATCH_SIZE
@@ -117,9 +118,9 @@ def train(train_split: datasets.Split) -> Any:
     return params
 
 
-def accuracy(params: Any, split: datasets.Split) -> float:
-    """The share of a split's images that the classifier names rightly."""
-    predictions = classify(params, split.images.astype(np.float32) / 255.0)
+def accuracy(params: Params, split: datasets.Split) -> float:
+    """Computes the fraction of a split's images that the classifier gets right."""
+    predictions = classify(params, split.images.astype(np.float32) / MAX_PIXEL)
     return float((predictions.labels == split.labels).mean())
 
 

@@ -3,35 +3,35 @@
 import hashlib
 import io
 from pathlib import Path
-from typing import Any
 
 import flax.traverse_util
 import numpy as np
 
+from vae_jax.model.vae import Params
 from vae_jax.runtime.errors import UserError
 
 WEIGHTS_PATH = Path(__file__).parent / "weights.npz"
-# Of the file that `python -m vae_jax.digit_classifier.train` wrote.
+# Of the file that `python -m vae_jax.evaluation.digit_classifier.train` wrote.
 WEIGHTS_SHA256 = "e4520570e41fc72ddaba1e61e8c9275f23d57d5abab2071d097972cad5fbe502"
 
 
-def to_bytes(params: Any) -> bytes:
-    """The file that holds the parameters, rounded to half precision."""
+def to_bytes(params: Params) -> bytes:
+    """Writes the parameters as a file's content, rounded to half precision."""
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     buffer = io.BytesIO()
     np.savez(buffer, **{name: np.asarray(leaf, np.float16) for name, leaf in flat.items()})
     return buffer.getvalue()
 
 
-def from_bytes(content: bytes) -> Any:
-    """The parameters a file holds, as single precision."""
+def from_bytes(content: bytes) -> Params:
+    """Reads the parameters from a file's content, as single precision."""
     with np.load(io.BytesIO(content)) as arrays:
         flat = {name: arrays[name].astype(np.float32) for name in arrays.files}
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def load_weights() -> Any:
-    """The parameters that come with the package.
+def load_weights() -> Params:
+    """Loads the parameters that come with the package.
 
     Raises:
       UserError: the file is missing, or is not the one that belongs to this version.

@@ -1,4 +1,4 @@
-"""The original's own code: `optimized` with its dropout, its ReLU on the mean, its initialisation.
+"""The original's own code: `optimized` with its dropout, its ReLU on the mean, its initialization.
 
   python main.py --config=configs/published.py --workdir=runs/published
 

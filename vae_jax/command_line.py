@@ -1,0 +1,85 @@
+"""Configurations from the command line: the file that --config names, and single fields.
+
+Imports no JAX, so that a mistake is answered at once.
+"""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+from vae_jax import configuration
+from vae_jax.runtime.errors import UserError
+
+
+def load_file(path: str) -> dict[str, Any]:
+    """Loads the configuration a file describes, as nested dictionaries.
+
+    Raises:
+      UserError: whatever the file's code raises, or it describes something else.
+    """
+    try:
+        return ConfigFileFlagParser("config").parse(path).to_dict()
+    except Exception as error:
+        # With a traceback in it: its last line says what is wrong.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"the file that --config names cannot be used: {lines[-1].strip()}"
+        ) from error
+
+
+def read_overrides(
+    arguments: Sequence[str], fields: Mapping[str, Any], schema: ml_collections.ConfigDict
+) -> dict[str, Any]:
+    """Reads the arguments that set single fields of a configuration.
+
+    Args:
+      arguments: what is left of the command line when all other flags have been parsed, the
+        program's name first.
+      fields: the configuration that is changed, as nested dictionaries.
+      schema: the default configuration.
+
+    Returns:
+      The values by dotted path.
+
+    Raises:
+      UserError: an argument names no field, has a wrong type, or is something else.
+    """
+    for argument in arguments[1:]:
+        name = argument.lstrip("-").partition("=")[0].removeprefix("no")
+        if argument.startswith("-") and name.startswith("config."):
+            configuration.check_field(name.removeprefix("config."), schema)
+    config = copy.deepcopy(schema)
+    valid = configuration.from_dict(fields, schema).to_dict()
+    config.update_from_flattened_dict(configuration.flatten(valid))
+    parsed = flags.FlagValues()
+    parsed.set_gnu_getopt(True)
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=parsed, sys_argv=list(arguments)
+        )
+        rest = parsed(arguments)[1:]
+    except (flags.Error, ValueError) as error:
+        raise UserError(_explain(" ".join(str(error).split()), schema)) from error
+    except (RecursionError, MemoryError) as error:  # how Python's parser gives up on "((((...
+        raise UserError(
+            "a value on the command line is nested too deeply; values are numbers, names and "
+            "tuples of numbers"
+        ) from error
+    if rest:
+        raise UserError(f"{rest[0]!r} is not understood; flags begin with --")
+    return config_flags.get_override_values(parsed["config"])
+
+
+def _explain(message: str, schema: ml_collections.ConfigDict) -> str:
+    """Adds to a flag parser's error what the field it is about allows."""
+    named = re.search(r"--?(?:no)?config\.([^=\s]*)", message)
+    if not named:
+        return message
+    default = configuration.flatten(schema.to_dict()).get(named[1])
+    return f"{message}; {named[1]} must be {configuration.describe_type(default)}"

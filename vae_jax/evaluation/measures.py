@@ -1,0 +1,234 @@
+"""The records of what is measured of a trained model: the JSON files of a run directory.
+
+Losses are in nats per image; fractions and rates are in [0, 1]. Imports no JAX, so that a report
+reads them at once.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from vae_jax.runtime.files import read_json, to_record
+
+SUMMARY_NAME = "summary.json"
+EVALUATION_NAME = "evaluation.json"
+ANALYSIS_NAME = "analysis.json"
+# Of what an analysis measures and how: one of another version is made anew.
+ANALYSIS_VERSION = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanTerms:
+    """A loss and its terms, averaged over every image of a split."""
+
+    loss: float
+    reconstruction: float
+    kl: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A run's or a replica's `summary.json`; with several replicas the run's holds their means.
+
+    Attributes:
+      units: of the losses.
+      best_epoch: the one with the lowest validation loss.
+      best_step: the training step it ended at.
+      epochs_trained: of the run, so far.
+      parameters: numbers the model learns.
+      validation: losses at the best epoch.
+      test: losses at the best epoch.
+      training_seconds: of all epochs.
+      seed: the replica's.
+      seeds: the run's, where there are several.
+      validation_std: standard deviations over the seeds, where there are several.
+      test_std: the same.
+      skipped_updates: how many were not finite, where these are skipped.
+    """
+
+    units: str
+    best_epoch: int
+    best_step: int
+    epochs_trained: int
+    parameters: int
+    validation: MeanTerms
+    test: MeanTerms
+    training_seconds: float
+    seed: int | None = None
+    seeds: list[int] | None = None
+    validation_std: MeanTerms | None = None
+    test_std: MeanTerms | None = None
+    skipped_updates: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PosteriorMeasures:
+    """Measures of the posteriors of a split's images.
+
+    Attributes:
+      active_units: latent variables whose posterior mean varies over the images.
+      kl_per_dimension: KL of each latent variable, averaged over images; they sum to the KL.
+      aggregate_mean: mean of each latent variable over all images' posteriors together.
+      aggregate_variance: variance of each, likewise.
+    """
+
+    active_units: int
+    kl_per_dimension: list[float]
+    aggregate_mean: list[float]
+    aggregate_variance: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodMeasures:
+    """The importance-weighted estimate of -log p(x), averaged over a split's images.
+
+    Attributes:
+      negative_log_likelihood: the estimate.
+      standard_error: of it, over the images.
+      negative_elbo: from the same samples.
+      gap: by how much the ELBO falls short of the estimate.
+      effective_sample_size: equal weights that would be worth as much, of each image's samples.
+      num_images: of the split.
+      num_importance_samples: of each image.
+      binarization_seed: of the images' pixels.
+    """
+
+    negative_log_likelihood: float
+    standard_error: float
+    negative_elbo: float
+    gap: float
+    effective_sample_size: float
+    num_images: int
+    num_importance_samples: int
+    binarization_seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A replica's `evaluation.json`: what mode `evaluate` measures on the test images.
+
+    Attributes:
+      units: of the losses.
+      best_step: of the parameters that were measured.
+      posterior: measures of the posteriors.
+      likelihood: on binarized pixels.
+    """
+
+    units: str
+    best_step: int
+    posterior: PosteriorMeasures
+    likelihood: LikelihoodMeasures | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentMeasures:
+    """Measures of the latent means of the test images.
+
+    Attributes:
+      active_units: as in `PosteriorMeasures`.
+      kl_per_dimension: as in `PosteriorMeasures`.
+      probe_accuracy: of a linear classifier of the labels.
+    """
+
+    active_units: int
+    kl_per_dimension: list[float]
+    probe_accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructionMeasures:
+    """Measures of the test images' reconstructions.
+
+    Attributes:
+      mean_squared_error: of the intensities.
+      sharpness: gradient energy relative to the originals'.
+      classifier_accuracy: of the digit classifier on them; None where the images are no digits.
+    """
+
+    mean_squared_error: float
+    sharpness: float
+    classifier_accuracy: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class InterpolationMeasures:
+    """Measures of interpolations between test images.
+
+    Attributes:
+      max_mean_step_ratio: the longest step over the mean step, in pixels' distance: 1 is even.
+      mean_confidence: of the digit classifier between the ends; None where there are no digits.
+    """
+
+    max_mean_step_ratio: float
+    mean_confidence: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleMeasures:
+    """Measures of samples against the test images: see `sample_quality.py` for each.
+
+    Attributes:
+      num_samples: how many were measured.
+      frechet_distance: of Gaussians fitted to the classifier's features; lower is better.
+      precision: fraction of samples among the real images.
+      recall: fraction of real images among the samples.
+      density: in how many real neighborhoods a sample lies; 1 is as real.
+      coverage: fraction of real neighborhoods with a sample.
+      class_fractions: fraction of the samples in each class.
+      class_kl: of these from the test images', in nats.
+      digits_present: classes with a hundredth of the samples or more.
+      mean_confidence: of the classifier.
+      low_confidence_rate: fraction of samples to no class of which it gives 0.9.
+      blank_fraction: fraction of samples that show nothing.
+      copy_fraction: fraction of samples nearer to a training image than nearly all test images.
+      nearest_distance_ratio: median distance to the training images, over the test images'.
+    """
+
+    num_samples: int
+    frechet_distance: float
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    class_fractions: list[float]
+    class_kl: float
+    digits_present: int
+    mean_confidence: float
+    low_confidence_rate: float
+    blank_fraction: float
+    copy_fraction: float
+    nearest_distance_ratio: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """A replica's `analysis.json`: what a report measures of a model beyond its loss.
+
+    Attributes:
+      version: `ANALYSIS_VERSION` when it was made.
+      best_step: of the parameters that were measured.
+      latents: of the test images.
+      reconstructions: of the test images.
+      interpolations: between test images.
+      samples: None where the images are no digits.
+      ceiling: the same of training images in the samples' place.
+    """
+
+    version: int
+    best_step: int
+    latents: LatentMeasures
+    reconstructions: ReconstructionMeasures
+    interpolations: InterpolationMeasures
+    samples: SampleMeasures | None = None
+    ceiling: SampleMeasures | None = None
+
+
+def read_analysis(folder: Path, best_step: int) -> Analysis | None:
+    """Reads a replica's analysis; None where there is none of that step and today's version.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = folder / ANALYSIS_NAME
+    value = read_json(path) if path.exists() else None
+    of = isinstance(value, dict) and (value.get("version"), value.get("best_step"))
+    return to_record(path, value, Analysis) if of == (ANALYSIS_VERSION, best_step) else None

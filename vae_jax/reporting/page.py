@@ -1,0 +1,354 @@
+"""The report's page, as HTML and as Markdown: tables, plots and templates put together."""
+
+import base64
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import ml_collections
+import numpy as np
+
+from vae_jax.configuration import flatten
+from vae_jax.evaluation import plots
+from vae_jax.reporting.claims import CLAIMS, judge
+from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_to
+from vae_jax.training import run_directory
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_PLOTS = {
+    "reconstructions": "Test images and their reconstructions",
+    "samples": "Samples from random latents",
+    "interpolation": "From one test image to another",
+    "latent_map": "Latent means of test images",
+    "manifold": "The latent plane",
+}
+_TERMS = ("loss", "reconstruction", "kl")
+# The last ten epochs of the log published with the reference project: means, nats per image.
+_REFERENCE_LOG = {"loss": 111.03, "reconstruction": 87.01, "kl": 24.02}
+_REFERENCE_STANDARD_ERROR = 0.6
+_REFERENCE_EPOCHS = 10
+_NOT_MEASURED = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+      title: above it.
+      part: the part of a model's measures that has its number.
+      value: from that part to the number; None where it was not measured.
+      format: how it is written.
+      best: which number is the best, `min` or `max`; None where neither is.
+    """
+
+    title: str
+    part: Callable[[Model], Any]
+    value: Callable[[Any], float | None]
+    format: str = ".2f"
+    best: Callable[..., float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A table's cell; the best of its column is marked."""
+
+    text: str
+    is_best: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Titles, and rows of cells below them; the first of each row is its name."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def _epochs_to_one_nat(model: Model) -> int | None:
+    losses = model.validation_losses()
+    return epochs_to(losses, losses.min() + 1.0)
+
+
+_LOSS_COLUMNS = (
+    Column("test loss", Model.summary, lambda s: s.test.loss, best=min),
+    Column("reconstruction", Model.summary, lambda s: s.test.reconstruction),
+    Column("KL", Model.summary, lambda s: s.test.kl),
+    Column("validation loss", Model.summary, lambda s: s.validation.loss, best=min),
+    Column("best epoch", Model.summary, lambda s: s.best_epoch, ".0f"),
+    Column("epochs to within 1 nat", _epochs_to_one_nat, float, ".0f", best=min),
+    Column("parameters", Model.summary, lambda s: s.parameters, ",.0f"),
+    Column("active units", Model.latents, lambda z: z.active_units, ".0f"),
+    Column("linear probe", Model.latents, lambda z: z.probe_accuracy, ".1%", best=max),
+)
+_LIKELIHOOD_COLUMNS = (
+    Column("-log p(x)", Model.likelihood, lambda e: e.negative_log_likelihood, best=min),
+    Column("standard error", Model.likelihood, lambda e: e.standard_error),
+    Column("negative ELBO", Model.likelihood, lambda e: e.negative_elbo, best=min),
+    Column("gap", Model.likelihood, lambda e: e.gap),
+    Column("samples", Model.likelihood, lambda e: e.num_importance_samples, ",.0f"),
+    Column("effective", Model.likelihood, lambda e: e.effective_sample_size, ",.1f"),
+)
+_RECONSTRUCTION_COLUMNS = (
+    Column(
+        "mean squared error", Model.reconstructions, lambda r: r.mean_squared_error, ".5f", best=min
+    ),
+    Column("sharpness", Model.reconstructions, lambda r: r.sharpness, ".3f", best=max),
+    Column(
+        "classifier accuracy",
+        Model.reconstructions,
+        lambda r: r.classifier_accuracy,
+        ".1%",
+        best=max,
+    ),
+    Column(
+        "max/mean interpolation step",
+        Model.interpolations,
+        lambda i: i.max_mean_step_ratio,
+        best=min,
+    ),
+    Column("interpolation confidence", Model.interpolations, lambda i: i.mean_confidence, best=max),
+)
+
+
+def _sample_columns(part: Callable[[Model], Any]) -> tuple[Column, ...]:
+    """Lists the columns of samples, or of training images in their place."""
+    return (
+        Column("Fréchet distance", part, lambda s: s.frechet_distance, best=min),
+        Column("precision", part, lambda s: s.precision, ".3f", best=max),
+        Column("recall", part, lambda s: s.recall, ".3f", best=max),
+        Column("density", part, lambda s: s.density, ".3f", best=max),
+        Column("coverage", part, lambda s: s.coverage, ".3f", best=max),
+        Column("digits present", part, lambda s: s.digits_present, ".0f"),
+        Column("class KL", part, lambda s: s.class_kl, ".3f", best=min),
+        Column("confidence", part, lambda s: s.mean_confidence, ".3f", best=max),
+        Column("low confidence", part, lambda s: s.low_confidence_rate, ".1%", best=min),
+        Column("blank", part, lambda s: s.blank_fraction, ".2%", best=min),
+        Column("copies", part, lambda s: s.copy_fraction, ".2%"),
+        Column("distance to training", part, lambda s: s.nearest_distance_ratio),
+    )
+
+
+def _column_cells(groups: Sequence[Group], column: Column) -> list[Cell]:
+    """Writes a column's cell for each group; the best number is marked, unless all are alike."""
+    means = [group.mean(column.part, column.value) for group in groups]
+    stds = [group.std(column.part, column.value) for group in groups]
+    numbers = {mean for mean in means if mean is not None}
+    best = column.best(numbers) if column.best and len(numbers) > 1 else None
+    spec = column.format
+    texts = [
+        _NOT_MEASURED
+        if mean is None
+        else f"{mean:{spec}}" + (f" ± {std:{spec}}" if std is not None else "")
+        for mean, std in zip(means, stds, strict=True)
+    ]
+    return [
+        Cell(text, best is not None and m == best) for text, m in zip(texts, means, strict=True)
+    ]
+
+
+def _table(groups: Sequence[Group], columns: Sequence[Column]) -> Table:
+    """Makes a row for each configuration."""
+    names = [Cell(group.name) for group in groups]
+    cells = [names, *(_column_cells(groups, column) for column in columns)]
+    header = ["configuration", *(column.title for column in columns)]
+    return Table(header, [list(row) for row in zip(*cells, strict=True)])
+
+
+def _likelihood_table(groups: Sequence[Group]) -> Table:
+    measured = [g for g in groups if any(model.likelihood() for model in g.models)]
+    return _table(measured, _LIKELIHOOD_COLUMNS)
+
+
+def _sample_table(groups: Sequence[Group]) -> Table:
+    """Makes the samples' table; its first row has real digits in the samples' place."""
+    measured = [g for g in groups if any(model.samples() for model in g.models)]
+    table = _table(measured, _sample_columns(Model.samples))
+    if not measured:
+        return table
+    # One data set, one ceiling: its row is the first that was measured.
+    [[_, *ceiling]] = _table(measured[:1], _sample_columns(Model.ceiling)).rows
+    return Table(table.header, [[Cell("real digits (ceiling)"), *ceiling], *table.rows])
+
+
+def _histogram_table(groups: Sequence[Group]) -> Table:
+    rows = []
+    for group in groups:
+        histograms = group.values(Model.samples, lambda s: s.class_fractions)
+        if histograms:
+            fractions = np.mean(histograms, axis=0)
+            rows.append([Cell(group.name), *(Cell(f"{f:.1%}") for f in fractions)])
+    return Table(["configuration", *map(str, range(10))], rows)
+
+
+def _command(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict]) -> str:
+    """Writes the command that repeats a run: the closest configuration, and what differs."""
+    fields = flatten(run.config.to_dict())
+    ignored = run_directory.NOT_PART_OF_IDENTITY
+    differing = {}
+    for name, config in configs_by_name.items():
+        named = flatten(config.to_dict())
+        differing[name] = {
+            path: value
+            for path, value in fields.items()
+            if path not in ignored and value != named.get(path)
+        }
+    name = min(differing, key=lambda name: len(differing[name]))
+    overrides = [
+        f'--config.{path}="{value}"' if isinstance(value, tuple) else f"--config.{path}={value}"
+        for path, value in differing[name].items()
+    ]
+    command = f"python main.py --config=configs/{name}.py --workdir=runs/{run.name}"
+    return " ".join([command, *overrides])
+
+
+def _provenance_table(
+    groups: Sequence[Group], configs_by_name: Mapping[str, ml_collections.ConfigDict]
+) -> Table:
+    rows = []
+    for group in groups:
+        for run in group.runs:
+            record = run.record
+            seconds = max(model.losses.training_seconds for model in run.models)
+            versions = ", ".join(f"{n} {v}" for n, v in record.get("versions", {}).items())
+            device = f"{record.get('device_count', 1)} x {record.get('device_kind')}"
+            commit = (record.get("git_commit") or "unknown")[:7]
+            command = _command(run, configs_by_name)
+            texts = [group.name, command, device, versions, commit, f"{seconds / 3600:.1f} h"]
+            rows.append([Cell(text) for text in texts])
+    header = ["configuration", "command", "device", "versions", "commit", "training"]
+    return Table(header, rows)
+
+
+def _reference_table(group: Group | None) -> Table | None:
+    """Puts the reference project's log beside ours: training batches, the last ten epochs."""
+    if group is None:
+        return None
+    ours = {t: group.curve(f"train_{t}")[-_REFERENCE_EPOCHS:].mean() for t in _TERMS}
+    rows = [
+        ["the reference project's log", *(f"{value:.2f}" for value in _REFERENCE_LOG.values())],
+        [group.name, *(f"{mean:.2f}" for mean in ours.values())],
+        ["difference", *(f"{ours[t] - value:+.2f}" for t, value in _REFERENCE_LOG.items())],
+    ]
+    header = ["", "total", "reconstruction", "KL"]
+    return Table(header, [[Cell(text) for text in row] for row in rows])
+
+
+def _latent_size_lines(groups: Sequence[Group]) -> dict[str, list[plots.LatentSizePoint]]:
+    """Finds groups that differ in the latent size alone, by the first's name."""
+    alike: dict[str, list[Group]] = {}
+    for group in groups:
+        fields = {p: v for p, v in group.runs[0].identity.items() if p != "latent_size"}
+        alike.setdefault(str(sorted(fields.items())), []).append(group)
+    lines = {}
+    for members in alike.values():
+        if len(members) > 1:
+            points = [_latent_size_point(group) for group in members]
+            lines[members[0].name] = sorted(points, key=lambda point: point.latent_size)
+    return lines
+
+
+def _latent_size_point(group: Group) -> plots.LatentSizePoint:
+    def term(name: str) -> Callable[[Any], float]:
+        return lambda summary: getattr(summary.test, name)
+
+    means = {t: group.mean(Model.summary, term(t)) for t in _TERMS}
+    stds = {t: group.std(Model.summary, term(t)) for t in _TERMS}
+    return plots.LatentSizePoint(group.runs[0].config.latent_size, means, stds)
+
+
+def _latent_size_table(lines: Mapping[str, Sequence[plots.LatentSizePoint]]) -> Table:
+    rows = [
+        [Cell(name), Cell(str(point.latent_size)), *(Cell(f"{point.means[t]:.2f}") for t in _TERMS)]
+        for name, points in lines.items()
+        for point in points
+    ]
+    header = ["configuration", "latent size", "test loss", "reconstruction", "KL"]
+    return Table(header, rows)
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _gallery(group: Group) -> list[dict[str, str]]:
+    """Reads the plots of a group's first model, ready to stand in a page."""
+    folder = group.models[0].folder / "plots"
+    paths = {name: folder / f"{name}.png" for name in _PLOTS}
+    return [
+        {"title": _PLOTS[name], "uri": _data_uri(path.read_bytes())}
+        for name, path in paths.items()
+        if path.exists()
+    ]
+
+
+def _comparison(title: str, groups: Sequence[Group], with_images: bool) -> dict[str, Any]:
+    """Puts together what the templates show of groups that can be compared."""
+    lines = _latent_size_lines(groups)
+    content = {
+        "title": title,
+        "losses": _table(groups, _LOSS_COLUMNS),
+        "likelihoods": _likelihood_table(groups),
+        "reconstructions": _table(groups, _RECONSTRUCTION_COLUMNS),
+        "samples": _sample_table(groups),
+        "histogram": _histogram_table(groups),
+        "latent_sizes": _latent_size_table(lines),
+    }
+    if not with_images:
+        return content
+    columns = [f"{split}_{term}" for split in ("train", "validation") for term in _TERMS]
+    curves = [(group.name, {c: group.curve(c) for c in columns}) for group in groups]
+    kl = {
+        group.name: np.mean([sorted(values, reverse=True) for values in found], axis=0)
+        for group in groups
+        if (found := group.values(Model.latents, lambda z: z.kl_per_dimension))
+    }
+    return content | {
+        "loss_curves": _data_uri(plots.overlay_loss_curves(curves)),
+        "kl_per_dimension": _data_uri(plots.plot_kl_per_dimension(kl)) if kl else None,
+        "latent_size_plot": _data_uri(plots.plot_latent_sizes(lines)) if lines else None,
+    }
+
+
+def _environment(is_html: bool) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=is_html,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def render(
+    groups: Sequence[Group],
+    skipped_runs: Mapping[Path, str],
+    configs_by_name: Mapping[str, ml_collections.ConfigDict],
+    is_html: bool,
+) -> str:
+    """Renders the report as a self-contained HTML page, or as Markdown without images.
+
+    Args:
+      groups: what is reported.
+      skipped_runs: the runs that are not, or not wholly, and why.
+      configs_by_name: the configurations in `configs/`.
+      is_html: which of the two.
+    """
+    by_name = {group.name: group for group in groups if group.is_named}
+    context = {
+        "comparisons": [
+            _comparison(title, alike, is_html) for title, alike in comparable_groups(groups)
+        ],
+        "claims": [(claim, judge(claim, by_name)) for claim in CLAIMS],
+        "reference": _reference_table(by_name.get("reference")),
+        "reference_standard_error": _REFERENCE_STANDARD_ERROR,
+        "provenance": _provenance_table(groups, configs_by_name),
+        "num_models": {group.name: len(group.models) for group in groups},
+        "galleries": [(group.name, _gallery(group)) for group in groups] if is_html else [],
+        "skipped_runs": {str(folder): what for folder, what in skipped_runs.items()},
+    }
+    template = "report.html.j2" if is_html else "report.md.j2"
+    return _environment(is_html).get_template(template).render(context)

@@ -1,0 +1,103 @@
+"""Files that are whole or not there: atomic writes, JSON, records of dataclasses."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+
+from vae_jax.runtime.errors import UserError
+
+# What a file begins with that is not whole yet.
+PARTIAL_PREFIX = ".partial."
+# Far beyond what this package writes, and far below what recursive functions can follow.
+_MAX_DEPTH = 20
+
+Record = TypeVar("Record")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file that is, at any moment, either the old one or the new one, whole."""
+    if isinstance(content, str):
+        content = content.encode()
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL_PREFIX)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      UserError: the file is missing, is not JSON, or is nested too deeply to be of this package.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error}); the file is damaged") from error
+    if _is_deeper_than(_MAX_DEPTH, value):
+        raise UserError(f"{path}: is nested more than {_MAX_DEPTH} deep; the file is damaged")
+    return value
+
+
+def _is_deeper_than(depth: int, value: Any) -> bool:
+    layer = [value]
+    for _ in range(depth):
+        holders = (item for item in layer if isinstance(item, dict | list))
+        layer = [
+            item
+            for holder in holders
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+    return bool(layer)
+
+
+def write_record(path: Path, record: Any) -> None:
+    """Writes a dataclass as a JSON file, atomically; fields that are None are left out."""
+    write_json(path, _to_json(record))
+
+
+def _to_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {name: _to_json(item) for name, item in fields if item is not None}
+    return value
+
+
+def read_record(path: Path, record_type: type[Record]) -> Record:
+    """Reads a dataclass that `write_record` wrote.
+
+    Raises:
+      UserError: the file cannot be read, or does not hold exactly the dataclass's fields.
+    """
+    return to_record(path, read_json(path), record_type)
+
+
+def to_record(path: Path, value: Any, record_type: type[Record]) -> Record:
+    """Makes a dataclass of what the JSON file at `path` holds.
+
+    Raises:
+      UserError: it does not hold exactly the dataclass's fields.
+    """
+    try:
+        return dacite.from_dict(record_type, value, dacite.Config(strict=True))
+    except (dacite.DaciteError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: {error}; the file is damaged") from error
