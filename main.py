@@ -111,18 +111,17 @@ def main(arguments: list[str]) -> None:
         sys.exit(interrupts.status(number))
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(error: UserError) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses all flags but those that set fields of a configuration, which it returns."""
-    flags.FLAGS.set_gnu_getopt(True)
     try:
-        return flags.FLAGS(argv, known_only=True)
-    except flags.Error as error:
-        _fail(UserError(" ".join(str(error).split())))
+        return command_line.parse_known(argv, flags.FLAGS)
+    except UserError as error:
+        _fail(error)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ sys.path.insert(0, str(ROOT))
 
 
 def load_config(path: str) -> Any:
-    """The configuration a file in `configs/` describes."""
+    """Loads the configuration that a file in `configs/` describes."""
     return importlib.import_module(f"configs.{Path(path).stem}").get_config()
 
 
 def describe_machine() -> str:
-    """The processor and how many of its cores there are."""
+    """Describes the processor and how many of its cores there are."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -30,7 +30,7 @@ def describe_machine() -> str:
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Median, and minimum to maximum."""
+    """Formats median, and minimum to maximum."""
     low, high = min(values), max(values)
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 

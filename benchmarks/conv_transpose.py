@@ -26,14 +26,14 @@ Layer = tuple[int, int, int, int]  # size of the input's side, channels in, chan
 
 
 def library(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """What `flax.linen.ConvTranspose` calls."""
+    """Calls what `flax.linen.ConvTranspose` calls."""
     return jax.lax.conv_transpose(
         x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def layers_of(paths: list[str]) -> list[Layer]:
-    """The different layers of the configurations; a `conv` head is one more at stride 1."""
+    """Lists the different layers of the configurations; a `conv` head is one more at stride 1."""
     layers = set()
     for path in paths:
         decoder = load_config(path).decoder
@@ -46,7 +46,7 @@ def layers_of(paths: list[str]) -> list[Layer]:
 
 
 def programs_of(function: Callable, stride: int, weights: jax.Array) -> dict[str, Callable]:
-    """Compiled forward and backward passes: one a call, and several in a scan."""
+    """Compiles forward and backward passes: one a call, and several in a scan."""
 
     def step(carry, _):
         x, kernel = carry
@@ -62,7 +62,7 @@ def programs_of(function: Callable, stride: int, weights: jax.Array) -> dict[str
 
 
 def time_layer(layer: Layer, batch_size: int, rounds: int) -> tuple[str, ...]:
-    """A row of the table: median milliseconds, the library's as a multiple of ours."""
+    """Makes a row of the table: median milliseconds, the library's as a multiple of ours."""
     size, in_channels, out_channels, stride = layer
     generator = np.random.RandomState(0)
     x = jnp.asarray(generator.normal(size=(batch_size, size, size, in_channels)), jnp.float32)

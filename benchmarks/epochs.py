@@ -36,9 +36,11 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     import numpy as np
     from tqdm import tqdm
 
-    from vae_jax import datasets, evaluate
+    from vae_jax import datasets
     from vae_jax.runtime import compilation, devices
     from vae_jax.training import steps, trainer
+    from vae_jax.training.settings import train_settings
+    from vae_jax.training.validation import evaluate_split
 
     compilation.set_cpu_flags()
     devices.connect()
@@ -46,20 +48,22 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     config.data.name = "mnist_5k"
     config.train.update(train_fields)
     mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
-    settings = evaluate.step_settings(config, mesh)
     dataset = datasets.load("mnist_5k")
+    settings = train_settings(config, datasets.IMAGE_SHAPE, steps_per_epoch=1, mesh=mesh)
+    evaluation = settings.evaluation
     images = devices.replicate(np.tile(dataset.train.images, (times, 1, 1)), mesh)
     state = steps.initial_state(settings, config.seed)
     bar = tqdm(disable=True)
     for epoch in (1, 2):
         start = time.perf_counter()
         state, _ = trainer.train_one_epoch(settings, state, images, epoch, bar)
-        evaluate.evaluate_split(settings, state, dataset.validation.images)
+        params = state.evaluation_params
+        evaluate_split(evaluation, params, state.root_key, dataset.validation.images)
         seconds = time.perf_counter() - start
     num_images = len(images) // settings.batch_size * settings.batch_size
     return {
         "seconds": seconds,
-        "images": num_images * settings.num_replicas,
+        "images": num_images * evaluation.num_replicas,
         "bytes": _peak_memory(jax.local_devices()[0]),
     }
 

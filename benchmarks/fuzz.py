@@ -2,7 +2,7 @@
 
   python benchmarks/fuzz.py --inputs=100000
 
-The targets, their inputs and what has to hold are those of `tests/fuzzing.py`. Status 1 if
+The targets, their inputs and what has to hold are those of `tests/support/fuzzing.py`. Status 1 if
 anything but a `UserError` came out, or what was read is wrong.
 """
 
@@ -17,7 +17,7 @@ import hypothesis
 from common import describe_machine, print_table
 from tqdm import tqdm
 
-from tests import fuzzing
+from tests.support import fuzzing
 
 # Hypothesis remembers what it has tried: a batch at a time, that takes little memory.
 _BATCH = 500
@@ -37,7 +37,7 @@ class Tally:
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def tried(self) -> int:
-        """The number of inputs."""
+        """Counts the inputs."""
         return self.accepted + self.refused + self.crashes.total()
 
     def add(self, target: fuzzing.Target, value: Any) -> None:
@@ -87,7 +87,7 @@ def main() -> int:
     tallies = {}
     with tqdm(total=arguments.inputs, unit="inputs", smoothing=0.0, mininterval=1) as bar:
         for target in fuzzing.TARGETS:
-            inputs = round(target.share * arguments.inputs)
+            inputs = round(target.fraction * arguments.inputs)
             bar.set_description(target.name)
             run_target(target, min(inputs, _WARM_UP), -1, tqdm(disable=True))
             tallies[target.name] = run_target(target, inputs, arguments.seed, bar)

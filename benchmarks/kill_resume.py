@@ -4,7 +4,7 @@
 
 A run that nothing interrupts comes first. Then runs of the same seed are killed (SIGKILL): by the
 toss of a coin while a checkpoint is being written, or at a moment drawn at random from the whole
-time a run takes, start and figures included. Each is then trained to its end and compared
+time a run takes, start and plots included. Each is then trained to its end and compared
 with the first bit for bit: parameters, optimizer state, metrics, best epoch, samples. Status 1
 if a run does not go on, or ends differently.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from common import describe_machine, print_table
 from tqdm import tqdm
 
-from tests import processes
+from tests.support import processes
 from vae_jax.runtime import compilation
 
 _KILLS_A_RUN = 5

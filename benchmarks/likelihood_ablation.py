@@ -18,7 +18,7 @@ from typing import Any
 
 from common import ROOT, load_config, print_table
 
-from vae_jax.training.run_directory import flatten
+from vae_jax.configuration import flatten
 
 # The flagship's fields that each adds to those before it.
 LADDER = {
@@ -40,7 +40,7 @@ LADDER = {
     "bidirectional": ("encoder.bidirectional",),
     "dense_layer": ("encoder.mlp_sizes",),
 }
-# The last epochs of the whole ladder: the same share of them as the flagship's, one at least.
+# The last epochs of the whole ladder: the same fraction of them as the flagship's, one at least.
 _LAST = "importance_weighted"
 # The ladder, without these last epochs, on 10,000 images and for five times the epochs: as many
 # steps as on all of them. The decay was found on about so few images, the flagship's is for its
@@ -55,7 +55,7 @@ NAMES = (*LADDER, _LAST, *REGULARIZERS)
 
 
 def fields_of(name: str, epochs: int) -> dict[str, Any]:
-    """All fields in which a run differs from the baseline's configuration."""
+    """Lists all fields in which a run differs from the baseline's configuration."""
     flagship = flatten(load_config("flagship").to_dict())
     fields: dict[str, Any] = {"train.num_epochs": epochs}
     for rung, added in LADDER.items():
@@ -65,15 +65,15 @@ def fields_of(name: str, epochs: int) -> dict[str, Any]:
     if name in REGULARIZERS:
         epochs *= _FEW_IMAGES_EPOCHS
         return fields | _FEW_IMAGES | {"train.num_epochs": epochs} | REGULARIZERS[name]
-    share = flagship["loss.elbo_warmup_epochs"] / flagship["train.num_epochs"]
+    fraction = flagship["loss.elbo_warmup_epochs"] / flagship["train.num_epochs"]
     return fields | {
         "loss.num_importance_samples": flagship["loss.num_importance_samples"],
-        "loss.elbo_warmup_epochs": min(round(share * epochs), epochs - 1),
+        "loss.elbo_warmup_epochs": min(round(fraction * epochs), epochs - 1),
     }
 
 
 def label_of(name: str) -> str:
-    """What the table calls a run."""
+    """Names a run for the table."""
     return f"`few_images` and `{name}`" if REGULARIZERS.get(name) else f"`{name}`"
 
 
@@ -93,7 +93,7 @@ def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) 
 
 
 def rows_of(workdir: Path) -> list[list[str]]:
-    """A row for each complete run; the gain is over the run it adds to."""
+    """Makes a row for each complete run; the gain is over the run it adds to."""
     folders = {name: workdir / name for name in NAMES}
     measures = {
         name: json.loads((folder / "evaluation.json").read_text())["likelihood"]

@@ -41,7 +41,7 @@ def _start(config: str, **environment: str) -> subprocess.Popen:
 
 
 def _result(processes: list[subprocess.Popen]) -> dict[str, float]:
-    """What the first of the processes measured."""
+    """Reads what the first of the processes measured."""
     outputs = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
         sys.exit(1)
@@ -62,7 +62,7 @@ def _in_processes(config: str, count: int) -> dict[str, float]:
 
 
 def _measured(config: str) -> Iterator[tuple[str, str, str]]:
-    """A row for each case: its name, milliseconds a step, and that against one device's."""
+    """Yields a row for each case: its name, milliseconds a step, and that against one device's."""
     cases = [(f"{count} of 1 process", _on_devices, count) for count in _DEVICES]
     one_device = None
     for name, run, count in [*cases, ("1 of each of 2 processes", _in_processes, 2)]:
@@ -74,12 +74,11 @@ def _measured(config: str) -> Iterator[tuple[str, str, str]]:
 def _num_parameter_bytes(config: str) -> int:
     import jax
 
-    from configs import default
-    from vae_jax import configuration, evaluate
-    from vae_jax.training import steps
+    from vae_jax import datasets
+    from vae_jax.evaluation.trained_run import abstract_params
+    from vae_jax.training.settings import evaluation_settings
 
-    checked = configuration.from_dict(load_config(config).to_dict(), default.get_config())
-    params = steps.abstract_state(evaluate.step_settings(checked)).params
+    params = abstract_params(evaluation_settings(load_config(config), datasets.IMAGE_SHAPE))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
 

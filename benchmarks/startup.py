@@ -28,9 +28,10 @@ def measure(path: str, started: float) -> dict[str, float]:
     def mark() -> None:
         marks.append(time.time())
 
-    from vae_jax import evaluate
+    from vae_jax import datasets
     from vae_jax.runtime import compilation
     from vae_jax.training import steps
+    from vae_jax.training.settings import train_settings
 
     compilation.set_cpu_flags()
     compilation.use_cache()
@@ -39,14 +40,14 @@ def measure(path: str, started: float) -> dict[str, float]:
     mark()
     config = load_config(path)
     config.data.name = "mnist_5k"
-    dataset = evaluate.load_dataset(config)
+    dataset = datasets.load(**config.data)
     images = jax.device_put(dataset.train.images)
     mark()
-    settings = evaluate.step_settings(config)
+    settings = train_settings(config, datasets.IMAGE_SHAPE, steps_per_epoch=40)
     state = jax.block_until_ready(steps.initial_state(settings, config.seed))
     mark()
     order = steps.epoch_order(settings, state.root_key, 1, len(images))
-    jax.block_until_ready(steps.train_epoch(settings, state, images, order, 0, 10))
+    jax.block_until_ready(steps.train_chunk(settings, state, images, order, 0, 10))
     mark()
     seconds = [after - before for before, after in itertools.pairwise(marks)]
     return dict(zip(PARTS, [*seconds, marks[-1] - marks[0]], strict=True))

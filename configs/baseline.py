@@ -1,4 +1,4 @@
-"""The seeds' baseline: three transposed convolutions, no dropout, learning rate 0.0005.
+"""The reference project's baseline: three transposed convolutions, no dropout, rate 0.0005.
 
   python main.py --config=configs/baseline.py --workdir=runs/baseline
 

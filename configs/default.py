@@ -1,4 +1,4 @@
-"""Every field of a configuration with its default: the baseline of the seven.
+"""Every field of a configuration with its default: the baseline of the reference configurations.
 
 The other configurations are this tree with a few fields changed. Any field can be set on
 the command line too: `--config.train.num_epochs=5`.

@@ -1,4 +1,4 @@
-"""The baseline with the second seed's dense encoder in place of the LSTM.
+"""The baseline with a dense encoder in place of the LSTM, the reference project's variant.
 
   python main.py --config=configs/dense_encoder.py --workdir=runs/dense_encoder
 

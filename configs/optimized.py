@@ -1,10 +1,10 @@
-"""The seeds' optimized model: smaller dense layers, more channels, a higher learning rate.
+"""The reference project's optimized model: smaller dense layers, more channels, a higher rate.
 
   python main.py --config=configs/optimized.py --workdir=runs/optimized
 
 Test loss 102.17 nats per image = reconstruction 77.38 + KL 24.80, at epoch 24 of 50, from where on
-it overfits; 110 minutes on one core of an AMD EPYC, beside other work. The original's architecture
-without its dropout, 20.0 million parameters: the one `benchmarks/train_step.py` measures.
+it overfits; 110 minutes on one core of an AMD EPYC, beside other work. The reference project's
+architecture without its dropout, 20.0 million parameters: `benchmarks/train_step.py` measures it.
 """
 
 import ml_collections

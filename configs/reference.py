@@ -1,10 +1,11 @@
-"""The original's own code: `optimized` with its dropout, its ReLU on the mean, its initialization.
+"""The reference project's own code: `optimized` with its dropout, ReLU on the mean, initialization.
 
-  python main.py --config=configs/published.py --workdir=runs/published
+  python main.py --config=configs/reference.py --workdir=runs/reference
 
 Test loss 110.59 nats per image = reconstruction 86.05 + KL 24.54, at epoch 47 of 50; 102 minutes on
 one core of an AMD EPYC, beside other work. Its training batches of the last ten epochs, dropout on,
-average 110.87 = 86.40 + 24.47; the original's log has 111.03 = 87.01 + 24.02.
+average 110.87 = 86.40 + 24.47; the reference project's log has 111.03 = 87.01 + 24.02.
+github.com/sumeyye-agac/variational-autoencoder-MNIST-tensorflow
 """
 
 import ml_collections

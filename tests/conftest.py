@@ -1,42 +1,91 @@
-"""What makes tests of whole runs short: a small configuration, and no program compiled twice."""
+"""What makes tests short: small configurations, shared runs, no program compiled twice."""
+
+import gc
+import os
+import shutil
 
 import jax
 import ml_collections
 import pytest
 
-from configs import default
+from tests.support import processes
+from tests.support.common import MNIST_DIR, make_small_config
+from vae_jax import datasets, train
 from vae_jax.training.checkpoints import Checkpoints
+
+# Two workers on two cores: more threads of scikit-learn's would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
 def small_config() -> ml_collections.ConfigDict:
     """A valid configuration of a model with few parameters, on the embedded digits."""
-    config = default.get_config()
-    config.data.name = "mnist_5k"
-    config.latent_size = 8
-    config.encoder.hidden_size = 16
-    config.decoder.dense_sizes = (49,)
-    config.decoder.grid = (7, 7, 1)
-    config.decoder.filters = (4, 4)
-    config.decoder.strides = (2, 2)
-    config.train.num_epochs = 2
-    config.train.learning_rate = 0.003
-    return config
+    return make_small_config()
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory, compilation_cache):
+    """A complete run of that configuration, to be read and not written to."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train.train_and_evaluate(make_small_config(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def copied_run(trained_run, tmp_path):
+    """A copy of that run, to be written to."""
+    workdir = tmp_path / "copied"
+    shutil.copytree(trained_run, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cleared_caches():
+    """Forgets compiled programs and open plots when a module is done: memory stays small."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Keeps compiled programs for the session, for processes that tests start too."""
-    folder = str(tmp_path_factory.mktemp("compilation_cache"))
-    options = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
+def compilation_cache(pytestconfig, tmp_path_factory, worker_id):
+    """Keeps compiled programs: this process's for later sessions, its children's for this one.
+
+    A child may be killed while it writes: what it leaves must not outlive the session.
+    """
+    minimum = "jax_persistent_cache_min_compile_time_secs"
+    folder = pytestconfig.cache.mkdir(f"compilation_{worker_id}")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(minimum, 0.1)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in options.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
+        folder = tmp_path_factory.mktemp("compilation_cache")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        patch.setenv(minimum.upper(), "0.0")
         yield
+
+
+@pytest.fixture(scope="session")
+def process_run(tmp_path_factory, compilation_cache):
+    """A complete run of `processes.ARGUMENTS` that nothing interrupted, not to be written to."""
+    workdir = tmp_path_factory.mktemp("process_run") / "run"
+    processes.train(workdir, *processes.ARGUMENTS)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def prepared_mnist(tmp_path_factory):
+    """A folder with MNIST prepared in it."""
+    folder = str(tmp_path_factory.mktemp("prepared_mnist"))
+    datasets.load("mnist", data_dir=folder, manual_dir=MNIST_DIR)
+    return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keeps the tests of a file in one worker, and all that start processes in the same one."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture

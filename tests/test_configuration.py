@@ -1,15 +1,15 @@
 """Every field's check, by the message a user sees."""
 
 import json
-import pathlib
 
 import pytest
 
 from configs import default
+from tests.support.common import ROOT
 from vae_jax import configuration
 from vae_jax.runtime.errors import UserError
 
-CONFIGS = sorted(path for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
 
 
 def check(**changes):

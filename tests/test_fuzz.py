@@ -3,7 +3,7 @@
 import hypothesis
 import pytest
 
-from tests import fuzzing
+from tests.support import fuzzing
 
 
 @pytest.mark.parametrize("target", fuzzing.TARGETS, ids=lambda target: target.name)

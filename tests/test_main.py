@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import pathlib
 import pty
 import re
 import struct
@@ -13,10 +12,12 @@ import termios
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.support.common import ROOT
+
 QUICKSTART = "--config=configs/quickstart.py"
 SMALL = (
-    "--config.encoder.hidden_size=8",
+    "--config.encoder.kind=dense",
+    "--config.encoder.dense_sizes=(8,)",
     "--config.decoder.dense_sizes=(49,)",
     "--config.decoder.grid=(7,7,1)",
     "--config.decoder.filters=(2,2)",
@@ -69,7 +70,10 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
         (["--config.train.num_epochz=5"], "closest match: train.num_epochs"),
         (["--config.=5"], " is no field of a configuration; closest match: "),
         (["--noconfig.sed"], "sed is no field of a configuration; closest match: seed"),
-        (["-noconfig.train.skip_nonfinite=1"], "what begins with --no takes no value"),
+        (
+            ["-noconfig.train.skip_nonfinite=1"],
+            "does not take an argument; train.skip_nonfinite must",
+        ),
         (["--config.a\nb=5"], "a\\nb is no field of a configuration; closest match: "),
         (["--config.decoder.filters=" + "-" * 5_000 + "1"], "is nested too deeply"),
         (["--config.train.num_epochs=five"], "train.num_epochs must be int"),
@@ -101,7 +105,7 @@ def test_missing_flags(tmp_path):
     assert "--workdir is missing" in error_of(QUICKSTART)
     assert "--config is missing" in error_of(f"--workdir={tmp_path}")
     message = error_of(f"--workdir={tmp_path}", "--config.seed=3")
-    assert "--config.seed needs --config=FILE too" in message
+    assert "--config is missing; give a file" in message
     assert "holds no run" in error_of(f"--workdir={tmp_path}", "--mode=sample")
 
 
@@ -110,7 +114,7 @@ def test_missing_flags(tmp_path):
     [
         (["--mode=experiments", "--configs=baselin"], "--configs is 'baselin', must be one of bas"),
         (["--mode=experiments", "--configs=default"], "--configs is 'default', must be one of bas"),
-        (["--mode=experiments", "--config.sed=1"], "sed is no field of a configuration; nearest"),
+        (["--mode=experiments", "--config.sed=1"], "sed is no field of a configuration; closest"),
         (["--mode", "experiments", "--config.seed=-1"], "seed is -1, must be between 0 and"),
         (["--mode=report"], "holds no complete run"),
         (["--mode=report", "--configs=baseline"], "a report is of all runs"),
@@ -167,6 +171,8 @@ def run_in_a_terminal(*arguments):
     return output, shown.decode()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_a_run_from_start_to_samples(tmp_path):
     workdir = tmp_path / "run"
     train = (QUICKSTART, *SMALL, f"--workdir={workdir}", "--config.train.num_epochs=1")

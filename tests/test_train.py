@@ -1,41 +1,41 @@
 """Whole runs on real digits, in this process: they learn, resume and refuse."""
 
+import dataclasses
 import json
 import math
+import shutil
 import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
-from tests.reading import rows_without_timing
-from vae_jax import datasets, evaluate, train
+from tests.support.common import assert_trees_equal, settings_of
+from tests.support.reading import rows_without_timing
+from vae_jax import datasets, evaluate, interpolate, sample, train
+from vae_jax.evaluation import generation
+from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
+from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
-from vae_jax.training import steps
+from vae_jax.runtime.files import read_record
+from vae_jax.training import settings, steps
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.metrics import read_rows
+from vae_jax.training.validation import evaluate_batch, evaluate_split
 
-FIGURES = ["interpolation.png", "loss_curves.png", "reconstructions.png", "samples.png"]
-
-
-@pytest.fixture(scope="module")
-def shared_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+PLOTS = ["interpolation.png", "loss_curves.png", "reconstructions.png", "samples.png"]
 
 
-def final_params(config, workdir):
+def final_state(config, workdir):
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        like = steps.abstract_state(evaluate.step_settings(config))
-        state, _ = checkpoints.restore(80, like, devices.single_device())
-        return jax.device_get(state.params)
+        like = steps.abstract_state(settings_of(config))
+        return checkpoints.restore_latest(like, devices.single_device())[0]
 
 
-def test_a_run_learns_and_leaves_everything(small_config, shared_dir, capsys):
-    workdir = shared_dir / "whole"
-    train.train_and_evaluate(small_config, workdir)
-    output = capsys.readouterr().out
-    assert "epoch 2/2: train" in output  # a line an epoch where there is no terminal
+def test_a_run_learns_and_leaves_everything(small_config, trained_run):
+    workdir = trained_run
     rows = read_rows(workdir / "metrics.csv")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["step"] for row in rows] == [40, 80]
@@ -44,7 +44,7 @@ def test_a_run_learns_and_leaves_everything(small_config, shared_dir, capsys):
     for row in rows:
         total = row["train_reconstruction"] + row["train_kl"]
         assert math.isclose(row["train_loss"], total, rel_tol=1e-5)
-    assert sorted(path.name for path in (workdir / "figures").iterdir()) == FIGURES
+    assert sorted(path.name for path in (workdir / "plots").iterdir()) == PLOTS
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["best_epoch"] == summary["epochs_trained"] == 2
     assert summary["validation"]["loss"] == rows[1]["validation_loss"]
@@ -63,18 +63,19 @@ def test_a_run_learns_and_leaves_everything(small_config, shared_dir, capsys):
     assert summary["test"]["loss"] < cross_entropy + 5
 
 
-def test_a_complete_run_is_not_trained_again(small_config, shared_dir, capsys):
-    workdir = shared_dir / "whole"
+def test_a_complete_run_is_not_trained_again(small_config, copied_run, capsys):
+    workdir = copied_run
     before = (workdir / "metrics.csv").read_bytes()
     train.train_and_evaluate(small_config, workdir)
     assert "the run is complete" in capsys.readouterr().out
     assert (workdir / "metrics.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    small_config, shared_dir, interrupt_save_of_step, capsys
+    small_config, trained_run, tmp_path, interrupt_save_of_step, capsys
 ):
-    workdir = shared_dir / "interrupted"
+    workdir = tmp_path / "interrupted"
     interrupt_save_of_step(80)  # the row of epoch 2 is written, its checkpoint is not
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(small_config, workdir)
@@ -83,46 +84,64 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     evaluate.evaluate(small_config, workdir)
     assert "best epoch 1 of 1:" in capsys.readouterr().out
     train.train_and_evaluate(small_config, workdir)
-    assert "resuming after epoch 1 of 2" in capsys.readouterr().out
-    whole = shared_dir / "whole"
-    assert rows_without_timing(workdir) == rows_without_timing(whole)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        final_params(small_config, workdir),
-        final_params(small_config, whole),
-    )
+    output = capsys.readouterr().out
+    assert "resuming after epoch 1 of 2" in output
+    assert "epoch 2/2: train" in output  # a line an epoch where there is no terminal
+    assert rows_without_timing(workdir) == rows_without_timing(trained_run)
+    assert_trees_equal(final_state(small_config, workdir), final_state(small_config, trained_run))
 
 
-def test_modes_of_a_trained_run(small_config, shared_dir, capsys):
-    workdir = shared_dir / "whole"
+def test_modes_of_a_trained_run(small_config, copied_run, capsys):
+    workdir = copied_run
     summary = (workdir / "summary.json").read_bytes()
-    samples = (workdir / "figures" / "samples.png").read_bytes()
-    for path in [workdir / "summary.json", *(workdir / "figures").iterdir()]:
+    samples = (workdir / "plots" / "samples.png").read_bytes()
+    for path in [workdir / "summary.json", *(workdir / "plots").iterdir()]:
         path.unlink()
-    evaluate.sample(small_config, workdir)
+    sample.sample(small_config, workdir)
     images = np.load(workdir / "samples.npy")
     assert images.shape == (100, 28, 28)
     assert images.dtype == np.float32
     assert 0 <= images.min() < 0.1 < 0.5 < images.max() <= 1
-    evaluate.interpolate(small_config, workdir)
-    assert (workdir / "figures" / "interpolation.png").exists()
+    interpolate.interpolate(small_config, workdir)
+    assert (workdir / "plots" / "interpolation.png").exists()
     assert not (workdir / "summary.json").exists()
     evaluate.evaluate(small_config, workdir)
     assert "best epoch 2 of 2" in capsys.readouterr().out
     assert (workdir / "summary.json").read_bytes() == summary
-    assert (workdir / "figures" / "samples.png").read_bytes() == samples
+    assert (workdir / "plots" / "samples.png").read_bytes() == samples
+
+
+def test_a_second_evaluation_compiles_nothing(small_config, trained_run):
+    images = datasets.load("mnist_5k").test.images
+    first, second = (restore_best(small_config, trained_run).replicas[0] for _ in range(2))
+    [terms] = evaluate_split(first.settings, first.params, first.root_key, images)
+    generation.reconstruct(first.model, first.params, images)
+    root_key = second.root_key
+    with jax.no_tracing():  # what is not traced is not compiled
+        assert [terms] == evaluate_split(second.settings, second.params, root_key, images)
+        generation.reconstruct(second.model, second.params, images)
+
+
+def test_parameters_are_restored_without_an_optimizer(small_config, trained_run, monkeypatch):
+    monkeypatch.setattr(settings, "create_optimizer", None)
+    monkeypatch.setattr(optax, "adam", None)
+    replica = restore_best(small_config, trained_run).replicas[0]
+    summary = read_record(trained_run / SUMMARY_NAME, Summary)
+    images = datasets.load("mnist_5k").test.images
+    [terms] = evaluate_split(replica.settings, replica.params, replica.root_key, images)
+    assert terms == dataclasses.asdict(summary.test)
 
 
 def test_evaluation_counts_every_image_once(small_config):
-    settings = evaluate.step_settings(small_config)
-    state = steps.initial_state(settings, seed=0)
+    evaluation = settings_of(small_config).evaluation
+    state = steps.initial_state(settings_of(small_config), seed=0)
     images = datasets.load("mnist_5k").test.images
     # 500 a batch: one whole, and one of three images.
     images = np.concatenate([images, 255 - images[:3]])
-    [means] = evaluate.evaluate_split(settings, state, images)
+    [means] = evaluate_split(evaluation, state.params, state.root_key, images)
     singly = [
-        steps.evaluate_batch(
-            settings, state.params, state.root_key, images[start:stop], np.arange(start, stop)
+        evaluate_batch(
+            evaluation, state.params, state.root_key, images[start:stop], np.arange(start, stop)
         )
         for start, stop in ((0, 200), (200, 400), (400, 503))
     ]
@@ -132,6 +151,7 @@ def test_evaluation_counts_every_image_once(small_config):
     assert abs(means["loss"] - losses[:500].mean()) > 5e-4  # the last three count
 
 
+@pytest.mark.slow
 def test_binarized_data_have_a_likelihood(small_config, tmp_path, capsys):
     small_config.data.binarization = "dynamic"
     small_config.train.num_epochs = 1
@@ -161,6 +181,7 @@ def test_binarized_data_have_a_likelihood(small_config, tmp_path, capsys):
     assert len(posterior["aggregate_mean"]) == len(posterior["aggregate_variance"]) == 8
 
 
+@pytest.mark.slow
 def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
     small_config, tmp_path, interrupt_save_of_step
 ):
@@ -188,6 +209,7 @@ def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
     assert rows_without_timing(tmp_path / "interrupted") == bound
 
 
+@pytest.mark.slow
 def test_a_collapsed_posterior_is_warned_of(small_config, tmp_path, capsys):
     small_config.train.num_epochs = 1
     small_config.encoder.kind = "dense"
@@ -223,7 +245,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     assert read_rows(tmp_path / "run" / "metrics.csv") == []
 
 
-def test_a_run_without_a_checkpoint_cannot_be_sampled(small_config, shared_dir, tmp_path):
-    (tmp_path / "config.json").write_text((shared_dir / "whole" / "config.json").read_text())
+def test_a_run_without_a_checkpoint_cannot_be_sampled(small_config, trained_run, tmp_path):
+    shutil.copy(trained_run / "config.json", tmp_path)
     with pytest.raises(UserError, match="holds no finished epoch yet"):
-        evaluate.sample(small_config, tmp_path)
+        sample.sample(small_config, tmp_path)

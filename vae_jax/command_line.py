@@ -17,6 +17,19 @@ from vae_jax import configuration
 from vae_jax.runtime.errors import UserError
 
 
+def parse_known(argv: Sequence[str], known: flags.FlagValues) -> list[str]:
+    """Parses the flags that are known; returns the program's name and the other arguments.
+
+    Raises:
+      UserError: a flag lacks its value, or has a wrong one.
+    """
+    known.set_gnu_getopt(True)
+    try:
+        return known(argv, known_only=True)
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
 def load_file(path: str) -> dict[str, Any]:
     """Loads the configuration a file describes, as nested dictionaries.
 

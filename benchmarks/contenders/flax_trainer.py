@@ -1,4 +1,4 @@
-"""The training step in Flax, as stretches of a compiled epoch and as single calls."""
+"""The training step in Flax, as chunks of a compiled epoch and as single calls."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from configs import default
-from vae_jax import configuration, evaluate
+from vae_jax import configuration, datasets
 from vae_jax.training import steps
+from vae_jax.training.settings import train_settings
 from vae_jax.training.train_state import num_parameters
 
 _STEPS_PER_CALL = 10
@@ -19,11 +20,12 @@ class Trainer:
     def __init__(self, variant: str, config: dict[str, Any], images: np.ndarray):
         checked = configuration.from_dict(config, default.get_config())
         self._single_calls = variant == "single calls"
-        self._settings = evaluate.step_settings(checked)
+        steps_per_epoch = len(images) // checked.train.batch_size
+        self._settings = train_settings(checked, datasets.IMAGE_SHAPE, steps_per_epoch)
         self._images = jax.device_put(images)
         self._state = steps.initial_state(self._settings, checked.seed)
         self._order = steps.epoch_order(self._settings, self._state.root_key, 1, len(images))
-        self.num_parameters = num_parameters(self._state)
+        self.num_parameters = num_parameters(self._state.params)
         self.device = jax.devices()[0].device_kind
         self.version = f"JAX {jax.__version__}"
 
@@ -40,7 +42,7 @@ class Trainer:
             if self._single_calls:
                 self._run_single_calls(first, count)
             else:
-                self._state, sums = steps.train_epoch(
+                self._state, sums = steps.train_chunk(
                     self._settings, self._state, self._images, self._order, first, count
                 )
                 jax.block_until_ready(sums)

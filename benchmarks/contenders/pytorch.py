@@ -39,7 +39,7 @@ class _VAE(nn.Module):
         self.logits = nn.Linear(decoder["filters"][-1] * _IMAGE_SIZE**2, _IMAGE_SIZE**2)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The loss of `<float>[batch, 28, 28]` pixels, in nats per image."""
+        """Computes the loss of `<float>[batch, 28, 28]` pixels, in nats per image."""
         outputs, _ = self.lstm(pixels)
         features = outputs.flatten(1)
         mean, log_var = self.mean(features), self.log_var(features)

@@ -5,7 +5,6 @@ the tests that need no particular digits run on small files made here.
 """
 
 import gzip
-import os
 import pathlib
 import signal
 import struct
@@ -15,18 +14,15 @@ import sys
 import numpy as np
 import pytest
 
+from tests.support.common import MNIST_DIR, ROOT, needs_mnist
 from vae_jax import datasets
 from vae_jax.runtime.errors import UserError
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
-MNIST_DIR = os.environ.get("MNIST_DIR")
-needs_mnist = pytest.mark.skipif(not MNIST_DIR, reason="MNIST_DIR names no folder with MNIST")
 
 
 def run_fresh(code: str, *arguments: str) -> str:
     """Runs `code` in a new Python process; returns its standard output, with nothing on stderr."""
     process = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
@@ -39,14 +35,6 @@ def read_official(file_name: str) -> np.ndarray:
     num_axes = data[3]
     shape = struct.unpack_from(f">{num_axes}I", data, 4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
-
-
-@pytest.fixture(scope="module")
-def prepared_dir(tmp_path_factory):
-    """A folder with MNIST prepared in it."""
-    folder = tmp_path_factory.mktemp("prepared")
-    datasets.load("mnist", data_dir=str(folder), manual_dir=MNIST_DIR)
-    return str(folder)
 
 
 @pytest.fixture
@@ -62,8 +50,8 @@ def load_small(small_files, tmp_path):
 
 
 @needs_mnist
-def test_mnist_is_mnist(prepared_dir):
-    dataset = datasets.load("mnist", data_dir=prepared_dir)
+def test_mnist_is_mnist(prepared_mnist):
+    dataset = datasets.load("mnist", data_dir=prepared_mnist)
     train_images = read_official("train-images-idx3-ubyte.gz")
     train_labels = read_official("train-labels-idx1-ubyte.gz")
     np.testing.assert_array_equal(dataset.validation.images, train_images[:5_000])
@@ -77,8 +65,8 @@ def test_mnist_is_mnist(prepared_dir):
 
 
 @needs_mnist
-def test_mnist_has_the_published_labels(prepared_dir):
-    dataset = datasets.load("mnist", data_dir=prepared_dir)
+def test_mnist_has_the_published_labels(prepared_mnist):
+    dataset = datasets.load("mnist", data_dir=prepared_mnist)
     assert dataset.validation.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert dataset.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     labels = np.concatenate([dataset.train.labels, dataset.validation.labels])
@@ -93,13 +81,13 @@ def test_mnist_has_the_published_labels(prepared_dir):
 
 
 @needs_mnist
-def test_mnist_fingerprint(prepared_dir):
-    dataset = datasets.load("mnist", data_dir=prepared_dir)
+def test_mnist_fingerprint(prepared_mnist):
+    dataset = datasets.load("mnist", data_dir=prepared_mnist)
     assert dataset.sha256 == "32c855bb78f8bbb3f4b0671f42ebf14b3d606fe1cb0f3e93635e44d327e3895c"
 
 
 @needs_mnist
-def test_a_second_start_is_quick(prepared_dir):
+def test_a_second_start_is_quick(prepared_mnist):
     code = """
 import time; start = time.perf_counter()
 import sys
@@ -109,12 +97,12 @@ assert dataset.train.images.shape == (55_000, 28, 28)
 print(time.perf_counter() - start)
 """
     # The best of three: the machine may be busy with something else.
-    assert min(float(run_fresh(code, prepared_dir)) for _ in range(3)) < 3
+    assert min(float(run_fresh(code, prepared_mnist)) for _ in range(3)) < 3
 
 
 @needs_mnist
-def test_embedded_digits_are_mnist_training_images(prepared_dir):
-    mnist = datasets.load("mnist", data_dir=prepared_dir)
+def test_embedded_digits_are_mnist_training_images(prepared_mnist):
+    mnist = datasets.load("mnist", data_dir=prepared_mnist)
     official = {image.tobytes() for image in (*mnist.validation.images, *mnist.train.images)}
     embedded = datasets.load("mnist_5k")
     for split in (embedded.train, embedded.validation, embedded.test):
@@ -175,7 +163,7 @@ def test_a_signal_while_data_are_prepared_leaves_nothing_of_them(small_files, tm
         _LOAD_SMALL_FILES
         + f"""
 import os, signal
-from vae_jax import interrupts
+from vae_jax.runtime import interrupts
 from vae_jax.datasets.builder import VaeJaxMnist
 
 prepare = VaeJaxMnist.download_and_prepare

@@ -1,16 +1,13 @@
 """The weights that come with the package: the right file, small, and as good as promised."""
 
-import os
-
 import numpy as np
 import pytest
 
+from tests.support.common import needs_mnist
 from vae_jax import datasets
 from vae_jax.evaluation import digit_classifier
 from vae_jax.evaluation.digit_classifier import train, weights
 from vae_jax.runtime.errors import UserError
-
-MNIST_DIR = os.environ.get("MNIST_DIR")
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +19,10 @@ def test_the_file_is_small():
     assert digit_classifier.WEIGHTS_PATH.stat().st_size <= 500_000
 
 
-@pytest.mark.skipif(not MNIST_DIR, reason="MNIST_DIR names no folder with MNIST")
-def test_accuracy_on_the_test_set(params, tmp_path):
-    dataset = datasets.load("mnist", str(tmp_path), MNIST_DIR)
+@needs_mnist
+@pytest.mark.slow
+def test_accuracy_on_the_test_set(params, prepared_mnist):
+    dataset = datasets.load("mnist", prepared_mnist)
     assert len(dataset.test) == 10_000
     assert train.accuracy(params, dataset.test) >= 0.993
 
@@ -58,6 +56,7 @@ def test_other_weights_are_refused(monkeypatch, tmp_path, params):
         digit_classifier.load_weights()
 
 
+@pytest.mark.slow
 def test_training_learns_and_repeats(monkeypatch):
     monkeypatch.setattr(train, "_NUM_EPOCHS", 4)
     dataset = datasets.load("mnist_5k")

@@ -2,28 +2,26 @@
 
 import jax
 import numpy as np
-import optax
 import pytest
 import scipy.stats
 
+from tests.support.common import apply, make_settings, small_vae
 from vae_jax.evaluation import generation
-from vae_jax.model.vae import create_vae
 from vae_jax.training import steps
 
-DECODER = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (2, 2), "strides": (2, 2)}
 IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 28, 28)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def trained():
-    model = create_vae(3, {"kind": "dense", "dense_sizes": (16,)}, DECODER)
-    return model, steps.initial_state(steps.StepSettings(model, optax.sgd(0.1), 2), seed=0)
+    model = small_vae(3)
+    return model, steps.initial_state(make_settings(model), seed=0)
 
 
 def test_reconstructions_decode_the_posterior_mean(trained):
     model, state = trained
-    mean, _ = model.apply({"params": state.params}, IMAGES / 255.0, method="encode")
-    logits = model.apply({"params": state.params}, mean, method="decode")
+    mean, _ = apply(model, state.params, IMAGES / 255.0, method="encode")
+    logits = apply(model, state.params, mean, method="decode")
     actual = generation.reconstruct(model, state.params, IMAGES)
     np.testing.assert_allclose(actual, jax.nn.sigmoid(logits), rtol=1e-4)
 
@@ -35,14 +33,14 @@ def test_interpolation_leads_from_one_reconstruction_to_the_other(trained):
     assert images.shape == (3, 5, 28, 28)
     np.testing.assert_allclose(images[:, 0], ends[:3], rtol=1e-4)
     np.testing.assert_allclose(images[:, -1], ends[3:], rtol=1e-4)
-    means, _ = steps.encode(model, state.params, IMAGES)
-    middle = steps.decode(model, state.params, (means[:3] + means[3:]) / 2)
+    means, _ = generation.encode_batch(model, state.params, IMAGES)
+    middle = generation.decode_batch(model, state.params, (means[:3] + means[3:]) / 2)
     np.testing.assert_allclose(images[:, 2], middle, rtol=1e-4)
 
 
 def test_samples_differ_from_each_other(trained):
     model, state = trained
-    images = generation.sample_prior(model, state.params, state.root_key, 4)
+    images = generation.sample(model, state.params, state.root_key, 4)
     assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
 
 
@@ -72,16 +70,24 @@ def test_measured_samples_are_decided_by_the_key_and_are_not_those_of_the_figure
     )
     assert first.shape == (5, 28, 28)
     np.testing.assert_array_equal(first, again)
-    shown = generation.sample_prior(model, state.params, state.root_key, 5)
+    shown = generation.sample(model, state.params, state.root_key, 5)
     assert not np.allclose(first, shown)
 
 
 def test_the_manifold_lies_at_the_quantiles_of_the_prior():
-    model = create_vae(2, {"kind": "dense", "dense_sizes": (16,)}, DECODER)
-    state = steps.initial_state(steps.StepSettings(model, optax.sgd(0.1), 2), seed=0)
+    model = small_vae(2)
+    state = steps.initial_state(make_settings(model), seed=0)
     images = generation.manifold(model, state.params, num_steps=5)
     assert images.shape == (5, 5, 28, 28)
     # Rightmost column, second row from above: 90% and 70% of the prior lie below.
     latents = scipy.stats.norm.ppf([[0.9, 0.7]]).astype(np.float32)
-    expected = steps.decode(model, state.params, latents)[0]
+    expected = generation.decode_batch(model, state.params, latents)[0]
     np.testing.assert_allclose(images[1, 4], expected, rtol=1e-4)
+
+
+def test_generated_images_are_decided_by_the_key(trained):
+    model, state = trained
+    images = generation.sample(model, state.params, state.root_key, 3)
+    np.testing.assert_array_equal(images, generation.sample(model, state.params, state.root_key, 3))
+    assert images.shape == (3, 28, 28)
+    assert np.all((images > 0) & (images < 1))

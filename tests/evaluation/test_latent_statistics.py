@@ -7,6 +7,7 @@ import scipy.stats
 
 from vae_jax.evaluation import latent_statistics
 from vae_jax.model import distributions
+from vae_jax.model.priors import StandardNormal
 
 RANDOM = np.random.default_rng(0)
 
@@ -19,7 +20,7 @@ def test_a_unit_is_active_if_its_mean_varies():
 def test_kl_per_dimension_is_the_integral_and_sums_to_the_loss():
     mean = np.array([[0.5, 0.0], [-1.0, 0.0]], np.float32)
     log_var = np.array([[0.3, 0.0], [-0.7, 0.0]], np.float32)
-    kl = latent_statistics.kl_per_dimension(mean, log_var)
+    kl = latent_statistics.kl_per_dimension(StandardNormal(2), mean, log_var)
 
     def integrated(mean, log_var):
         q, p = scipy.stats.norm(mean, np.exp(log_var / 2)), scipy.stats.norm()

@@ -1,4 +1,4 @@
-"""The figures: where the pixels go, and that each file is a picture of the right kind."""
+"""The plots: where the pixels go, and that each file is a picture of the right kind."""
 
 import io
 
@@ -29,7 +29,7 @@ def test_tile_puts_images_in_rows_with_white_between():
 
 
 def test_image_grid_is_dark_ink_on_white(tmp_path):
-    path = tmp_path / "figures" / "samples.png"
+    path = tmp_path / "plots" / "samples.png"
     plots.save_image_grid(path, np.zeros((2, 10, 28, 28)), "")
     np.testing.assert_array_equal(read_gray(path), 1.0)
     plots.save_image_grid(path, np.ones((2, 10, 28, 28)), "")
@@ -50,9 +50,9 @@ def test_interpolation_has_one_scale_for_all(tmp_path):
     path = tmp_path / "interpolation.png"
     ones = np.ones((3, 28, 28))
     plots.save_interpolation(path, ones, np.ones((3, 5, 28, 28)), ones)
-    ink = read_gray(path) < 0.1
-    columns = ink[:, ink.mean(0) > 0.5]
-    assert columns.shape[1] > ink.shape[1] / 2
+    black = read_gray(path) < 0.1
+    columns = black[:, black.mean(0) > 0.5]
+    assert columns.shape[1] > black.shape[1] / 2
     # Below the titles, rows of images begin and end at the same heights in every column.
     below = columns[np.argmax(columns.mean(1) > 0.9) :]
     np.testing.assert_array_equal(below, np.broadcast_to(below[:, :1], below.shape))
@@ -137,9 +137,16 @@ def test_latent_sizes_are_drawn_with_error_bars():
     drawn = [
         colored_pixels(
             plots.plot_latent_sizes(
-                {"baseline": [(2, terms | std), (16, dict.fromkeys(terms, 90.0) | std)]}
+                {
+                    "baseline": [
+                        plots.LatentSizePoint(2, terms, dict.fromkeys(terms, std)),
+                        plots.LatentSizePoint(
+                            16, dict.fromkeys(terms, 90.0), dict.fromkeys(terms, std)
+                        ),
+                    ]
+                }
             )
         )[0]
-        for std in ({}, {f"{term}_std": 2.0 for term in terms})
+        for std in (None, 2.0)
     ]
     assert 0 < drawn[0] < drawn[1]

@@ -75,23 +75,23 @@ def test_more_vectors_than_a_chunk_are_measured_as_few_are(monkeypatch):
 
 
 def test_class_shares_and_their_divergence():
-    shares = sample_quality.class_fractions(np.array([0, 0, 1, 3]), 4)
-    np.testing.assert_array_equal(shares, [0.5, 0.25, 0.0, 0.25])
+    fractions = sample_quality.class_fractions(np.array([0, 0, 1, 3]), 4)
+    np.testing.assert_array_equal(fractions, [0.5, 0.25, 0.0, 0.25])
     uniform = np.full(4, 0.25)
-    assert sample_quality.categorical_kl(shares, uniform) == pytest.approx(
-        scipy.stats.entropy(shares, uniform)
+    assert sample_quality.categorical_kl(fractions, uniform) == pytest.approx(
+        scipy.stats.entropy(fractions, uniform)
     )
     assert sample_quality.categorical_kl(uniform, uniform) == 0.0
-    assert sample_quality.categorical_kl(uniform, shares) == np.inf
+    assert sample_quality.categorical_kl(uniform, fractions) == np.inf
 
 
-def test_blank_is_too_little_ink_or_none_that_is_dark():
+def test_blank_is_too_little_intensity_or_none_that_is_dark():
     images = np.zeros((4, 28, 28))
     images[1, 0, :5] = 1.0  # 5 in all
     images[2, 0, :11] = 1.0
     images[3] = 0.4  # much, but nowhere dark
     np.testing.assert_array_equal(
-        sample_quality.is_blank(images, min_ink=10.0), [True, True, False, True]
+        sample_quality.is_blank(images, min_intensity=10.0), [True, True, False, True]
     )
 
 
@@ -99,16 +99,18 @@ def test_nearest_distances_and_sharpness_by_hand():
     images, training = np.zeros((1, 28, 28)), np.zeros((2, 28, 28))
     training[0, 3, 3], training[1, 3, 3:5] = 3.0, 1.0
     assert sample_quality.nearest_distances(images, training) == pytest.approx(np.sqrt(2.0))
-    # A single dot has four differences, a dot of half the ink a quarter of their energy.
+    # A single dot has four differences, a dot of half the intensity a quarter of their energy.
     assert sample_quality.sharpness(training[:1] / 2, training[:1]) == 0.25
 
 
-def test_the_largest_step_of_an_even_path_is_one():
+def test_the_max_mean_step_ratio_of_an_even_path_is_one():
     even = np.linspace(0.0, 1.0, 11)[None, :, None, None] * np.ones((28, 28))
     jump = (np.arange(11) > 4)[None, :, None, None] * np.ones((28, 28))
-    assert sample_quality.largest_step(even) == pytest.approx(1.0)
-    assert sample_quality.largest_step(jump) == pytest.approx(10.0)
-    assert sample_quality.largest_step(np.concatenate([even, 0 * even])) == pytest.approx(1.0)
+    assert sample_quality.max_mean_step_ratio(even) == pytest.approx(1.0)
+    assert sample_quality.max_mean_step_ratio(jump) == pytest.approx(10.0)
+    assert sample_quality.max_mean_step_ratio(np.concatenate([even, 0 * even])) == pytest.approx(
+        1.0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -130,63 +132,63 @@ def ceiling(real):
 
 
 def test_real_digits_are_as_good_as_real_digits(ceiling):
-    assert ceiling["num_samples"] == 500
-    assert ceiling["precision"] > 0.8
-    assert ceiling["recall"] > 0.8
-    assert ceiling["density"] == pytest.approx(1.0, abs=0.15)
-    assert ceiling["coverage"] > 0.9
-    assert ceiling["class_kl"] < 0.01
-    assert ceiling["digits_present"] == 10
-    assert ceiling["mean_confidence"] > 0.98
-    assert ceiling["low_confidence_rate"] < 0.05
-    assert ceiling["blank_fraction"] == 0.0
-    assert ceiling["copy_fraction"] < 0.04
-    assert ceiling["nearest_distance_ratio"] == pytest.approx(1.0, abs=0.05)
+    assert ceiling.num_samples == 500
+    assert ceiling.precision > 0.8
+    assert ceiling.recall > 0.8
+    assert ceiling.density == pytest.approx(1.0, abs=0.15)
+    assert ceiling.coverage > 0.9
+    assert ceiling.class_kl < 0.01
+    assert ceiling.digits_present == 10
+    assert ceiling.mean_confidence > 0.98
+    assert ceiling.low_confidence_rate < 0.05
+    assert ceiling.blank_fraction == 0.0
+    assert ceiling.copy_fraction < 0.04
+    assert ceiling.nearest_distance_ratio == pytest.approx(1.0, abs=0.05)
 
 
 def test_blank_images_are_found_out(real, ceiling):
     blank = measure(real, np.zeros((500, 28, 28)))
-    assert blank["blank_fraction"] == 1.0
-    assert blank["recall"] == 0.0
-    assert blank["coverage"] < 0.01
-    assert blank["digits_present"] == 1
-    assert blank["frechet_distance"] > 10 * ceiling["frechet_distance"]
+    assert blank.blank_fraction == 1.0
+    assert blank.recall == 0.0
+    assert blank.coverage < 0.01
+    assert blank.digits_present == 1
+    assert blank.frechet_distance > 10 * ceiling.frechet_distance
 
 
 def test_one_repeated_digit_is_found_out(real, ceiling):
     repeated = measure(real, np.repeat(real[1][:1], 500, axis=0))
-    assert repeated["precision"] == 1.0  # each is a fine digit
-    assert repeated["recall"] < 0.01
-    assert repeated["coverage"] < 0.05
-    assert repeated["digits_present"] == 1
-    assert repeated["class_kl"] == pytest.approx(np.log(10))
-    assert repeated["frechet_distance"] > 10 * ceiling["frechet_distance"]
+    assert repeated.precision == 1.0  # each is a fine digit
+    assert repeated.recall < 0.01
+    assert repeated.coverage < 0.05
+    assert repeated.digits_present == 1
+    assert repeated.class_kl == pytest.approx(np.log(10))
+    assert repeated.frechet_distance > 10 * ceiling.frechet_distance
 
 
-@pytest.mark.parametrize("ink", [0.05, 0.13, 0.5])
-def test_dots_are_found_out(real, ink):
-    dots = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28)) < ink)
+@pytest.mark.parametrize("density", [0.05, 0.13, 0.5])
+def test_dots_are_found_out(real, density):
+    dots = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28)) < density)
     for name in ("precision", "density", "coverage"):
-        assert dots[name] < 0.01, name
-    assert dots["mean_confidence"] < 0.05
+        assert getattr(dots, name) < 0.01, name
+    assert dots.mean_confidence < 0.05
 
 
 def test_noise_is_found_out(real, ceiling):
     noise = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28)))
-    assert noise["precision"] < 0.01
-    assert noise["density"] < 0.01
-    assert noise["coverage"] < 0.01
-    assert noise["low_confidence_rate"] > 0.99
-    assert noise["frechet_distance"] > 10 * ceiling["frechet_distance"]
-    assert noise["nearest_distance_ratio"] > 1.5
+    assert noise.precision < 0.01
+    assert noise.density < 0.01
+    assert noise.coverage < 0.01
+    assert noise.low_confidence_rate > 0.99
+    assert noise.frechet_distance > 10 * ceiling.frechet_distance
+    assert noise.nearest_distance_ratio > 1.5
 
 
 def test_copies_of_training_images_are_found_out(real, ceiling):
     copies = measure(real, real[0][500:1000])
-    assert copies["copy_fraction"] == 1.0
-    assert copies["nearest_distance_ratio"] < 0.05
+    assert copies.copy_fraction == 1.0
+    assert copies.nearest_distance_ratio < 0.05
     # Nothing else would: they are as good as real ones.
-    assert copies["coverage"] > 0.85
+    assert copies.coverage > 0.85
 
 
 def test_blur_is_less_sharp(real):

@@ -14,49 +14,6 @@ from vae_jax.model import distributions
 RNG = np.random.RandomState(0)
 MEAN = RNG.normal(size=(3, 4)).astype(np.float32)
 LOG_VAR = RNG.normal(size=(3, 4)).astype(np.float32)
-EXTREMES = jnp.array([[-1e4, 1e4], [1e4, -1e4], [0.0, 1e4], [-1e4, 0.0]])
-
-
-def test_bernoulli_log_likelihood_equals_scipy_on_binary_pixels():
-    logits = RNG.normal(scale=3.0, size=(5, 28, 28)).astype(np.float32)
-    images = RNG.randint(0, 2, size=(5, 28, 28)).astype(np.float32)
-    expected = scipy.stats.bernoulli.logpmf(images, scipy.special.expit(logits.astype(np.float64)))
-    actual = distributions.bernoulli_log_likelihood(logits, images)
-    assert actual.shape == (5,)
-    np.testing.assert_allclose(actual, expected.sum((1, 2)), rtol=1e-5)
-
-
-def test_bernoulli_log_likelihood_is_cross_entropy_on_gray_pixels():
-    logits = RNG.normal(size=(2, 9)).astype(np.float32)
-    images = RNG.uniform(size=(2, 9)).astype(np.float32)
-    p = scipy.special.expit(logits.astype(np.float64))
-    expected = (images * np.log(p) + (1 - images) * np.log(1 - p)).sum(1)
-    actual = distributions.bernoulli_log_likelihood(logits, images)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
-
-
-def test_bernoulli_log_likelihood_keeps_precision_of_small_losses():
-    # log sigmoid(30) = -9.4e-14, which 30 - softplus(30) would round to 0.
-    actual = distributions.bernoulli_log_likelihood(jnp.array([[30.0]]), jnp.array([[1.0]]))
-    np.testing.assert_allclose(actual, [-np.log1p(np.exp(-30.0))], rtol=1e-5)
-
-
-def test_bernoulli_log_likelihood_at_extreme_logits():
-    images = jnp.array([[0.0, 1.0], [0.0, 1.0], [0.5, 0.5], [1.0, 1.0]])
-    value, gradient = jax.value_and_grad(
-        lambda logits: distributions.bernoulli_log_likelihood(logits, images).sum()
-    )(EXTREMES)
-    per_image = distributions.bernoulli_log_likelihood(EXTREMES, images)
-    half = np.log(0.5)
-    np.testing.assert_allclose(per_image, [0.0, -2e4, half - 5e3, half - 1e4], rtol=1e-6)
-    assert np.isfinite(value)
-    # d/dl = x - sigmoid(l)
-    np.testing.assert_allclose(gradient, images - scipy.special.expit(EXTREMES), atol=1e-7)
-
-
-def test_bernoulli_log_likelihood_refuses_shapes_that_would_broadcast():
-    with pytest.raises(ValueError, match=r"\(2, 784\).*\(2, 28, 28\)"):
-        distributions.bernoulli_log_likelihood(jnp.zeros((2, 784)), jnp.zeros((2, 28, 28)))
 
 
 def test_gaussian_kl_equals_quadrature():
@@ -72,6 +29,14 @@ def test_gaussian_kl_equals_quadrature():
     actual = distributions.gaussian_kl(MEAN, LOG_VAR)
     assert actual.shape == (3,)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_the_kl_of_each_dimension_sums_to_the_whole():
+    each = distributions.gaussian_kl_per_dimension(MEAN, LOG_VAR)
+    assert each.shape == MEAN.shape
+    np.testing.assert_allclose(each.sum(1), distributions.gaussian_kl(MEAN, LOG_VAR), rtol=1e-6)
+    alone = distributions.gaussian_kl(MEAN[:, 1:2], LOG_VAR[:, 1:2])
+    np.testing.assert_allclose(each[:, 1], alone, rtol=1e-6)
 
 
 def test_gaussian_kl_is_zero_at_the_prior_and_precise_near_it():
@@ -125,11 +90,9 @@ def test_finite_values_and_gradients_at_extreme_log_variances(function, log_var)
 
 def test_gradients_equal_numerical_ones():
     with jax.enable_x64(True):
-        logits, images = RNG.normal(size=(2, 5)), RNG.uniform(size=(2, 5))
         mean, log_var, x = (RNG.normal(size=(2, 3)) for _ in range(3))
         key = jax.random.key(1)
         cases = [
-            (distributions.bernoulli_log_likelihood, (logits, images)),
             (distributions.gaussian_kl, (mean, log_var)),
             (distributions.gaussian_log_density, (x, mean, log_var)),
             (lambda *args: distributions.sample_gaussian(key, *args), (mean, log_var)),

@@ -42,8 +42,8 @@ def with_random_biases(params):
 
 def test_lstm_encoder_equals_an_unrolled_lstm():
     encoder = LSTMEncoder(latent_size=5, hidden_size=7)
-    params = with_random_biases(encoder.init(jax.random.key(0), IMAGES)["params"])
-    mean, log_var = encoder.apply({"params": params}, IMAGES)
+    params = with_random_biases(jax.jit(encoder.init)(jax.random.key(0), IMAGES)["params"])
+    mean, log_var = jax.jit(encoder.apply)({"params": params}, IMAGES)
     features = unrolled_lstm(params["lstm"], IMAGES, 7)
     assert features.shape == (3, 28 * 7)
     np.testing.assert_allclose(mean, dense(params["mean"], features), rtol=1e-4, atol=1e-5)
@@ -53,24 +53,24 @@ def test_lstm_encoder_equals_an_unrolled_lstm():
 def test_lstm_encoder_reads_rows_from_the_top():
     # The first 7 features are the output after the top row: other rows cannot reach them.
     encoder = LSTMEncoder(latent_size=5, hidden_size=7)
-    params = encoder.init(jax.random.key(0), IMAGES)["params"]
+    params = jax.jit(encoder.init)(jax.random.key(0), IMAGES)["params"]
     only_first = jax.tree.map(np.array, params)
     only_first["mean"]["kernel"][7:] = 0.0
     changed = IMAGES.copy()
     changed[:, 1:] = 0.5
     first, second = (
-        encoder.apply({"params": only_first}, images)[0] for images in (IMAGES, changed)
+        jax.jit(encoder.apply)({"params": only_first}, images)[0] for images in (IMAGES, changed)
     )
     np.testing.assert_allclose(first, second, rtol=1e-6)
     changed[:, 0] = 0.5
-    assert np.all(first != encoder.apply({"params": only_first}, changed)[0])
+    assert np.all(first != jax.jit(encoder.apply)({"params": only_first}, changed)[0])
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_layers_and_directions_equal_unrolled_lstms(bidirectional):
     encoder = LSTMEncoder(latent_size=5, hidden_size=7, num_layers=2, bidirectional=bidirectional)
-    params = with_random_biases(encoder.init(jax.random.key(0), IMAGES)["params"])
-    mean, _ = encoder.apply({"params": params}, IMAGES)
+    params = with_random_biases(jax.jit(encoder.init)(jax.random.key(0), IMAGES)["params"])
+    mean, _ = jax.jit(encoder.apply)({"params": params}, IMAGES)
     rows = IMAGES
     for name in ("lstm", "lstm_1"):
         outputs = [unrolled_lstm(params[name], rows, 7).reshape(3, 28, 7)]
@@ -94,8 +94,8 @@ def swish(x):
 @pytest.mark.parametrize(("activation", "function"), [("relu", relu), ("swish", swish)])
 def test_dense_layers_before_the_heads_equal_matrix_products(activation, function):
     encoder = LSTMEncoder(latent_size=5, hidden_size=7, mlp_sizes=(11, 9), activation=activation)
-    params = with_random_biases(encoder.init(jax.random.key(0), IMAGES)["params"])
-    mean, log_var = encoder.apply({"params": params}, IMAGES)
+    params = with_random_biases(jax.jit(encoder.init)(jax.random.key(0), IMAGES)["params"])
+    mean, log_var = jax.jit(encoder.apply)({"params": params}, IMAGES)
     features = unrolled_lstm(params["lstm"], IMAGES, 7)
     for name in ("Dense_0", "Dense_1"):
         features = function(dense(params[name], features))
@@ -108,25 +108,25 @@ def test_means_through_relu_are_cut_off_at_zero_and_log_variances_are_not():
         LSTMEncoder(latent_size=5, hidden_size=7, mean_activation=activation)
         for activation in ("none", "relu")
     )
-    variables = plain.init(jax.random.key(0), IMAGES)
-    mean, log_var = plain.apply(variables, IMAGES)
+    variables = jax.jit(plain.init)(jax.random.key(0), IMAGES)
+    mean, log_var = jax.jit(plain.apply)(variables, IMAGES)
     assert mean.min() < 0 < mean.max()
     assert log_var.min() < 0
     np.testing.assert_array_equal(
-        cut_off.apply(variables, IMAGES), (np.maximum(mean, 0.0), log_var)
+        jax.jit(cut_off.apply)(variables, IMAGES), (np.maximum(mean, 0.0), log_var)
     )
 
 
 def test_another_activation_of_the_mean_is_an_error():
     encoder = DenseEncoder(latent_size=5, mean_activation="elu")
     with pytest.raises(ValueError, match="mean_activation is 'elu', must be 'none' or 'relu'"):
-        encoder.init(jax.random.key(0), IMAGES)
+        jax.jit(encoder.init)(jax.random.key(0), IMAGES)
 
 
 def test_dense_encoder_equals_matrix_products():
     encoder = DenseEncoder(latent_size=5, dense_sizes=(11, 9))
-    params = with_random_biases(encoder.init(jax.random.key(0), IMAGES)["params"])
-    mean, log_var = encoder.apply({"params": params}, IMAGES)
+    params = with_random_biases(jax.jit(encoder.init)(jax.random.key(0), IMAGES)["params"])
+    mean, log_var = jax.jit(encoder.apply)({"params": params}, IMAGES)
     features = IMAGES.reshape(3, -1)
     for name in ("Dense_0", "Dense_1"):
         features = np.maximum(dense(params[name], features), 0.0)

@@ -1,25 +1,25 @@
 """Likelihood estimates against the truth: quadrature, a closed form, plain sums."""
 
+import dataclasses
+
 import jax
 import numpy as np
-import optax
 import pytest
 import scipy.special
 import scipy.stats
 
+from tests.support.common import apply, make_settings, small_vae
 from vae_jax.evaluation import log_likelihood
 from vae_jax.model import importance
-from vae_jax.model.vae import create_vae
 from vae_jax.training import steps
 
-DECODER = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (2, 2), "strides": (2, 2)}
 RANDOM = np.random.default_rng(0)
 IMAGES = (RANDOM.uniform(size=(7, 28, 28)) < 0.2).astype(np.uint8) * np.uint8(255)
 
 
 def make_model(latent_size):
-    model = create_vae(latent_size, {"kind": "dense", "dense_sizes": (16,)}, DECODER)
-    state = steps.initial_state(steps.StepSettings(model, optax.sgd(0.1), 2), seed=0)
+    model = small_vae(latent_size)
+    state = steps.initial_state(make_settings(model), seed=0)
     # Untrained, p(x | z) hardly depends on z: larger kernels make it do so.
     params = jax.tree.map(lambda leaf: 1.5 * leaf, state.params)
     return model, params, state.root_key
@@ -32,9 +32,9 @@ def estimate(trained, num_samples, folder, images=IMAGES, identity="a"):
 def quadrature(trained, latent_size):
     """log of the integral of p(x | z) p(z), on a grid that is wide and fine."""
     model, params, _ = trained
-    line = np.linspace(-8.0, 8.0, 321 if latent_size == 1 else 161)
+    line = np.linspace(-7.0, 7.0, 281 if latent_size == 1 else 141)
     grid = np.stack(np.meshgrid(*[line] * latent_size), -1).reshape(-1, latent_size)
-    logits = model.apply({"params": params}, grid.astype(np.float32), method="decode")
+    logits = apply(model, params, grid.astype(np.float32), method="decode")
     logits = np.asarray(logits, np.float64)
     pixels = IMAGES / 255.0
     # log p(x | z) = sum of x * logit - log(1 + exp(logit)).
@@ -107,7 +107,7 @@ def test_chunks_do_not_change_the_estimate(tmp_path, monkeypatch, num_threads):
     trained = make_model(2)
     monkeypatch.setattr(log_likelihood, "_num_threads", lambda: num_threads)
     expected = estimate(trained, 23, tmp_path)
-    monkeypatch.setattr(log_likelihood, "_IMAGES_AT_ONCE", {jax.default_backend(): 3})
+    monkeypatch.setattr(log_likelihood, "_images_at_once", lambda: 3)
     monkeypatch.setattr(log_likelihood, "_SAMPLES_PER_CALL", 4)
     actual = estimate(trained, 23, tmp_path)
     for name in ("log_likelihood", "elbo", "effective_sample_size"):
@@ -116,7 +116,7 @@ def test_chunks_do_not_change_the_estimate(tmp_path, monkeypatch, num_threads):
 
 def test_an_interrupted_estimate_goes_on_where_it_was(tmp_path, monkeypatch):
     trained = make_model(2)
-    monkeypatch.setattr(log_likelihood, "_IMAGES_AT_ONCE", {jax.default_backend(): 2})
+    monkeypatch.setattr(log_likelihood, "_images_at_once", lambda: 2)
     monkeypatch.setattr(log_likelihood, "_num_threads", lambda: 1)
     monkeypatch.setattr(log_likelihood, "_SECONDS_BETWEEN_SAVES", 0.0)
     expected = estimate(trained, 5, tmp_path)
@@ -142,7 +142,7 @@ def test_an_interrupted_estimate_goes_on_where_it_was(tmp_path, monkeypatch):
 
 def test_an_interrupt_ends_what_other_threads_compute(tmp_path, monkeypatch):
     trained = make_model(2)
-    monkeypatch.setattr(log_likelihood, "_IMAGES_AT_ONCE", {jax.default_backend(): 2})
+    monkeypatch.setattr(log_likelihood, "_images_at_once", lambda: 2)
     monkeypatch.setattr(log_likelihood, "_SAMPLES_PER_CALL", 1)
     monkeypatch.setattr(log_likelihood, "_num_threads", lambda: 2)
     estimate_batch = log_likelihood._estimate_batch
@@ -171,11 +171,14 @@ def test_the_summary_is_in_nats_per_image():
     estimates = log_likelihood.Likelihoods(
         np.array([-80.0, -90.0]), np.array([-82.0, -92.0]), np.array([3.0, 5.0])
     )
-    assert estimates.summarize() == {
+    measures = estimates.summarize(num_samples=5, binarization_seed=7)
+    assert dataclasses.asdict(measures) == {
         "negative_log_likelihood": 85.0,
         "standard_error": pytest.approx(np.std([80, 90], ddof=1) / np.sqrt(2)),
         "negative_elbo": 87.0,
         "gap": 2.0,
         "effective_sample_size": 4.0,
         "num_images": 2,
+        "num_importance_samples": 5,
+        "binarization_seed": 7,
     }

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from vae_jax.model import losses
+from vae_jax.model import distributions, losses
+from vae_jax.model.likelihoods import Bernoulli
 
 RNG = np.random.RandomState(1)
 LOGITS = RNG.normal(size=(4, 28, 28)).astype(np.float32)
@@ -14,9 +15,16 @@ IMAGES = RNG.uniform(size=(4, 28, 28)).astype(np.float32)
 MEAN, LOG_VAR = RNG.normal(size=(2, 4, 6)).astype(np.float32)
 
 
+def negative_elbo(logits, images, mean, log_var, *kl_weight):
+    log_likelihood = Bernoulli().log_prob(logits, images)
+    return losses.negative_elbo(
+        log_likelihood, distributions.gaussian_kl(mean, log_var), *kl_weight
+    )
+
+
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0, 2.5])
 def test_negative_elbo_equals_an_independent_sum(kl_weight):
-    terms = losses.negative_elbo(LOGITS, IMAGES, MEAN, LOG_VAR, kl_weight)
+    terms = negative_elbo(LOGITS, IMAGES, MEAN, LOG_VAR, kl_weight)
     p = scipy.special.expit(LOGITS.astype(np.float64))
     cross_entropy = -(scipy.special.xlogy(IMAGES, p) + scipy.special.xlogy(1 - IMAGES, 1 - p))
     variance = np.exp(LOG_VAR.astype(np.float64))
@@ -27,14 +35,14 @@ def test_negative_elbo_equals_an_independent_sum(kl_weight):
 
 
 def test_the_kl_weight_defaults_to_one():
-    terms = losses.negative_elbo(LOGITS, IMAGES, MEAN, LOG_VAR)
+    terms = negative_elbo(LOGITS, IMAGES, MEAN, LOG_VAR)
     np.testing.assert_allclose(terms.loss, terms.reconstruction + terms.kl, rtol=1e-6)
 
 
 def test_a_better_reconstruction_has_a_lower_loss():
     exact = scipy.special.logit(np.clip(IMAGES, 1e-6, 1 - 1e-6))
-    best = losses.negative_elbo(exact, IMAGES, MEAN, LOG_VAR)
-    other = losses.negative_elbo(LOGITS, IMAGES, MEAN, LOG_VAR)
+    best = negative_elbo(exact, IMAGES, MEAN, LOG_VAR)
+    other = negative_elbo(LOGITS, IMAGES, MEAN, LOG_VAR)
     assert np.all(best.loss < other.loss)
 
 
@@ -43,13 +51,8 @@ def test_finite_values_and_gradients_at_extremes():
     log_var = jnp.where(LOG_VAR > 0, 50.0, -50.0)
 
     def total(logits, mean, log_var):
-        return losses.negative_elbo(logits, IMAGES, mean, log_var).loss.sum()
+        return negative_elbo(logits, IMAGES, mean, log_var).loss.sum()
 
     value, gradients = jax.value_and_grad(total, (0, 1, 2))(logits, MEAN, log_var)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
-
-
-def test_slicing_takes_images():
-    terms = losses.negative_elbo(LOGITS, IMAGES, MEAN, LOG_VAR)
-    np.testing.assert_array_equal(terms[1:3].kl, terms.kl[1:3])

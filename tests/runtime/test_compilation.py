@@ -8,9 +8,8 @@ import sys
 import jax
 import pytest
 
+from tests.support.common import ROOT
 from vae_jax.runtime import compilation
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture

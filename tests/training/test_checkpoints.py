@@ -10,17 +10,14 @@ import numpy as np
 import optax
 import pytest
 
+from tests.support.common import assert_trees_equal, make_settings, small_vae
 from vae_jax.model.losses import LossTerms
-from vae_jax.model.vae import create_vae
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.training import steps
-from vae_jax.training.checkpoints import Checkpoints, Progress
+from vae_jax.training.checkpoints import Checkpoints, Progress, checksum
 
-DECODER = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (2, 2), "strides": (2, 2)}
-SETTINGS = steps.StepSettings(
-    create_vae(3, {"kind": "dense", "dense_sizes": (4,)}, DECODER), optax.adam(0.1), batch_size=2
-)
+SETTINGS = make_settings(small_vae(hidden=4), optax.adam(0.1))
 LOSSES = (5.0, 3.0, 4.0, 6.0, 7.0, 8.0)
 
 
@@ -46,15 +43,7 @@ def restore_latest(folder):
         return checkpoints.restore_latest(steps.abstract_state(SETTINGS), devices.single_device())
 
 
-def assert_same_state(actual, expected):
-    np.testing.assert_array_equal(
-        jax.random.key_data(actual.root_key), jax.random.key_data(expected.root_key)
-    )
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        (actual.step, actual.params, actual.opt_state),
-        (expected.step, expected.params, expected.opt_state),
-    )
+assert_same_state = assert_trees_equal
 
 
 def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
@@ -62,15 +51,15 @@ def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
     progress = save_epochs(tmp_path, LOSSES)
     kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {20, 40, 50, 60}
-    state, found = restore_latest(tmp_path)
+    state, restored = restore_latest(tmp_path)
     assert_same_state(state, state_of(6))
-    assert found == progress
+    assert restored == progress
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        found = checkpoints.latest_progress()
-        assert found.best == {"validation_loss": 3.0, "epoch": 2.0, "step": 20.0, "third": 1 / 3}
-        like = steps.abstract_state(SETTINGS)
-        state, _ = checkpoints.restore(20, like, devices.single_device())
-    assert_same_state(state, state_of(2))
+        latest = checkpoints.latest_progress()
+        assert latest.best == {"validation_loss": 3.0, "epoch": 2.0, "step": 20.0, "third": 1 / 3}
+        like = steps.abstract_state(SETTINGS).params
+        params = checkpoints.restore_params(20, like, devices.single_device())
+    assert_trees_equal(params, state_of(2).params)
 
 
 def test_the_sums_of_an_unfinished_epoch_come_back(tmp_path):
@@ -92,6 +81,10 @@ def empty(folder):
 
 def lose_arrays(folder):
     shutil.rmtree(folder / "state")
+
+
+def lose_params(folder):
+    shutil.rmtree(folder / "params")
 
 
 def truncate(folder):
@@ -118,7 +111,7 @@ def alter_progress(folder):
     path.write_text(json.dumps(record))
 
 
-DAMAGE = [empty, lose_arrays, truncate, truncate_everything, flip_bits, alter_progress]
+DAMAGE = [empty, lose_arrays, lose_params, truncate, truncate_everything, flip_bits, alter_progress]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -126,7 +119,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_to_be(tmp_path, damage, ca
     save_epochs(tmp_path, LOSSES[:2])
     damage(tmp_path / "checkpoints" / "20")
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        if damage not in (lose_arrays, truncate, flip_bits):  # the arrays are not looked at
+        if damage not in (
+            lose_arrays,
+            lose_params,
+            truncate,
+            flip_bits,
+        ):  # the arrays are not looked at
             assert len(checkpoints.latest_progress().rows) == 1
             assert "the checkpoint of step 20 is damaged" in capsys.readouterr().err
     state, progress = restore_latest(tmp_path)
@@ -161,12 +159,14 @@ def test_a_damaged_best_checkpoint_is_an_error(tmp_path):
         Checkpoints(tmp_path, read_only=True) as checkpoints,
         pytest.raises(UserError, match=r"checkpoints/20: the checkpoint is damaged \("),
     ):
-        checkpoints.restore(20, steps.abstract_state(SETTINGS), devices.single_device())
+        checkpoints.restore_params(
+            20, steps.abstract_state(SETTINGS).params, devices.single_device()
+        )
 
 
 def test_the_checksum_sees_every_word():
     state = state_of(1)
-    before = int(steps.checksum(state))
+    before = int(checksum(state))
     leaves, tree = jax.tree.flatten(state)
     for index, leaf in enumerate(leaves):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -174,8 +174,8 @@ def test_the_checksum_sees_every_word():
         else:
             changed = leaf.reshape(-1).at[-1].add(1).reshape(leaf.shape)
         other = jax.tree.unflatten(tree, [*leaves[:index], changed, *leaves[index + 1 :]])
-        assert int(steps.checksum(other)) != before
+        assert int(checksum(other)) != before
     # Words that change places are a change too.
     index = next(index for index, leaf in enumerate(leaves) if leaf.ndim == 2)
     other = jax.tree.unflatten(tree, [*leaves[:index], leaves[index][::-1], *leaves[index + 1 :]])
-    assert int(steps.checksum(other)) != before
+    assert int(checksum(other)) != before

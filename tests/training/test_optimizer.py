@@ -1,22 +1,17 @@
 """The optimizer against NumPy: schedules, clipped gradients, weight decay, averaged parameters."""
 
-import dataclasses
-import json
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from tests.reading import rows_without_timing
-from vae_jax import evaluate, train
+from tests.support.common import assert_trees_equal, make_settings, small_vae
 from vae_jax.training import steps
-from vae_jax.training.optimizer import (
-    average_params,
-    create_optimizer,
-    evaluation_params,
-    learning_rate_schedule,
-)
+from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
+from vae_jax.training.train_state import MovingAverage, TrainState
 
 RANDOM = np.random.default_rng(0)
 GRADIENTS = RANDOM.normal(size=(20, 5)).astype(np.float32)
@@ -107,50 +102,40 @@ def test_short_burda_schedule_still_ends_at_a_tenth():
 
 
 def test_another_schedule_is_an_error():
-    with pytest.raises(ValueError, match="'linear', must be 'constant', 'cosine' or 'burda'"):
+    with pytest.raises(ValueError, match="'linear', must be one of constant, cosine, burda"):
         learning_rate_schedule("linear", 0.1, 10)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
 def test_the_average_weighs_each_step_as_the_formula_says(decay):
-    optimizer = optax.chain(optax.sgd(0.1), average_params(decay))
-    history, state = run(optimizer, np.ones(5), GRADIENTS)
+    history, _ = run(optax.sgd(0.1), np.ones(5), GRADIENTS)
+    average = MovingAverage(jnp.int32(0), jnp.ones(5))
+    for params in history:
+        average = average.update(params.astype(np.float32), decay)
     weights = decay ** np.arange(len(GRADIENTS))[::-1]
     expected = np.average(history, axis=0, weights=weights)
-    np.testing.assert_allclose(evaluation_params(None, state), expected, rtol=1e-5)
-    # The average changes nothing of what is averaged.
-    plain, state = run(optax.sgd(0.1), np.ones(5), GRADIENTS)
-    np.testing.assert_array_equal(history, plain)
-    assert evaluation_params("themselves", state) == "themselves"
+    np.testing.assert_allclose(average.params, expected, rtol=1e-5)
+    assert average.count == len(GRADIENTS)
 
 
-def test_a_run_evaluates_averages_and_goes_on_bit_for_bit(
-    small_config, tmp_path, interrupt_save_of_step
-):
-    small_config.train.ema_decay = 0.95
-    small_config.train.learning_rate_schedule = "cosine"
-    small_config.train.max_gradient_norm = 100.0
-    small_config.train.weight_decay = 0.01
-    small_config.train.num_replicas = 2
-    small_config.encoder.kind = "dense"
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    train.train_and_evaluate(small_config, whole)
-    interrupt_save_of_step(80)
-    with pytest.raises(KeyboardInterrupt):
-        train.train_and_evaluate(small_config, interrupted)
-    train.train_and_evaluate(small_config, interrupted)
-    assert rows_without_timing(interrupted) == rows_without_timing(whole)
-
-    [first, _] = evaluate.restore_best(small_config, whole).replicas
-    images = evaluate.load_dataset(small_config).validation.images
-    summary = json.loads((first.folder / "summary.json").read_text())
-    assert summary["best_epoch"] == 2
-    # From the parameters restored for evaluation alone, without the optimizer's state.
-    plain = dataclasses.replace(first.settings, optimizer=optax.sgd(0.1))
-    state = steps.initial_state(plain, seed=0).replace(
-        params=first.state.params, root_key=first.state.root_key
+def test_what_is_evaluated_is_the_average_where_there_is_one():
+    model, images = small_vae(), np.zeros((5, 28, 28), np.uint8)
+    states = [
+        steps.initial_state(make_settings(model, ema_decay=decay), seed=0) for decay in (0.0, 0.5)
+    ]
+    plain, averaged = (
+        steps.train_step(make_settings(model, ema_decay=decay), state, images)[0]
+        for decay, state in zip((0.0, 0.5), states, strict=True)
     )
-    [measured] = evaluate.evaluate_split(plain, state, images)
-    assert measured["loss"] == pytest.approx(summary["validation"]["loss"], rel=1e-6)
-    average = evaluation_params(None, first.state.opt_state)
-    jax.tree.map(np.testing.assert_array_equal, first.state.params, average)
+    assert plain.average is None
+    assert plain.evaluation_params is plain.params
+    # The average changes nothing of what is averaged; of one step it is that step's.
+    jax.tree.map(np.testing.assert_array_equal, averaged.params, plain.params)
+    assert averaged.evaluation_params is averaged.average.params
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7),
+        averaged.evaluation_params,
+        plain.params,
+    )
+    for state in (plain, averaged):
+        assert_trees_equal(TrainState.join(state.split()[1], state.split()[0]), state)

@@ -1,13 +1,15 @@
 """Files that are whole or not there, and what a run directory refuses."""
 
-import copy
 import json
 import os
 
 import pytest
 
 from configs import default
+from vae_jax.configuration import flatten
+from vae_jax.runtime import files
 from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import read_json, write_json
 from vae_jax.training import run_directory
 
 CONFIG = default.get_config().to_dict() | {"sizes": (1, 2)}
@@ -17,7 +19,7 @@ CONFIG = default.get_config().to_dict() | {"sizes": (1, 2)}
 def workdir(tmp_path):
     """A run directory that holds CONFIG's run."""
     record = {"config": CONFIG, "data_sha256": "abc"}
-    run_directory.write_json(tmp_path / "config.json", record)
+    write_json(tmp_path / "config.json", record)
     return tmp_path
 
 
@@ -27,8 +29,8 @@ def one_line(error):
 
 
 def test_json_comes_back(tmp_path):
-    run_directory.write_json(tmp_path / "a.json", {"x": [1, None, 0.1]})
-    assert run_directory.read_json(tmp_path / "a.json") == {"x": [1, None, 0.1]}
+    write_json(tmp_path / "a.json", {"x": [1, None, 0.1]})
+    assert read_json(tmp_path / "a.json") == {"x": [1, None, 0.1]}
     assert os.listdir(tmp_path) == ["a.json"]
 
 
@@ -39,15 +41,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_directory.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        run_directory.write_atomically(path, "new")
+        files.write_atomically(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
 
 def test_flatten_joins_names_and_takes_lists_as_tuples():
-    assert run_directory.flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {
+    assert flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {
         "a": 1,
         "b.c": (1, 2),
         "b.d.e": None,
@@ -110,17 +112,6 @@ def test_a_damaged_config_is_an_error_that_names_the_file(tmp_path, content):
     one_line(error)
 
 
-def test_a_run_of_an_earlier_version_has_the_values_of_fields_it_lacks(tmp_path):
-    fields = default.get_config().to_dict()
-    earlier = copy.deepcopy(fields)
-    del earlier["initialization"], earlier["encoder"]["mean_activation"], earlier["evaluate"]
-    run_directory.write_json(tmp_path / "config.json", {"config": earlier})
-    run_directory.check_same_config(tmp_path, fields)
-    fields["initialization"] = "tensorflow"
-    with pytest.raises(UserError, match="initialization is 'flax' there, 'tensorflow' here"):
-        run_directory.check_same_config(tmp_path, fields)
-
-
 @pytest.mark.parametrize("opening", ['{"config": ', "["])
 @pytest.mark.parametrize("depth", [30, 300, 100_000])
 def test_a_config_nested_too_deeply_is_damaged(tmp_path, opening, depth):
@@ -140,7 +131,7 @@ def test_a_config_that_is_no_record_says_nothing_of_the_data(tmp_path, content):
 
 def test_what_a_damaged_config_holds_is_shown_in_one_line(tmp_path):
     record = {"config": CONFIG | {"a\nb\x1b[2J\u2028": 1}, "data_sha256": "x\ny"}
-    run_directory.write_json(tmp_path / "config.json", record)
+    write_json(tmp_path / "config.json", record)
     with pytest.raises(UserError, match=r"a\\nb\\x1b\[2J\\u2028 is 1 there, None here"):
         run_directory.check_same_config(tmp_path, CONFIG)
     with pytest.raises(UserError, match=r"SHA-256 x\\ny, this is abc"):

@@ -6,24 +6,20 @@ import numpy as np
 import optax
 import pytest
 
-from vae_jax.model import losses
+from tests.support.common import assert_trees_equal, make_settings, small_vae
+from vae_jax.model import distributions, losses
 from vae_jax.model.objective import Objective
 from vae_jax.model.rng_streams import Stream, stream_key
-from vae_jax.model.vae import create_vae
 from vae_jax.training import steps
 from vae_jax.training.train_state import num_parameters
+from vae_jax.training.validation import evaluate_batch
 
-DECODER = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (3, 2), "strides": (2, 2)}
-ENCODER = {"kind": "dense", "dense_sizes": (16,)}
 IMAGES = np.random.RandomState(0).randint(0, 256, size=(23, 28, 28)).astype(np.uint8)
 
 
-def make_settings(decoder=None, **fields):
-    model = create_vae(4, ENCODER, DECODER | (decoder or {}))
-    return steps.StepSettings(model=model, optimizer=optax.adam(0.01), batch_size=5, **fields)
-
-
-SETTINGS = make_settings()
+ADAM = optax.adam(0.01)
+SETTINGS = make_settings(small_vae(4, filters=(3, 2)), ADAM)
+EVALUATION = SETTINGS.evaluation
 
 
 @pytest.fixture
@@ -31,30 +27,17 @@ def state():
     return steps.initial_state(SETTINGS, seed=3)
 
 
-def assert_equal_trees(first, second):
-    jax.tree.map(np.testing.assert_array_equal, *map(without_keys, (first, second)))
-
-
-def without_keys(tree):
-    return jax.tree.map(
-        lambda leaf: (
-            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-        ),
-        tree,
-    )
-
-
 def copy(state):
     return jax.tree.map(jnp.copy, state)
 
 
 def test_the_seed_decides_the_initial_state(state):
-    assert_equal_trees(state, steps.initial_state(SETTINGS, seed=3))
+    assert_trees_equal(state, steps.initial_state(SETTINGS, seed=3))
     other = steps.initial_state(SETTINGS, seed=4)
     assert not np.array_equal(
         state.params["encoder"]["mean"]["kernel"], other.params["encoder"]["mean"]["kernel"]
     )
-    assert num_parameters(state) == sum(leaf.size for leaf in jax.tree.leaves(other.params))
+    assert num_parameters(state.params) == sum(leaf.size for leaf in jax.tree.leaves(other.params))
 
 
 def test_a_step_is_adam_on_the_mean_loss(state):
@@ -63,8 +46,10 @@ def test_a_step_is_adam_on_the_mean_loss(state):
     def loss(params):
         pixels = batch.astype(np.float32) / 255
         key = stream_key(state.root_key, Stream.POSTERIOR, 0)
-        output = SETTINGS.model.apply({"params": params}, pixels, key)
-        terms = losses.negative_elbo(output.logits, pixels, output.mean, output.log_var)
+        output = EVALUATION.model.apply({"params": params}, pixels, key)
+        log_likelihood = EVALUATION.model.likelihood.log_prob(output.outputs, pixels)
+        kl = distributions.gaussian_kl(output.mean, output.log_var)
+        terms = losses.negative_elbo(log_likelihood, kl)
         return terms.loss.mean()
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(state.params)
@@ -105,7 +90,7 @@ def test_an_epoch_is_its_steps(state):
     for first in range(0, 20, 5):
         stepped, terms = steps.train_step(SETTINGS, stepped, IMAGES[order[first : first + 5]])
         sums.append(terms)
-    scanned, pieces = steps.train_epoch(SETTINGS, state, IMAGES, order, 0, 4)
+    scanned, pieces = steps.train_chunk(SETTINGS, state, IMAGES, order, 0, 4)
     expected = jax.tree.map(lambda *terms: jnp.stack(terms), *sums)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), pieces, expected)
     jax.tree.map(
@@ -115,13 +100,13 @@ def test_an_epoch_is_its_steps(state):
     )
 
 
-def test_an_epoch_in_stretches_is_the_same_bit_for_bit(state):
+def test_an_epoch_in_chunks_is_the_same_bit_for_bit(state):
     order = steps.epoch_order(SETTINGS, state.root_key, 1, len(IMAGES))
     halves = copy(state)
-    whole, _ = steps.train_epoch(SETTINGS, state, IMAGES, order, 0, 4)
+    whole, _ = steps.train_chunk(SETTINGS, state, IMAGES, order, 0, 4)
     for first in (0, 2):
-        halves, _ = steps.train_epoch(SETTINGS, halves, IMAGES, order, first, 2)
-    assert_equal_trees(whole, halves)
+        halves, _ = steps.train_chunk(SETTINGS, halves, IMAGES, order, first, 2)
+    assert_trees_equal(whole, halves)
 
 
 def test_the_same_seed_gives_the_same_epoch_bit_for_bit():
@@ -129,15 +114,15 @@ def test_the_same_seed_gives_the_same_epoch_bit_for_bit():
     for _ in range(2):
         state = steps.initial_state(SETTINGS, seed=3)
         order = steps.epoch_order(SETTINGS, state.root_key, 1, len(IMAGES))
-        results.append(steps.train_epoch(SETTINGS, state, IMAGES, order, 0, 4))
-    assert_equal_trees(*results)
+        results.append(steps.train_chunk(SETTINGS, state, IMAGES, order, 0, 4))
+    assert_trees_equal(*results)
 
 
 def test_a_second_epoch_compiles_nothing(state):
     def run_epoch(state, epoch):
         order = steps.epoch_order(SETTINGS, state.root_key, epoch, len(IMAGES))
-        state, _ = steps.train_epoch(SETTINGS, state, IMAGES, order, 0, 2)
-        return steps.train_epoch(SETTINGS, state, IMAGES, order, 2, 2)[0]
+        state, _ = steps.train_chunk(SETTINGS, state, IMAGES, order, 0, 2)
+        return steps.train_chunk(SETTINGS, state, IMAGES, order, 2, 2)[0]
 
     state = run_epoch(state, 1)
     with jax.no_tracing():  # what is not traced is not compiled
@@ -153,7 +138,7 @@ def test_the_order_is_a_permutation_of_its_own_for_each_epoch(state):
 
 def test_evaluation_of_an_image_depends_on_its_place_alone(state):
     def evaluate(rows):
-        terms = steps.evaluate_batch(SETTINGS, state.params, state.root_key, IMAGES[rows], rows)
+        terms = evaluate_batch(EVALUATION, state.params, state.root_key, IMAGES[rows], rows)
         return np.asarray(terms.loss)
 
     together = evaluate(np.arange(6))
@@ -162,23 +147,26 @@ def test_evaluation_of_an_image_depends_on_its_place_alone(state):
 
 
 def test_evaluation_is_the_negative_elbo_with_dropout_off():
-    settings = make_settings(
-        {"dropout_rate": 0.9, "dropout_after": (0, 1)}, objective=Objective(kl_weight=0.5)
-    )
+    model = small_vae(4, dropout_rate=0.9, dropout_after=(0, 1))
+    settings = make_settings(model, evaluation={"objective": Objective(kl_weight=0.5)})
     state = steps.initial_state(settings, seed=0)
-    terms = steps.evaluate_batch(settings, state.params, state.root_key, IMAGES[:1], np.array([7]))
+    terms = evaluate_batch(
+        settings.evaluation, state.params, state.root_key, IMAGES[:1], np.array([7])
+    )
     pixels = IMAGES[:1] / np.float32(255)
-    mean, log_var = settings.model.apply({"params": state.params}, pixels, method="encode")
+    mean, log_var = model.apply({"params": state.params}, pixels, method="encode")
     noise = jax.random.normal(stream_key(state.root_key, Stream.EVALUATION, 7), (4,))
     latents = mean + jnp.exp(0.5 * log_var) * noise
-    logits = settings.model.apply({"params": state.params}, latents, method="decode")
-    expected = losses.negative_elbo(logits, pixels, mean, log_var, 0.5)
+    logits = model.apply({"params": state.params}, latents, method="decode")
+    expected = losses.negative_elbo(
+        model.likelihood.log_prob(logits, pixels), distributions.gaussian_kl(mean, log_var), 0.5
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), terms, expected)
 
 
 def test_binarization_draws_each_pixel_anew_with_its_gray_value():
     # Behind an almost constant decoder the reconstruction counts the pixels drawn as 1.
-    settings = make_settings(binarize=True)
+    settings = make_settings(EVALUATION.model, ADAM, binarize=True)
     state = steps.initial_state(settings, seed=0)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     zeros["decoder"]["logits"]["bias"] += 100.0  # -log p(x = 0) = 100, -log p(x = 1) = 0
@@ -193,15 +181,6 @@ def test_binarization_draws_each_pixel_anew_with_its_gray_value():
         counts.append(5 * 784 - float(sums.reconstruction) / 100.0)
     np.testing.assert_allclose(counts, np.round(counts), atol=0.01)  # whole pixels
     assert len(set(np.round(counts))) > 5  # anew at each step
-    total, share = 20 * 5 * 784, 51 / 255
-    error = np.sqrt(total * share * (1 - share))
-    np.testing.assert_allclose(np.sum(counts), total * share, atol=5 * error)
-
-
-def test_generated_images_are_decided_by_the_key(state):
-    images = steps.generate(SETTINGS.model, state.params, state.root_key, 3)
-    np.testing.assert_array_equal(
-        images, steps.generate(SETTINGS.model, state.params, state.root_key, 3)
-    )
-    assert images.shape == (3, 28, 28)
-    assert np.all((images > 0) & (images < 1))
+    total, fraction = 20 * 5 * 784, 51 / 255
+    error = np.sqrt(total * fraction * (1 - fraction))
+    np.testing.assert_allclose(np.sum(counts), total * fraction, atol=5 * error)

@@ -18,8 +18,8 @@ IMAGES_PER_RECORD = 1_000
 class VaeJaxMnist(tfds.core.GeneratorBasedBuilder):
     """MNIST, Fashion-MNIST and KMNIST, one builder configuration each.
 
-    An example is a block of up to 1,000 consecutive images, in the official order: `image`, uint8
-    [block, 28, 28], and `label`, uint8 [block]. The data lie in
+    An example is a block of up to 1,000 consecutive images, in the official order: `image`,
+    `<uint8>[block, 28, 28]`, and `label`, `<uint8>[block]`. The data lie in
     `<data_dir>/vae_jax_mnist/<configuration>/<version>`, apart from those of the builders of
     TensorFlow Datasets, which are named `mnist`, `fashion_mnist` and `kmnist`. The metadata hold
     each split's SHA-256, by which later damage is told.

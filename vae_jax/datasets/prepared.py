@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def load(name: str, data_dir: str | None, manual_dir: str | None) -> dict[str, S
 
 
 def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
-    """Where a data set's prepared data lie."""
+    """Returns where a data set's prepared data lie."""
     return root / VaeJaxMnist.name / name / str(VaeJaxMnist.VERSION)
 
 
@@ -183,7 +183,7 @@ def _check_network(folder: pathlib.Path, url_infos: _UrlInfos) -> None:
 
 
 def _no_data(folder: pathlib.Path, url_infos: _UrlInfos, reason: str) -> str:
-    """The message for data that are neither there nor to be had, with the ways out."""
+    """Words the error for data that are neither there nor to be had, with the ways out."""
     url = next(iter(url_infos))
     in_data_dir = pathlib.Path(*folder.parts[-3:])
     return (
@@ -214,7 +214,7 @@ def _read(name: str, root: pathlib.Path) -> dict[str, Split]:
     return splits
 
 
-def _join(blocks: Sequence[Any]) -> Split:
+def _join(blocks: Any) -> Split:
     records = blocks.__getitems__(range(len(blocks)))
     return Split(
         images=np.concatenate([record["image"] for record in records]),

@@ -11,8 +11,8 @@ import numpy as np
 class Split:
     """Images and their labels, in the same order."""
 
-    images: np.ndarray  # uint8 [images, 28, 28]
-    labels: np.ndarray  # uint8 [images], each 0 to 9
+    images: np.ndarray  # `<uint8>[n, 28, 28]`
+    labels: np.ndarray  # `<uint8>[n]`, each 0 to 9
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,5 +41,5 @@ def sha256_of(*splits: Split) -> str:
     for split in splits:
         for array in (split.images, split.labels):
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

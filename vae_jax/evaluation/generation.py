@@ -11,7 +11,7 @@ import numpy as np
 
 from vae_jax.model.likelihoods import to_intensities
 from vae_jax.model.rng_streams import Stream, stream_key
-from vae_jax.model.vae import VAE, Params
+from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime.batching import map_batches
 
 # Images at once: a device's memory need not hold the feature maps of all.
@@ -21,20 +21,20 @@ _BATCH_SIZE = 500
 @functools.partial(jax.jit, static_argnames="model")
 def encode_batch(model: VAE, params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Encodes a batch: mean and log-variance of q(z | x), each `<float>[batch, latent]`."""
-    return model.apply({"params": params}, to_intensities(images), method="encode")
+    return apply(model, params, to_intensities(images), method="encode")
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def decode_batch(model: VAE, params: Params, latents: jax.Array) -> jax.Array:
     """Decodes a batch `<float>[batch, latent]`: `<float>[batch, height, width]`."""
-    outputs = model.apply({"params": params}, latents, method="decode")
+    outputs = apply(model, params, latents, method="decode")
     return model.likelihood.mean(outputs)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_images"))
 def _sample(model: VAE, params: Params, root_key: jax.Array, num_images: int) -> jax.Array:
     key = stream_key(root_key, Stream.PRIOR_SAMPLES)
-    return model.apply({"params": params}, key, num_images, method="generate")
+    return apply(model, params, key, num_images, method="generate")
 
 
 def encode(model: VAE, params: Params, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

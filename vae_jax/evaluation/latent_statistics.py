@@ -3,6 +3,7 @@
 Latents are `<float>[n, latent]`. scikit-learn is imported where it is used: it is slow to import.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.evaluation.measures import PosteriorMeasures
@@ -36,7 +37,8 @@ def kl_per_dimension(prior: StandardNormal, mean: np.ndarray, log_var: np.ndarra
     Returns:
       `<float64>[latent]`, nats per image; they sum to the KL of the loss.
     """
-    return np.asarray(prior.kl_per_dimension(mean, log_var), np.float64).mean(0)
+    kl = prior.kl_per_dimension(jnp.asarray(mean), jnp.asarray(log_var))
+    return np.asarray(kl, np.float64).mean(0)
 
 
 def aggregate_posterior(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from vae_jax.model import distributions, importance
 from vae_jax.model.importance import WeightSums
 from vae_jax.model.likelihoods import to_intensities
 from vae_jax.model.rng_streams import Stream, stream_key
-from vae_jax.model.vae import VAE, Params
+from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 from vae_jax.runtime.batching import pad_rows
 from vae_jax.runtime.files import write_atomically
@@ -105,8 +105,8 @@ def add_importance_samples(
 
     def log_weights_of(number: jax.Array) -> jax.Array:
         latents = jax.vmap(draw, in_axes=(0, None, 0, 0))(indices, number, mean, log_var)
-        log_weights, _ = model.apply(
-            {"params": params}, pixels, mean, log_var, latents[None], method="log_weights"
+        log_weights, _ = apply(
+            model, params, pixels, mean, log_var, latents[None], method="log_weights"
         )
         return log_weights[0]
 

@@ -5,6 +5,7 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -190,7 +191,7 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
     _save(figure, path)
 
 
-def _styles() -> Iterator[dict[str, str]]:
+def _styles() -> Iterator[dict[str, Any]]:
     """Yields colors and dashes that tell lines apart, without end."""
     return itertools.cycle(
         {"color": color, "linestyle": dashes} for dashes in ("-", "--", ":") for color in _COLORS

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -252,8 +253,8 @@ def _subpixel_gradients(
         )
         return total + kernel_gradient, x_gradient
 
-    pieces = [array.reshape(num_pieces, -1, *array.shape[1:]) for array in (x, cotangent)]
-    kernel_gradient, x_gradient = jax.lax.scan(add, jnp.zeros_like(kernel), pieces)
+    xs, cotangents = (a.reshape(num_pieces, -1, *a.shape[1:]) for a in (x, cotangent))
+    kernel_gradient, x_gradient = jax.lax.scan(add, jnp.zeros_like(kernel), (xs, cotangents))
     return x_gradient.reshape(x.shape), kernel_gradient
 
 
@@ -364,7 +365,8 @@ _add_bias.defvjp(lambda x, bias: (_add_bias(x, bias), None), _add_bias_backward)
 def _pair(sizes: int | Sequence[int] | None) -> tuple[int, int]:
     if sizes is None:
         return (1, 1)
-    return (sizes, sizes) if isinstance(sizes, int) else tuple(sizes)
+    height, width = (sizes, sizes) if isinstance(sizes, int) else sizes
+    return (height, width)
 
 
 class ConvTranspose(nn.Module):
@@ -412,7 +414,8 @@ class ConvTranspose(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        promoted: list[Any] = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promoted
         batch_shape = x.shape[:-3]
         out = conv_transpose(
             x.reshape(-1, *x.shape[-3:]), kernel, _pair(self.strides), self.padding

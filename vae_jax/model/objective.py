@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vae_jax.model import distributions, losses
 from vae_jax.model.losses import LossTerms
-from vae_jax.model.vae import VAE, Params
+from vae_jax.model.vae import VAE, Params, apply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,26 +60,25 @@ def training_loss(
       dropout_key: key of the decoder's dropout; without one dropout is off.
       step: `<int32>[]`, how many steps were taken before.
     """
-    variables = {"params": params}
     if objective.num_importance_samples > 1:
-        mean, log_var = model.apply(variables, pixels, method="encode")
+        mean, log_var = apply(model, params, pixels, method="encode")
         latents = _sample_several(objective.num_importance_samples, sample_key, mean, log_var)
-        weights = model.apply(
-            variables, pixels, mean, log_var, latents, dropout_key, method="log_weights"
+        log_weights, log_likelihood = apply(
+            model, params, pixels, mean, log_var, latents, dropout_key, method="log_weights"
         )
-        kl = model.apply(variables, mean, log_var, latents[0], method="kl")
-        terms = _importance_weighted_terms(*weights, kl)
+        kl = apply(model, params, mean, log_var, latents[0], method="kl")
+        terms = _importance_weighted_terms(log_weights, log_likelihood, kl)
         return terms.loss.mean(), terms
     kl_weight: float | jax.Array = objective.kl_weight
     if objective.kl_warmup_steps:
         kl_weight = kl_weight * losses.linear_warmup(step, objective.kl_warmup_steps)
-    output = model.apply(variables, pixels, sample_key, dropout_key)
+    output = apply(model, params, pixels, sample_key, dropout_key)
     posterior = (output.mean, output.log_var)
-    kl = model.apply(variables, *posterior, output.latents, method="kl")
+    kl = apply(model, params, *posterior, output.latents, method="kl")
     terms = losses.negative_elbo(model.likelihood.log_prob(output.outputs, pixels), kl, kl_weight)
     if not objective.free_bits:
         return terms.loss.mean(), terms
-    each = model.apply(variables, *posterior, method="kl_per_dimension")
+    each = apply(model, params, *posterior, method="kl_per_dimension")
     kl_with_free_bits = losses.free_bits_kl(each, objective.free_bits)
     return terms.reconstruction.mean() + kl_weight * kl_with_free_bits, terms
 
@@ -96,22 +95,21 @@ def evaluation_terms(
       pixels: `<float>[batch, height, width]`, intensities in [0, 1].
       sample_keys: `<key>[batch]`, of each image's latent samples.
     """
-    variables = {"params": params}
-    mean, log_var = model.apply(variables, pixels, method="encode")
+    mean, log_var = apply(model, params, pixels, method="encode")
     num_samples = objective.num_importance_samples
     if num_samples > 1:
         draw = functools.partial(_sample_several, num_samples)
         latents = jax.vmap(draw, out_axes=1)(sample_keys, mean, log_var)
         # One sample of every image at a time: memory does not grow with their number.
-        weights = jax.lax.map(
-            lambda z: model.apply(variables, pixels, mean, log_var, z, method="log_weights"),
+        log_weights, log_likelihood = jax.lax.map(
+            lambda z: apply(model, params, pixels, mean, log_var, z, method="log_weights"),
             latents[:, None],
         )
-        kl = model.apply(variables, mean, log_var, latents[0], method="kl")
-        return _importance_weighted_terms(*(w[:, 0] for w in weights), kl)
+        kl = apply(model, params, mean, log_var, latents[0], method="kl")
+        return _importance_weighted_terms(log_weights[:, 0], log_likelihood[:, 0], kl)
     latents = jax.vmap(distributions.sample_gaussian)(sample_keys, mean, log_var)
-    outputs = model.apply(variables, latents, method="decode")
-    kl = model.apply(variables, mean, log_var, latents, method="kl")
+    outputs = apply(model, params, latents, method="decode")
+    kl = apply(model, params, mean, log_var, latents, method="kl")
     return losses.negative_elbo(model.likelihood.log_prob(outputs, pixels), kl, objective.kl_weight)
 
 

@@ -18,6 +18,11 @@ from vae_jax.model.priors import StandardNormal
 Params = dict[str, Any]
 
 
+def apply(module: nn.Module, params: Params, *arguments: Any, method: str | None = None) -> Any:
+    """Calls a method of a module, `__call__` by default, with these parameters."""
+    return module.apply({"params": params}, *arguments, method=method)
+
+
 @struct.dataclass
 class VAEOutput:
     """What one pass through the autoencoder gives.
@@ -85,7 +90,7 @@ class VAE(nn.Module):
         return self.prior.kl(mean, log_var, latents)
 
     def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        """Computes each latent dimension's share of the KL: `<float>[batch, latent]`, nats."""
+        """Computes the KL of each latent dimension: `<float>[batch, latent]`, nats."""
         return self.prior.kl_per_dimension(mean, log_var)
 
     def log_weights(
@@ -157,12 +162,13 @@ def create_vae(
         raise ValueError(
             f"encoder kind is {encoder['kind']!r}, must be one of {', '.join(ENCODERS)}"
         )
+    height, width = image_shape
     module = ENCODERS[encoder["kind"]]
     attributes = {name: encoder[name] for name in module.__annotations__ if name in encoder}
     return VAE(
         encoder=module(latent_size, **attributes),
-        decoder=ConvTransposeDecoder(image_shape=tuple(image_shape), **decoder),
+        decoder=ConvTransposeDecoder(image_shape=(height, width), **decoder),
         prior=StandardNormal(latent_size),
         likelihood=Bernoulli(),
-        image_shape=tuple(image_shape),
+        image_shape=(height, width),
     )

@@ -14,7 +14,7 @@ from vae_jax.configuration import flatten
 from vae_jax.evaluation import plots
 from vae_jax.reporting.claims import CLAIMS, judge
 from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_to
-from vae_jax.training import run_directory
+from vae_jax.training import metrics, run_directory
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PLOTS = {
@@ -251,12 +251,11 @@ def _latent_size_lines(groups: Sequence[Group]) -> dict[str, list[plots.LatentSi
 
 
 def _latent_size_point(group: Group) -> plots.LatentSizePoint:
-    def term(name: str) -> Callable[[Any], float]:
-        return lambda summary: getattr(summary.test, name)
-
-    means = {t: group.mean(Model.summary, term(t)) for t in _TERMS}
-    stds = {t: group.std(Model.summary, term(t)) for t in _TERMS}
-    return plots.LatentSizePoint(group.runs[0].config.latent_size, means, stds)
+    tests = [vars(model.losses.test) for model in group.models]
+    means, stds = metrics.mean_and_std(tests)
+    several = len(tests) > 1
+    latent_size = group.runs[0].config.latent_size
+    return plots.LatentSizePoint(latent_size, means, stds if several else dict.fromkeys(stds))
 
 
 def _latent_size_table(lines: Mapping[str, Sequence[plots.LatentSizePoint]]) -> Table:

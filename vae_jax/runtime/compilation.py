@@ -50,7 +50,7 @@ def use_cache() -> None:
     A folder the user has given JAX (`JAX_COMPILATION_CACHE_DIR`) is left as it is. Where none
     can be made, programs are compiled anew each time, and standard error says so.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = cache_folder()
     try:

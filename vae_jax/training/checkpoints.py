@@ -95,10 +95,11 @@ def _from_record(record: dict[str, Any]) -> tuple[Progress, dict[str, int]]:
     content = record["content"]
     if _crc32(content) != record["crc32"]:
         raise ValueError("its progress has another checksum")
-    sums = content["sums"] and LossTerms(
-        **{term: np.array(values, np.float32) for term, values in content["sums"].items()}
-    )
-    return Progress(tuple(content["rows"]), sums), content["checksums"]
+    sums: dict[str, Any] = {
+        term: np.array(values, np.float32) for term, values in (content["sums"] or {}).items()
+    }
+    progress = Progress(tuple(content["rows"]), LossTerms(**sums) if sums else None)
+    return progress, content["checksums"]
 
 
 def _reason(error: Exception) -> str:
@@ -164,7 +165,7 @@ class _KeepBest:
     step: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Whether each checkpoint is kept on this policy's account."""
+        """Tells whether each checkpoint is kept on this policy's account."""
         return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
@@ -216,7 +217,8 @@ class Checkpoints:
             for name, tree in (("params", params), ("state", rest))
         }
         record = _to_record(progress, checksums)
-        self._best.step = progress.best and int(progress.best["step"])
+        best = progress.best
+        self._best.step = int(best["step"]) if best else None
         try:
             if not self._folder.is_dir():
                 raise FileNotFoundError("the folder is gone")

@@ -1,5 +1,7 @@
 """Adam, and what can go with it: schedules, clipped gradients, weight decay."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,8 @@ def _is_kernel(params: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+# Equal arguments give the same transformation: programs compiled for it are shared.
+@functools.cache
 def create_optimizer(
     learning_rate: float,
     schedule: str = "constant",

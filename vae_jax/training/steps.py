@@ -3,6 +3,7 @@
 Where a docstring says `[...]`, that axis has one entry for each replica, where there are several.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -122,8 +123,10 @@ def _train_step(
             (params, average, opt_state),
             (state.params, state.average, state.opt_state),
         )
-    state = state.replace(step=state.step + 1, params=params, average=average, opt_state=opt_state)
-    return state, sums.replace(loss=jnp.where(finite, sums.loss, jnp.nan))
+    state = dataclasses.replace(
+        state, step=state.step + 1, params=params, average=average, opt_state=opt_state
+    )
+    return state, dataclasses.replace(sums, loss=jnp.where(finite, sums.loss, jnp.nan))
 
 
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")

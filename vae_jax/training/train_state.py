@@ -1,9 +1,11 @@
 """What a training step changes, and nothing else: with the configuration it makes a run."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -67,27 +69,29 @@ class TrainState:
     def split(self) -> tuple[Params, "TrainState"]:
         """Takes the parameters to evaluate apart; the state returned lacks them."""
         if self.average is None:
-            return self.params, self.replace(params=None)
-        return self.average.params, self.replace(average=self.average.replace(params=None))
+            return self.params, dataclasses.replace(self, params={})
+        without = dataclasses.replace(self.average, params={})
+        return self.average.params, dataclasses.replace(self, average=without)
 
     def join(self, params: Params) -> "TrainState":
         """Puts the parameters to evaluate back into a state that lacks them."""
         if self.average is None:
-            return self.replace(params=params)
-        return self.replace(average=self.average.replace(params=params))
+            return dataclasses.replace(self, params=params)
+        average = dataclasses.replace(self.average, params=params)
+        return dataclasses.replace(self, average=average)
 
 
 def init_params(model: VAE, root_key: jax.Array) -> Params:
     """Draws a model's parameters from Flax's initializers."""
     images = jnp.zeros((1, *model.image_shape))
     # The latent sample's key has no influence on the parameters' shapes or values.
-    return model.init(stream_key(root_key, Stream.PARAMETERS), images, root_key)["params"]
+    return dict(model.init(stream_key(root_key, Stream.PARAMETERS), images, root_key)["params"])
 
 
 def create_train_state(
     model: VAE,
     optimizer: optax.GradientTransformation,
-    seed: int | jax.Array,
+    seed: int | jax.Array | np.ndarray,
     initialization: str = "flax",
     mean_image: jax.Array | None = None,
     keep_average: bool = False,

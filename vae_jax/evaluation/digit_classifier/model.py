@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vae_jax.model.vae import Params
+from vae_jax.model.vae import Params, apply
 from vae_jax.runtime.batching import map_batches
 
 NUM_DIGITS = 10
@@ -77,7 +77,7 @@ class Predictions:
 def _apply(
     model: DigitClassifier, params: Params, images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    features, logits = model.apply({"params": params}, images)
+    features, logits = apply(model, params, images)
     return features, jax.nn.softmax(logits)[:, :NUM_DIGITS]
 
 

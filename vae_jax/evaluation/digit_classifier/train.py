@@ -20,7 +20,7 @@ from vae_jax import datasets
 from vae_jax.evaluation.digit_classifier import weights
 from vae_jax.evaluation.digit_classifier.model import NO_DIGIT, DigitClassifier, classify
 from vae_jax.model.likelihoods import MAX_PIXEL, to_intensities
-from vae_jax.model.vae import Params
+from vae_jax.model.vae import Params, apply
 from vae_jax.runtime.files import write_atomically
 
 _SEED = 0
@@ -45,7 +45,7 @@ def _distort(key: jax.Array, images: jax.Array) -> jax.Array:
         turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
         stretch = jnp.eye(2) + _MAX_STRETCH * jnp.array([[draws[3], draws[5]], [0.0, draws[4]]])
         sources = (grid - center) @ (turn @ stretch).T + center + shift
-        return jax.scipy.ndimage.map_coordinates(image, jnp.moveaxis(sources, -1, 0), order=1)
+        return jax.scipy.ndimage.map_coordinates(image, [*jnp.moveaxis(sources, -1, 0)], order=1)
 
     return jax.vmap(distort)(jax.random.split(key, len(images)), images)
 
@@ -82,7 +82,7 @@ def _train_step(
     labels = jnp.concatenate([labels, jnp.full(len(others), NO_DIGIT)])
 
     def mean_loss(params: Params) -> jax.Array:
-        _, logits = DigitClassifier().apply({"params": params}, pixels, dropout_key)
+        _, logits = apply(DigitClassifier(), params, pixels, dropout_key)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     loss, gradients = jax.value_and_grad(mean_loss)(params)
@@ -97,7 +97,8 @@ def train(train_split: datasets.Split) -> Params:
     num_steps = _NUM_EPOCHS * steps_per_epoch
     schedule = optax.cosine_onecycle_schedule(num_steps, _PEAK_LEARNING_RATE)
     optimizer = optax.adam(schedule)
-    params = DigitClassifier().init(root_key, jnp.zeros((1, *datasets.IMAGE_SHAPE)))["params"]
+    images = jnp.zeros((1, *datasets.IMAGE_SHAPE))
+    params: Params = dict(DigitClassifier().init(root_key, images)["params"])
     opt_state = optimizer.init(params)
     with tqdm(total=num_steps * _BATCH_SIZE, unit=" images", unit_scale=True) as bar:
         for epoch in range(_NUM_EPOCHS):
@@ -126,7 +127,7 @@ def accuracy(params: Params, split: datasets.Split) -> float:
 
 def main() -> None:
     """Trains, writes the weights and says how good they are."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Trains the digit classifier.")
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
     parser.add_argument("--data_dir", help="prepared data")
     parser.add_argument("--manual_dir", help="where the four MNIST files already lie")

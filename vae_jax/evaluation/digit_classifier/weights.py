@@ -3,6 +3,7 @@
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -19,7 +20,8 @@ def to_bytes(params: Params) -> bytes:
     """Writes the parameters as a file's content, rounded to half precision."""
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(leaf, np.float16) for name, leaf in flat.items()})
+    arrays: dict[str, Any] = {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 

@@ -5,16 +5,26 @@ import socket
 import numpy as np
 import pytest
 
-from tests import processes
-from tests.reading import rows_without_timing
-from vae_jax.training import metrics, run_directory
+from tests.support import processes
+from tests.support.reading import rows_without_timing
+from vae_jax.runtime.files import read_json
+from vae_jax.training import metrics
 from vae_jax.training.metrics import read_rows
 
-EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+
+FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 # 100 steps: more would let the last digits of a float grow into visible differences.
-ARGUMENTS = (*processes.ARGUMENTS, "--config.train.batch_size=80", "--config.train.num_epochs=2")
+ARGUMENTS = (
+    *processes.ARGUMENTS,
+    "--config.encoder.kind=lstm",
+    "--config.encoder.hidden_size=8",
+    "--config.train.batch_size=80",
+    "--config.train.num_epochs=2",
+)
 REPLICAS = (
     *ARGUMENTS,
+    "--config.encoder.kind=dense",
     "--config.train.num_replicas=2",
     "--config.train.num_epochs=1",
     "--config.train.batch_size=79",  # which two devices do not divide, and need not
@@ -29,9 +39,9 @@ def one_device(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def eight_devices(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("eight_devices") / "run"
-    processes.train(workdir, *ARGUMENTS, **EIGHT_DEVICES)
+def four_devices(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("four_devices") / "run"
+    processes.train(workdir, *ARGUMENTS, **FOUR_DEVICES)
     return workdir
 
 
@@ -82,20 +92,20 @@ def under_slurm(count):
     ]
 
 
-def test_eight_devices_train_as_one(one_device, eight_devices):
-    assert_close_rows(eight_devices, one_device)
-    record = run_directory.read_json(eight_devices / "config.json")
-    assert record["device_count"] == 8
+def test_four_devices_train_as_one(one_device, four_devices):
+    assert_close_rows(four_devices, one_device)
+    record = read_json(four_devices / "config.json")
+    assert record["device_count"] == 4
 
 
-def test_eight_devices_train_alike_each_time(eight_devices, tmp_path):
-    processes.train(tmp_path / "run", *ARGUMENTS, **EIGHT_DEVICES)
-    processes.assert_same_run(tmp_path / "run", eight_devices)
+def test_four_devices_train_alike_each_time(four_devices, tmp_path):
+    processes.train(tmp_path / "run", *ARGUMENTS, **FOUR_DEVICES)
+    processes.assert_same_run(tmp_path / "run", four_devices)
 
 
-def test_a_run_of_eight_devices_goes_on_with_one(one_device, tmp_path):
+def test_a_run_of_four_devices_goes_on_with_one(one_device, tmp_path):
     workdir = tmp_path / "run"
-    process = processes.start(workdir, *ARGUMENTS, **EIGHT_DEVICES)
+    process = processes.start(workdir, *ARGUMENTS, **FOUR_DEVICES)
     processes.wait_for_line(process, "epoch 1/2")
     process.terminate()
     assert processes.finish(process)[0] == 143
@@ -104,13 +114,13 @@ def test_a_run_of_eight_devices_goes_on_with_one(one_device, tmp_path):
 
 
 def test_a_batch_that_the_devices_do_not_divide(tmp_path):
-    arguments = (*ARGUMENTS, "--config.train.batch_size=100")
-    process = processes.start(tmp_path / "run", *arguments, **EIGHT_DEVICES)
+    arguments = (*ARGUMENTS, "--config.train.batch_size=102")
+    process = processes.start(tmp_path / "run", *arguments, **FOUR_DEVICES)
     status, _, errors = processes.finish(process)
     assert status == 1
     assert errors == (
-        "error: train.batch_size is 100, which 8 devices do not divide; nearest: 96 or 104; or a "
-        "multiple of 8 as train.num_replicas\n"
+        "error: train.batch_size is 102, which 4 devices do not divide; nearest: 100 or 104; or a "
+        "multiple of 4 as train.num_replicas\n"
     )
     assert not (tmp_path / "run").exists()
 
@@ -125,7 +135,7 @@ def replicas_on_one_device(tmp_path_factory):
 def assert_close_replicas(workdir, expected):
     for folder in (".", "replicas/seed_0", "replicas/seed_1"):
         assert_close_rows(workdir / folder, expected / folder)
-        assert (workdir / folder / "figures" / "loss_curves.png").exists()
+        assert (workdir / folder / "plots" / "loss_curves.png").exists()
 
 
 def test_replicas_are_spread_over_the_devices(tmp_path, replicas_on_one_device):

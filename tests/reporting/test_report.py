@@ -1,4 +1,4 @@
-"""Reports of runs whose files are written here, with figures that decide the verdicts."""
+"""Reports of runs whose files are written here, with numbers that decide the verdicts."""
 
 import copy
 import html.parser
@@ -9,16 +9,17 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from configs import baseline, deeper_decoder, default, optimized, published
+from configs import baseline, deeper_decoder, default, optimized, reference
 from vae_jax import report
 from vae_jax.reporting import claims, runs
 from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import write_json
 from vae_jax.training import run_directory
 from vae_jax.training.metrics import COLUMNS
 
 NAMED = {
     module.__name__.rpartition(".")[2]: module.get_config()
-    for module in (baseline, deeper_decoder, optimized, published)
+    for module in (baseline, deeper_decoder, optimized, reference)
 }
 SAMPLES = {
     "num_samples": 10_000,
@@ -39,12 +40,13 @@ SAMPLES = {
 
 
 def write_model(folder, loss, **samples):
-    """What one trained model leaves, its figures one pixel each."""
-    (folder / "figures").mkdir(parents=True)
+    """What one trained model leaves, its plots one pixel each."""
+    (folder / "plots").mkdir(parents=True)
     for name in ("reconstructions", "samples", "interpolation", "latent_map"):
-        matplotlib.image.imsave(folder / "figures" / f"{name}.png", np.ones((1, 1, 3)))
+        matplotlib.image.imsave(folder / "plots" / f"{name}.png", np.ones((1, 1, 3)))
     terms = {"loss": loss, "reconstruction": loss - 24.0, "kl": 24.0}
     summary = {
+        "units": "nats per image",
         "best_epoch": 40,
         "best_step": 22_000,
         "epochs_trained": 50,
@@ -54,7 +56,7 @@ def write_model(folder, loss, **samples):
         "training_seconds": 3600.0,
     }
     analysis = {
-        "version": 1,
+        "version": 2,
         "best_step": 22_000,
         "latents": {"active_units": 20, "kl_per_dimension": [1.2] * 64, "probe_accuracy": 0.93},
         "reconstructions": {
@@ -62,13 +64,13 @@ def write_model(folder, loss, **samples):
             "sharpness": 0.73,
             "classifier_accuracy": 0.97,
         },
-        "interpolations": {"largest_step": 1.5, "mean_confidence": 0.95},
+        "interpolations": {"max_mean_step_ratio": 1.5, "mean_confidence": 0.95},
         "samples": SAMPLES | samples,
         "ceiling": SAMPLES
         | {"recall": 0.86, "frechet_distance": 1.5, "low_confidence_rate": 0.007},
     }
-    run_directory.write_json(folder / "summary.json", summary)
-    run_directory.write_json(folder / "analysis.json", analysis)
+    write_json(folder / "summary.json", summary)
+    write_json(folder / "analysis.json", analysis)
     rows = []
     for epoch in range(1, 51):
         row = dict.fromkeys(COLUMNS, loss + 50.0 / epoch) | {"epoch": epoch, "step": 550 * epoch}
@@ -82,16 +84,17 @@ def write_run(workdir, config, losses, **samples):
     config.train.num_replicas = len(losses)
     workdir.mkdir(parents=True, exist_ok=True)
     record = {"config": config.to_dict(), "versions": {"jax": "0.10.2"}, "device_kind": "cpu"}
-    run_directory.write_json(workdir / "config.json", record)
+    write_json(workdir / "config.json", record)
     folders = run_directory.replica_folders(workdir, config.seed, len(losses))
     for folder, loss in zip(folders, losses, strict=True):
         write_model(folder, loss, **samples)
     if len(losses) > 1:
-        run_directory.write_json(workdir / "summary.json", {"epochs_trained": 50})
+        summary = json.loads((folders[0] / "summary.json").read_text())
+        write_json(workdir / "summary.json", summary | {"seeds": [0, 1]})
 
 
 def write_report(workdir):
-    report.write(workdir, NAMED, default.get_config(), {})
+    report.write_report(workdir, NAMED, default.get_config(), {})
     return (workdir / "report.html").read_text(), (workdir / "report.md").read_text()
 
 
@@ -113,13 +116,13 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_report_holds_its_figures_and_no_external_link(tmp_path):
+def test_a_report_holds_its_plots_and_no_external_link(tmp_path):
     write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
     write_run(tmp_path / "optimized", NAMED["optimized"], [102.3])
     html_text, markdown = write_report(tmp_path)
     page = Page(html_text)
     assert not page.open
-    # The overlaid curves, KL by dimension, and four figures of each run.
+    # The overlaid curves, KL by dimension, and four plots of each run.
     assert page.tags.count("img") == 2 + 2 * 4
     assert all(
         reference.startswith(("#", "data:image/png;base64,")) for reference in page.references
@@ -129,6 +132,7 @@ def test_a_report_holds_its_figures_and_no_external_link(tmp_path):
         assert tag not in page.tags
     for text in (html_text, markdown):
         assert "102.30" in text
+        assert "**100.60**" in text or '<td class="best">100.60</td>' in text
         assert "real digits (ceiling)" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "baseline",
@@ -174,23 +178,28 @@ def test_likelihoods_are_shown_where_they_are_of_the_best_epoch(tmp_path):
         "gap": 3.375,
         "num_importance_samples": 5000,
         "effective_sample_size": 12.5,
+        "num_images": 10_000,
+        "binarization_seed": 20190601,
     }
+    names = ("kl_per_dimension", "aggregate_mean", "aggregate_variance")
+    posterior = {name: [0.5] for name in names} | {"active_units": 1}
     for name, step in (("baseline", 22_000), ("optimized", 21_450)):
         write_run(tmp_path / name, NAMED[name], [100.6])
-        evaluation = {"best_step": step, "likelihood": likelihood}
-        run_directory.write_json(tmp_path / name / "evaluation.json", evaluation)
+        evaluation = {"best_step": step, "units": "nats per image"}
+        evaluation |= {"posterior": posterior, "likelihood": likelihood}
+        write_json(tmp_path / name / "evaluation.json", evaluation)
     html_text, markdown = write_report(tmp_path)
     assert "<td>82.12</td>" in html_text
     [row] = [line for line in markdown.splitlines() if "82.12" in line]
     assert row == "| baseline | 82.12 | 0.25 | 85.50 | 3.38 | 5,000 | 12.5 |"
 
 
-def test_the_published_run_stands_beside_the_originals_log(tmp_path):
-    write_run(tmp_path / "published", NAMED["published"], [110.0])
+def test_the_reference_run_stands_beside_the_reference_projects_log(tmp_path):
+    write_run(tmp_path / "reference", NAMED["reference"], [110.0])
     _, markdown = write_report(tmp_path)
     last_ten = 110.0 + np.mean(50.0 / np.arange(41, 51))
-    assert "| the original's log | 111.03 | 87.01 | 24.02 |" in markdown
-    assert f"| published | {last_ten:.2f} |" in markdown
+    assert "| the reference project's log | 111.03 | 87.01 | 24.02 |" in markdown
+    assert f"| reference | {last_ten:.2f} |" in markdown
     assert f"| difference | {last_ten - 111.03:+.2f} |" in markdown
 
 
@@ -235,14 +244,13 @@ def groups_of(tmp_path, **overrides):
     """Groups of named configurations, the samples' measures overridden for each."""
     for name, samples in overrides.items():
         write_run(tmp_path / name, NAMED[name], [samples.pop("loss", 100.0)], **samples)
-    complete, _ = runs.read_runs(tmp_path)
-    fields = {name: config.to_dict() for name, config in NAMED.items()}
-    return {group.name: group for group in runs.group(complete, fields)}
+    complete, _ = runs.read_runs(tmp_path, default.get_config())
+    return {group.name: group for group in runs.group_runs(complete, NAMED)}
 
 
 def verdict_of(quotation, groups):
-    (observation,) = (o for o in claims.OBSERVATIONS if quotation in o.quotation)
-    return claims.judge(observation, groups)
+    (claim,) = (claim for claim in claims.CLAIMS if quotation in claim.quotation)
+    return claims.judge(claim, groups)
 
 
 @pytest.mark.parametrize(
@@ -254,11 +262,11 @@ def verdict_of(quotation, groups):
         ("lacked detail", {"low_confidence_rate": 0.05}, False),
     ],
 )
-def test_an_observation_is_decided_by_its_figure(tmp_path, quotation, samples, expected):
+def test_a_claim_is_decided_by_its_number(tmp_path, quotation, samples, expected):
     verdict = verdict_of(quotation, groups_of(tmp_path, baseline=samples))
     assert verdict.reproduced is expected
-    (share,) = samples.values()
-    assert f"{share:.0%}"[:-1] in verdict.evidence
+    (fraction,) = samples.values()
+    assert f"{fraction:.0%}"[:-1] in verdict.evidence
 
 
 @pytest.mark.parametrize(
@@ -304,19 +312,17 @@ def test_what_cannot_be_judged_says_what_it_needs(tmp_path):
     path = tmp_path / "baseline" / "analysis.json"
     analysis = json.loads(path.read_text())
     del analysis["samples"]
-    run_directory.write_json(path, analysis)
-    complete, _ = runs.read_runs(tmp_path)
-    fields = {"baseline": NAMED["baseline"].to_dict()}
-    groups = {group.name: group for group in runs.group(complete, fields)}
+    write_json(path, analysis)
+    groups = groups_of(tmp_path)
     verdict = verdict_of("were blank", groups)
     assert verdict.reproduced is None
-    assert "baseline has no analysis.samples.blank_fraction" in verdict.evidence
+    assert verdict.evidence == "not measured of baseline: its samples"
 
 
-def test_every_observation_is_judged_when_all_seven_are_there(tmp_path):
-    names = {name for observation in claims.OBSERVATIONS for name in observation.needs}
+def test_every_claim_is_judged_when_all_configurations_are_there(tmp_path):
+    names = {name for claim in claims.CLAIMS for name in claim.needs}
     group = groups_of(tmp_path, baseline={})["baseline"]
-    for observation in claims.OBSERVATIONS:
-        verdict = claims.judge(observation, dict.fromkeys(names, group))
-        assert verdict.reproduced is not None, observation
+    for claim in claims.CLAIMS:
+        verdict = claims.judge(claim, dict.fromkeys(names, group))
+        assert verdict.reproduced is not None, claim
         assert verdict.evidence

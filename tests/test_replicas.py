@@ -1,22 +1,33 @@
 """Several seeds in one program: each is the single run of its seed, in all modes."""
 
+import dataclasses
 import json
+import operator
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from tests.reading import rows_without_timing
-from vae_jax import evaluate, train
+from tests.support.common import make_small_config, settings_of
+from tests.support.reading import rows_without_timing
+from vae_jax import datasets, evaluate, interpolate, sample, train
+from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
+from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.runtime import devices
+from vae_jax.runtime.files import read_record
 from vae_jax.training import run_directory, steps
+from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.validation import evaluate_split
+
+pytestmark = pytest.mark.slow
 
 SEED = 5
 NUM_REPLICAS = 2
 
 
-@pytest.fixture
-def config(small_config):
+def make_config():
+    small_config = make_small_config()
     small_config.seed = SEED
     small_config.train.num_replicas = NUM_REPLICAS
     # Larger steps amplify the order of float additions beyond a thousandth on some processors.
@@ -25,15 +36,28 @@ def config(small_config):
     small_config.data.binarization = "dynamic"
     small_config.decoder.dropout_rate = 0.2
     small_config.decoder.dropout_after = (0,)
+    # What is evaluated is an average; it resumes too.
+    small_config.train.ema_decay = 0.95
+    small_config.train.learning_rate_schedule = "cosine"
+    small_config.train.max_gradient_norm = 100.0
+    small_config.train.weight_decay = 0.01
     # At stride 1 and with many channels a layer takes its other form.
     small_config.decoder.filters = (6, 4, 4)
     small_config.decoder.strides = (2, 1, 2)
     return small_config
 
 
+@pytest.fixture
+def config():
+    return make_config()
+
+
 @pytest.fixture(scope="module")
-def shared_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+def together(tmp_path_factory):
+    """A run of both seeds."""
+    workdir = tmp_path_factory.mktemp("together") / "run"
+    train.train_and_evaluate(make_config(), workdir)
+    return workdir
 
 
 def assert_close(actual, expected, rtol):
@@ -43,13 +67,13 @@ def assert_close(actual, expected, rtol):
 
 
 def test_each_replica_begins_as_the_single_run_of_its_seed(config):
-    settings = evaluate.step_settings(config)
+    settings = settings_of(config)
     states = steps.initial_state(settings, SEED)
     config.train.num_replicas = 1
-    alone = evaluate.step_settings(config)
+    alone = settings_of(config)
     for index in range(NUM_REPLICAS):
         single = steps.initial_state(alone, SEED + index)
-        replica = steps.replica(states, index)
+        replica = jax.tree.map(operator.itemgetter(index), states)
         np.testing.assert_array_equal(
             *map(jax.random.key_data, (replica.root_key, single.root_key))
         )
@@ -62,7 +86,7 @@ def test_each_replica_begins_as_the_single_run_of_its_seed(config):
 
 def test_initialization_makes_no_batch_of_matrices_to_decompose(config):
     # Several such batches at once can wait for each other for ever (jaxlib 0.10, 0.11).
-    settings = evaluate.step_settings(config)
+    settings = settings_of(config)
     seeds = np.arange(NUM_REPLICAS, dtype=np.uint32)
     text = steps._initial_state.lower(settings, seeds).as_text()
     calls = [line for line in text.splitlines() if "custom_call" in line and "geqrf" in line]
@@ -72,22 +96,17 @@ def test_initialization_makes_no_batch_of_matrices_to_decompose(config):
 
 
 def test_the_highest_seed(config):
-    settings = evaluate.step_settings(config)
+    settings = settings_of(config)
     states = steps.initial_state(settings, 2**32 - NUM_REPLICAS)
     last = jax.random.key_data(states.root_key[-1])
     np.testing.assert_array_equal(last, jax.random.key_data(jax.random.key(2**32 - 1)))
 
 
-def test_each_replica_is_the_single_run_of_its_seed(config, shared_dir, capsys):
-    together = shared_dir / "together"
-    train.train_and_evaluate(config, together)
-    output = capsys.readouterr().out
-    assert "2 seeds: validation" in output
-    assert "±" in output
+def test_each_replica_is_the_single_run_of_its_seed(config, together, tmp_path):
     config.train.num_replicas = 1
     for index in range(NUM_REPLICAS):
         config.seed = SEED + index
-        single = shared_dir / f"single_{index}"
+        single = tmp_path / f"single_{index}"
         train.train_and_evaluate(config, single)
         replica = together / "replicas" / f"seed_{config.seed}"
         for actual, expected in zip(
@@ -100,12 +119,16 @@ def test_each_replica_is_the_single_run_of_its_seed(config, shared_dir, capsys):
         assert actual["seed"] == expected["seed"] == config.seed
         if actual["best_epoch"] == expected["best_epoch"]:
             assert_close(actual["test"], expected["test"], rtol=1e-3)
-        assert {path.name for path in replica.iterdir()} >= {"figures", "metrics.csv"}
+        assert {path.name for path in replica.iterdir()} >= {"plots", "metrics.csv"}
         assert list(replica.glob("events.out.tfevents.*"))
 
 
-def test_the_run_has_means_and_standard_deviations(shared_dir):
-    together = shared_dir / "together"
+def test_the_run_has_means_and_standard_deviations(config, together, capsys):
+    train.train_and_evaluate(config, together)
+    output = capsys.readouterr().out
+    assert "the run is complete; best epoch" in output
+    assert "2 seeds: validation" in output
+    assert "±" in output
     each = [
         rows_without_timing(together / "replicas" / f"seed_{SEED + i}") for i in range(NUM_REPLICAS)
     ]
@@ -127,18 +150,17 @@ def test_the_run_has_means_and_standard_deviations(shared_dir):
     np.testing.assert_allclose(summary["test"]["kl"], np.mean([loss["kl"] for loss in losses]))
     expected = np.std([loss["kl"] for loss in losses], ddof=1)
     np.testing.assert_allclose(summary["test_std"]["kl"], expected)
-    assert (together / "figures" / "loss_curves.png").exists()
+    assert (together / "plots" / "loss_curves.png").exists()
 
 
-def test_all_modes_see_every_replica(config, shared_dir, capsys):
-    together = shared_dir / "together"
+def test_all_modes_see_every_replica(config, together, capsys):
     folders = run_directory.replica_folders(together, SEED, NUM_REPLICAS)
     before = [(folder / "summary.json").read_bytes() for folder in [together, *folders]]
-    evaluate.sample(config, together)
+    sample.sample(config, together)
     first, second = (np.load(folder / "samples.npy") for folder in folders)
     assert first.shape == second.shape == (100, 28, 28)
     assert np.any(first != second)
-    evaluate.interpolate(config, together)
+    interpolate.interpolate(config, together)
     assert capsys.readouterr().out.count("interpolation.png") == NUM_REPLICAS
     evaluate.evaluate(config, together)
     assert [(folder / "summary.json").read_bytes() for folder in [together, *folders]] == before
@@ -146,11 +168,29 @@ def test_all_modes_see_every_replica(config, shared_dir, capsys):
     assert "the run is complete" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(config, shared_dir, interrupt_save_of_step):
-    workdir, whole = shared_dir / "interrupted", shared_dir / "together"
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    config, together, tmp_path, interrupt_save_of_step
+):
+    workdir, whole = tmp_path / "interrupted", together
     interrupt_save_of_step(80)  # the rows of epoch 2 are written, its checkpoint is not
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(config, workdir)
     train.train_and_evaluate(config, workdir)
     for folder in (".", *(f"replicas/seed_{SEED + index}" for index in range(NUM_REPLICAS))):
         assert rows_without_timing(workdir / folder) == rows_without_timing(whole / folder)
+
+
+def test_the_averages_are_what_is_evaluated(config, together):
+    first = restore_best(config, together).replicas[0]
+    images = datasets.load(**config.data).validation.images
+    summary = read_record(first.folder / SUMMARY_NAME, Summary)
+    [measured] = evaluate_split(first.settings, first.params, first.root_key, images)
+    assert measured == pytest.approx(dataclasses.asdict(summary.validation), rel=1e-6)
+    assert summary.best_epoch == 2
+    with Checkpoints(together, read_only=True) as checkpoints:
+        like = steps.abstract_state(settings_of(config))
+        state, _ = checkpoints.restore_latest(like, devices.single_device())
+    for name, params in (("averages", state.average.params), ("others", state.params)):
+        replica = jax.tree.map(operator.itemgetter(0), params)
+        same = jax.tree.map(np.array_equal, first.params, replica)
+        assert all(jax.tree.leaves(same)) == (name == "averages")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.processes import (
+from tests.support.processes import (
     ARGUMENTS,
     ROOT,
     assert_same_run,
@@ -20,21 +20,15 @@ from tests.processes import (
     train,
     wait_for_line,
 )
-from tests.reading import rows_without_timing
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing interrupted."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    train(workdir, *ARGUMENTS)
-    return workdir
+from tests.support.reading import rows_without_timing
 
 
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
 )
-def test_a_signal_saves_within_the_epoch_and_says_how_to_go_on(tmp_path, whole, number, status):
+def test_a_signal_saves_within_the_epoch_and_says_how_to_go_on(
+    tmp_path, process_run, number, status
+):
     workdir = tmp_path / "run"
     process = start(workdir, *ARGUMENTS)
     wait_for_line(process, "epoch 1/3")
@@ -54,7 +48,7 @@ def test_a_signal_saves_within_the_epoch_and_says_how_to_go_on(tmp_path, whole, 
     assert [row["epoch"] for row in rows_without_timing(workdir)] == [*range(1, epoch + 1)]
     output = train(workdir, *ARGUMENTS)
     assert output.startswith(f"resuming after step {step}, epoch {epoch} of 3 and a part\n")
-    assert_same_run(workdir, whole)
+    assert_same_run(workdir, process_run)
 
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path):
@@ -74,7 +68,7 @@ def test_a_second_signal_is_obeyed_at_once(tmp_path):
 _SIGNAL_AMID_NATIVE_CODE = """
 import os, signal
 import jax
-from vae_jax import interrupts
+from vae_jax.runtime import interrupts
 
 class Static:
     armed = False
@@ -101,6 +95,8 @@ finally:
     print("not ended")
 """
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+
 
 @pytest.mark.parametrize(
     ("name", "expected"), [("SIGTERM", 143), ("SIGINT", 130)], ids=["SIGTERM", "Ctrl-C"]
@@ -117,7 +113,7 @@ def test_a_signal_amid_native_code_ends_the_process_with_one_line(name, expected
     assert result.stderr == f"ended by {name}; the same command goes on\n"
 
 
-def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, whole):
+def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, process_run):
     workdir, rng = tmp_path / "run", random.Random(0)
 
     def writing():
@@ -133,7 +129,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, who
         assert kill(process, moment, seconds)
     output = train(workdir, *ARGUMENTS)
     assert output.startswith("resuming after")
-    assert_same_run(workdir, whole)
+    assert_same_run(workdir, process_run)
 
 
 def test_a_second_process_is_refused_and_told_of_the_first(tmp_path):

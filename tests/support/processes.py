@@ -13,18 +13,21 @@ import jax
 import numpy as np
 
 from configs import default
-from tests.reading import rows_without_timing
-from vae_jax import configuration, evaluate
+from tests.support.common import ROOT
+from tests.support.reading import rows_without_timing
+from vae_jax import configuration, datasets
 from vae_jax.runtime import devices
+from vae_jax.runtime.files import read_json
 from vae_jax.training import run_directory, steps
 from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.settings import train_settings
 
-ROOT = Path(__file__).parent.parent
 # 3 epochs of 200 steps, of a model that takes a few milliseconds for one.
 ARGUMENTS = (
     "--config=configs/quickstart.py",
     "--config.latent_size=4",
-    "--config.encoder.hidden_size=8",
+    "--config.encoder.kind=dense",
+    "--config.encoder.dense_sizes=(8,)",
     "--config.decoder.dense_sizes=(49,)",
     "--config.decoder.grid=(7,7,1)",
     "--config.decoder.filters=(2,2)",
@@ -86,12 +89,11 @@ def kill(process: subprocess.Popen, moment: Callable[[], bool], seconds: float) 
 def latest_state(workdir: Path) -> Any:
     """The newest checkpoint's state and progress, as NumPy arrays and plain values."""
     fields = run_directory.read_config(workdir)
-    settings = evaluate.step_settings(configuration.from_dict(fields, default.get_config()))
+    config = configuration.from_dict(fields, default.get_config())
+    settings = train_settings(config, datasets.IMAGE_SHAPE, steps_per_epoch=1)
+    like = steps.abstract_state(settings)
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = int(checkpoints.latest_progress().rows[-1][0]["step"])
-        state, progress = checkpoints.restore(
-            step, steps.abstract_state(settings), devices.single_device()
-        )
+        state, progress = checkpoints.restore_latest(like, devices.single_device())
     rows = [
         [{name: row[name] for name in row if name != "images_per_second"} for row in epoch]
         for epoch in progress.rows
@@ -106,7 +108,7 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
     (state, rows), (expected_state, expected_rows) = map(latest_state, (workdir, expected))
     assert rows == expected_rows
     jax.tree.map(np.testing.assert_array_equal, state, expected_state)
-    summaries = [run_directory.read_json(folder / "summary.json") for folder in (workdir, expected)]
+    summaries = [read_json(folder / "summary.json") for folder in (workdir, expected)]
     for summary in summaries:
         del summary["training_seconds"]
     assert summaries[0] == summaries[1]
@@ -115,7 +117,7 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
         for folder in (workdir, expected)
     ]
     assert set(steps_kept[0]) >= {str(summaries[0]["best_step"]), steps_kept[1][-1]}
-    samples = [(folder / "figures" / "samples.png").read_bytes() for folder in (workdir, expected)]
+    samples = [(folder / "plots" / "samples.png").read_bytes() for folder in (workdir, expected)]
     assert samples[0] == samples[1]
     left = [path for path in workdir.rglob("*") if "partial" in path.name or "tmp" in path.name]
     assert not left

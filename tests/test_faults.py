@@ -14,14 +14,16 @@ import numpy as np
 import optax
 import pytest
 
-from tests import processes
-from tests.reading import rows_without_timing
-from vae_jax import datasets, evaluate, train
+from tests.support import processes
+from tests.support.common import ROOT, settings_of
+from tests.support.reading import rows_without_timing
+from vae_jax import datasets, sample, train
 from vae_jax.evaluation import plots
-from vae_jax.model import losses
-from vae_jax.runtime import system_errors
+from vae_jax.model.likelihoods import Bernoulli
 from vae_jax.runtime.errors import UserError
-from vae_jax.training import metrics, run_directory, steps
+from vae_jax.runtime.files import read_json
+from vae_jax.runtime.system_errors import system_errors_as_user_errors
+from vae_jax.training import metrics, run_directory, steps, trainer
 from vae_jax.training.metrics import read_rows
 
 
@@ -36,13 +38,8 @@ def full_disk(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return tmp_path_factory.mktemp("whole") / "run"
-
-
 def run(config, workdir):
-    with system_errors.system_errors_as_user_errors(config):
+    with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
         train.train_and_evaluate(config, workdir)
 
 
@@ -58,21 +55,20 @@ def failing_on_call(monkeypatch, owner, name, number, fault):
     monkeypatch.setattr(owner, name, wrapped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "num_bytes", "message"),
     [
         (metrics.EpochWriters, "write", 64, "File too large; what was saved before is kept"),
         (plots, "save_reconstructions", 64, "File too large; what was saved before is kept"),
     ],
-    ids=["metrics", "figure"],
+    ids=["metrics", "plot"],
 )
 def test_a_full_disk_stops_the_run_which_goes_on_later(
-    small_config, tmp_path, whole, monkeypatch, owner, name, num_bytes, message
+    small_config, tmp_path, trained_run, monkeypatch, owner, name, num_bytes, message
 ):
-    if not whole.exists():
-        run(small_config, whole)
     workdir = tmp_path / "run"
-    number = 1 if owner is figures else 2
+    number = 1 if owner is plots else 2
     failing_on_call(monkeypatch, owner, name, number, lambda: full_disk(num_bytes))
     with pytest.raises(UserError, match=message) as error:
         run(small_config, workdir)
@@ -81,14 +77,15 @@ def test_a_full_disk_stops_the_run_which_goes_on_later(
     rows = read_rows(workdir / "metrics.csv")  # whole rows, whatever happened
     assert [row["epoch"] for row in rows] in ([1], [1, 2])
     run(small_config, workdir)
-    processes.assert_same_run(workdir, whole)
+    processes.assert_same_run(workdir, trained_run)
 
 
+@pytest.mark.slow
 def test_the_run_directory_deleted_under_the_run(small_config, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     failing_on_call(
         monkeypatch,
-        loop,
+        trainer,
         "train_one_epoch",
         2,
         lambda: contextlib.nullcontext(shutil.rmtree(workdir)),
@@ -99,6 +96,8 @@ def test_the_run_directory_deleted_under_the_run(small_config, tmp_path, monkeyp
     assert not workdir.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_a_run_directory_that_cannot_be_written_to(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
@@ -108,9 +107,7 @@ def test_a_run_directory_that_cannot_be_written_to(tmp_path):
         if not shutil.which("setpriv"):
             pytest.skip("running as root, without setpriv")
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
-    result = subprocess.run(
-        command, cwd=processes.ROOT, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == (
         f"error: --workdir={workdir}: {workdir} is not writable; give another folder\n"
@@ -118,9 +115,10 @@ def test_a_run_directory_that_cannot_be_written_to(tmp_path):
     assert not list(workdir.iterdir())
 
 
-def test_a_process_whose_disk_is_full_says_one_line(tmp_path):
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
+def test_a_process_whose_disk_is_full_says_one_line(tmp_path, process_run):
     workdir = tmp_path / "run"
-    processes.train(tmp_path / "whole", *processes.ARGUMENTS)  # programs are in the cache now
     process = processes.start(workdir, *processes.ARGUMENTS)
     processes.wait_for_line(process, "epoch 1/3")
     # From outside, as a disk fills up: no array of the next checkpoint fits.
@@ -133,9 +131,11 @@ def test_a_process_whose_disk_is_full_says_one_line(tmp_path):
     )
     output = processes.train(workdir, *processes.ARGUMENTS)
     assert output.startswith("resuming after epoch 1 of 3\n")
-    processes.assert_same_run(workdir, tmp_path / "whole")
+    processes.assert_same_run(workdir, process_run)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_too_little_memory_says_what_to_lower(tmp_path):
     size = 2_000_000_000  # 392 GB
     arguments = (*processes.ARGUMENTS, f"--config.decoder.dense_sizes=({size},49)")
@@ -147,17 +147,18 @@ def test_too_little_memory_says_what_to_lower(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_stops_at_its_step(small_config, tmp_path, monkeypatch):
-    workdir, step_settings = tmp_path / "run", evaluate.step_settings
+    workdir, train_settings = tmp_path / "run", trainer.train_settings
 
     def diverging(*arguments):
-        settings = step_settings(*arguments)
+        settings = train_settings(*arguments)
         # The update of step 56, in epoch 2, is infinite: step 57 is the first to see it.
         factor = optax.scale_by_schedule(lambda count: jnp.where(count == 55, jnp.inf, 1.0))
         optimizer = optax.chain(settings.optimizer, factor)
         return dataclasses.replace(settings, optimizer=optimizer)
 
-    monkeypatch.setattr(evaluate, "step_settings", diverging)
+    monkeypatch.setattr(trainer, "train_settings", diverging)
     with pytest.raises(
         UserError,
         match=r"the loss or its gradient is not finite at step 57, in epoch 2, at "
@@ -166,23 +167,26 @@ def test_what_is_not_finite_stops_at_its_step(small_config, tmp_path, monkeypatc
         run(small_config, workdir)
     assert [row["epoch"] for row in rows_without_timing(workdir)] == [1]
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["40"]
-    evaluate.sample(small_config, workdir)
+    sample.sample(small_config, workdir)
     assert np.isfinite(np.load(workdir / "samples.npy")).all()
 
 
 @pytest.fixture
 def infinite_gradient(monkeypatch):
     """Gives images whose first pixel is lit, as none of MNIST's is, an infinite gradient."""
-    negative_elbo = losses.negative_elbo
+    log_prob = Bernoulli.log_prob
 
-    def wrapped(logits, images, *rest):
-        terms = negative_elbo(logits, images, *rest)
+    def wrapped(likelihood, outputs, images):
         lit = images[:, 0, 0] > 0
         # The square root is finite at 0, its derivative is not.
-        root = jnp.sqrt(jnp.where(lit, 0.0 * logits[:, 5, 5], 1.0))
-        return terms.replace(loss=terms.loss + root - jax.lax.stop_gradient(root))
+        root = jnp.sqrt(jnp.where(lit, 0.0 * outputs[:, 5, 5], 1.0))
+        return log_prob(likelihood, outputs, images) + root - jax.lax.stop_gradient(root)
 
-    monkeypatch.setattr(losses, "negative_elbo", wrapped)
+    monkeypatch.setattr(Bernoulli, "log_prob", wrapped)
+    jax.clear_caches()  # of programs compiled with the other one
+    yield
+    monkeypatch.undo()
+    jax.clear_caches()
 
 
 def light_first_pixel(config, image):
@@ -193,17 +197,18 @@ def light_first_pixel(config, image):
     return dataclasses.replace(dataset, train=datasets.Split(images, dataset.train.labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_replicas", [1, 2])
 def test_an_infinite_gradient_of_a_finite_loss_is_seen(
     small_config, tmp_path, monkeypatch, infinite_gradient, num_replicas
 ):
     small_config.train.num_replicas = num_replicas
-    settings = evaluate.step_settings(small_config)
+    settings = settings_of(small_config)
     root_key = steps.initial_state(settings, small_config.seed).root_key
     order = steps.epoch_order(settings, root_key, 1, 4000)
     image = int(order.reshape(num_replicas, -1)[-1, 1730])  # in step 18 of the last replica
     dataset = light_first_pixel(small_config, image)
-    monkeypatch.setattr(evaluate, "load_dataset", lambda config: dataset)
+    monkeypatch.setattr(train.datasets, "load", lambda **data: dataset)
     places = [np.flatnonzero(one == image)[0] for one in order.reshape(num_replicas, -1)]
     step = min(places) // 100 + 1
     with pytest.raises(UserError, match=f"gradient is not finite at step {step}, in epoch 1"):
@@ -215,13 +220,13 @@ def test_an_infinite_gradient_of_a_finite_loss_is_seen(
     run(small_config, workdir)
     for folder in run_directory.replica_folders(workdir, small_config.seed, num_replicas):
         assert [row["skipped_updates"] for row in read_rows(folder / "metrics.csv")] == [1]
-        assert run_directory.read_json(folder / "summary.json")["skipped_updates"] == 1
+        assert read_json(folder / "summary.json")["skipped_updates"] == 1
         assert read_rows(folder / "metrics.csv")[-1]["validation_loss"] < 300
 
 
 def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infinite_gradient):
     small_config.train.skip_nonfinite = True
-    settings = evaluate.step_settings(small_config)
+    settings = settings_of(small_config)
     dataset = light_first_pixel(small_config, 7)
     state = steps.initial_state(settings, 0)
     state, _ = steps.train_step(settings, state, dataset.train.images[100:200])
@@ -233,6 +238,7 @@ def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infini
     jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
 
 
+@pytest.mark.slow
 def test_a_run_of_which_every_update_is_skipped_stops(small_config, tmp_path):
     small_config.train.skip_nonfinite = True
     small_config.loss.kl_weight = 1e38

@@ -1,0 +1,80 @@
+"""What many tests share: places, small models, settings of steps."""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+import pytest
+
+from configs import default
+from vae_jax import datasets
+from vae_jax.model.vae import VAE, Params, create_vae
+from vae_jax.training.settings import EvaluationSettings, TrainSettings, train_settings
+
+ROOT = Path(__file__).parents[2]
+# A folder with the four official MNIST files, where there is one.
+MNIST_DIR = os.environ.get("MNIST_DIR", "")
+needs_mnist = pytest.mark.skipif(not MNIST_DIR, reason="MNIST_DIR names no folder with MNIST")
+
+
+def small_vae(latent_size: int = 3, hidden: int = 16, **decoder: Any) -> VAE:
+    """A model with few parameters: a dense encoder and two transposed convolutions."""
+    fields = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (2, 2), "strides": (2, 2)}
+    return create_vae(latent_size, {"kind": "dense", "dense_sizes": (hidden,)}, fields | decoder)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "method"))
+def apply(model: VAE, params: Params, *arguments: Any, method: str | None = None) -> Any:
+    """`model.apply`, compiled as one program: much sooner done than its operations one by one."""
+    return model.apply({"params": params}, *arguments, method=method)
+
+
+def make_small_config() -> ml_collections.ConfigDict:
+    """A valid configuration of a model with few parameters, on the embedded digits."""
+    config = default.get_config()
+    config.data.name = "mnist_5k"
+    config.latent_size = 8
+    config.encoder.hidden_size = 16
+    config.decoder.dense_sizes = (49,)
+    config.decoder.grid = (7, 7, 1)
+    config.decoder.filters = (4, 4)
+    config.decoder.strides = (2, 2)
+    config.train.num_epochs = 2
+    config.train.learning_rate = 0.003
+    return config
+
+
+def settings_of(config: ml_collections.ConfigDict, steps_per_epoch: int = 40) -> TrainSettings:
+    """The settings of training a configuration on 28 x 28 images."""
+    return train_settings(config, datasets.IMAGE_SHAPE, steps_per_epoch)
+
+
+def make_settings(
+    model: VAE,
+    optimizer: optax.GradientTransformation | None = None,
+    batch_size: int = 5,
+    evaluation: dict[str, Any] | None = None,
+    **fields: Any,
+) -> TrainSettings:
+    """Settings of steps; `evaluation` holds fields of `EvaluationSettings` beside the model."""
+    return TrainSettings(
+        EvaluationSettings(model, **evaluation or {}),
+        optimizer or optax.sgd(0.1),
+        batch_size,
+        **fields,
+    )
+
+
+def assert_trees_equal(first: Any, second: Any) -> None:
+    """Asserts that two trees of arrays, keys among them, are equal bit for bit."""
+    assert jax.tree.all(jax.tree.map(_equal, first, second))
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if jax.numpy.issubdtype(first.dtype, jax.dtypes.prng_key):
+        first, second = jax.random.key_data(first), jax.random.key_data(second)
+    return bool((first == second).all())

@@ -1,0 +1,1 @@
+"""Reports of many runs: read, measured, judged, rendered."""

@@ -1,0 +1,1 @@
+"""What a process runs on: devices, compilation, signals, errors, files."""

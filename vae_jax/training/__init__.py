@@ -1,0 +1,1 @@
+"""Training: settings, compiled steps, the trainer, checkpoints, metrics, the run directory."""
