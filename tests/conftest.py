@@ -11,6 +11,7 @@ import pytest
 from tests.support import processes
 from tests.support.common import MNIST_DIR, make_small_config
 from vae_jax import datasets, train
+from vae_jax.evaluation import plots
 from vae_jax.training.checkpoints import Checkpoints
 
 # Two workers on two cores: more threads of scikit-learn's would wait for each other.
@@ -48,17 +49,13 @@ def cleared_caches():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(pytestconfig, tmp_path_factory, worker_id):
-    """Keeps compiled programs: this process's for later sessions, its children's for this one.
-
-    A child may be killed while it writes: what it leaves must not outlive the session.
-    """
+def compilation_cache(pytestconfig, worker_id):
+    """Keeps compiled programs for later sessions, those of processes that tests start too."""
     minimum = "jax_persistent_cache_min_compile_time_secs"
     folder = pytestconfig.cache.mkdir(f"compilation_{worker_id}")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update(minimum, 0.1)
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("compilation_cache")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
         patch.setenv(minimum.upper(), "0.0")
         yield
@@ -80,12 +77,18 @@ def prepared_mnist(tmp_path_factory):
     return folder
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keeps the tests of a file in one worker, and all that start processes in the same one."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Puts the files with slow tests first: two workers then end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_plots():
+    """Draws plots of few pixels, which takes a fraction of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_DPI", 50)
+        yield
 
 
 @pytest.fixture

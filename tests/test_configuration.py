@@ -202,3 +202,11 @@ def test_the_bound_has_an_epoch_at_least(epochs):
     message = message_of(**{"loss.elbo_warmup_epochs": epochs, "loss.num_importance_samples": 5})
     allowed = "at least 0 and at most 49, below train.num_epochs"
     assert message == f"loss.elbo_warmup_epochs is {epochs}, must be {allowed}"
+
+
+def test_flatten_joins_names_and_takes_lists_as_tuples():
+    assert configuration.flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {
+        "a": 1,
+        "b.c": (1, 2),
+        "b.d.e": None,
+    }

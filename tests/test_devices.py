@@ -11,20 +11,19 @@ from vae_jax.runtime.files import read_json
 from vae_jax.training import metrics
 from vae_jax.training.metrics import read_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
 
 FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-# 100 steps: more would let the last digits of a float grow into visible differences.
-ARGUMENTS = (
-    *processes.ARGUMENTS,
+# 50 or 100 steps: more would let the last digits of a float grow into visible differences.
+ARGUMENTS = (*processes.ARGUMENTS, "--config.train.batch_size=80", "--config.train.num_epochs=2")
+LSTM = (
+    *ARGUMENTS,
     "--config.encoder.kind=lstm",
     "--config.encoder.hidden_size=8",
-    "--config.train.batch_size=80",
-    "--config.train.num_epochs=2",
+    "--config.train.num_epochs=1",
 )
 REPLICAS = (
     *ARGUMENTS,
-    "--config.encoder.kind=dense",
     "--config.train.num_replicas=2",
     "--config.train.num_epochs=1",
     "--config.train.batch_size=79",  # which two devices do not divide, and need not
@@ -96,6 +95,12 @@ def test_four_devices_train_as_one(one_device, four_devices):
     assert_close_rows(four_devices, one_device)
     record = read_json(four_devices / "config.json")
     assert record["device_count"] == 4
+
+
+def test_four_devices_train_an_lstm_as_one(tmp_path):
+    processes.train(tmp_path / "one", *LSTM)
+    processes.train(tmp_path / "four", *LSTM, **FOUR_DEVICES)
+    assert_close_rows(tmp_path / "four", tmp_path / "one")
 
 
 def test_four_devices_train_alike_each_time(four_devices, tmp_path):

@@ -97,7 +97,6 @@ def test_the_run_directory_deleted_under_the_run(small_config, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_a_run_directory_that_cannot_be_written_to(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
@@ -116,7 +115,6 @@ def test_a_run_directory_that_cannot_be_written_to(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_a_process_whose_disk_is_full_says_one_line(tmp_path, process_run):
     workdir = tmp_path / "run"
     process = processes.start(workdir, *processes.ARGUMENTS)
@@ -135,7 +133,6 @@ def test_a_process_whose_disk_is_full_says_one_line(tmp_path, process_run):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_too_little_memory_says_what_to_lower(tmp_path):
     size = 2_000_000_000  # 392 GB
     arguments = (*processes.ARGUMENTS, f"--config.decoder.dense_sizes=({size},49)")
@@ -202,6 +199,7 @@ def light_first_pixel(config, image):
 def test_an_infinite_gradient_of_a_finite_loss_is_seen(
     small_config, tmp_path, monkeypatch, infinite_gradient, num_replicas
 ):
+    small_config.encoder.kind = "dense"
     small_config.train.num_replicas = num_replicas
     settings = settings_of(small_config)
     root_key = steps.initial_state(settings, small_config.seed).root_key
@@ -225,6 +223,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_seen(
 
 
 def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infinite_gradient):
+    small_config.encoder.kind = "dense"
     small_config.train.skip_nonfinite = True
     settings = settings_of(small_config)
     dataset = light_first_pixel(small_config, 7)

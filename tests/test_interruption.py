@@ -95,7 +95,16 @@ finally:
     print("not ended")
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_of_its_own(tmp_path_factory, process_run):
+    """Keeps the programs of this module apart: a process killed while it writes damages them."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("compilation_cache")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        yield
 
 
 @pytest.mark.parametrize(

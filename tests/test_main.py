@@ -172,7 +172,6 @@ def run_in_a_terminal(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_a_run_from_start_to_samples(tmp_path):
     workdir = tmp_path / "run"
     train = (QUICKSTART, *SMALL, f"--workdir={workdir}", "--config.train.num_epochs=1")

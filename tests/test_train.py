@@ -249,3 +249,17 @@ def test_a_run_without_a_checkpoint_cannot_be_sampled(small_config, trained_run,
     shutil.copy(trained_run / "config.json", tmp_path)
     with pytest.raises(UserError, match="holds no finished epoch yet"):
         sample.sample(small_config, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_at_the_mean_is_ahead_in_its_first_steps(
+    small_config, trained_run, tmp_path
+):
+    small_config.train.num_epochs = 1
+    small_config.output_bias_init = "data_mean"
+    train.train_and_evaluate(small_config, tmp_path / "run")
+    ahead, plain = (
+        read_rows(folder / "metrics.csv")[0]["train_loss"]
+        for folder in (tmp_path / "run", trained_run)
+    )
+    assert ahead < plain - 5.0

@@ -76,7 +76,11 @@ def test_not_gzip(write):
     assert "not a valid gzip file" in error_of(idx.read_images, write(b"<html>\n\n</html>\n"))
 
 
-@pytest.mark.parametrize("data", [b"", gzip.compress(b""), gzip.compress(image_file()[:15])])
+@pytest.mark.parametrize(
+    "data",
+    [b"", gzip.compress(b""), gzip.compress(image_file()[:15])],
+    ids=["no byte", "nothing compressed", "15 bytes compressed"],
+)
 def test_too_short_for_a_header(write, data):
     assert "header" in error_of(idx.read_images, write(data))
 

@@ -6,9 +6,8 @@ import pytest
 import scipy.special
 
 from tests.support.common import settings_of
-from vae_jax import datasets, train
+from vae_jax import datasets
 from vae_jax.training import steps
-from vae_jax.training.metrics import read_rows
 from vae_jax.training.train_state import create_train_state
 
 
@@ -95,20 +94,6 @@ def test_the_decoder_can_begin_at_the_mean_of_the_data(small_config, head):
     # Nothing else differs.
     plain["decoder"]["logits"]["bias"] = bias
     jax.tree.map(np.testing.assert_array_equal, begun, plain)
-
-
-@pytest.mark.slow
-def test_a_run_that_begins_at_the_mean_is_ahead_in_its_first_steps(
-    small_config, trained_run, tmp_path
-):
-    small_config.train.num_epochs = 1
-    small_config.output_bias_init = "data_mean"
-    train.train_and_evaluate(small_config, tmp_path / "run")
-    ahead, plain = (
-        read_rows(folder / "metrics.csv")[0]["train_loss"]
-        for folder in (tmp_path / "run", trained_run)
-    )
-    assert ahead < plain - 5.0
 
 
 def test_every_lstm_of_an_encoder_is_a_kernel_of_its_own(small_config):

@@ -222,6 +222,63 @@ def test_what_is_not_complete_or_damaged_is_named_and_the_rest_reported(tmp_path
     )
 
 
+def tables_below(markdown, heading):
+    """What stands below a heading, up to the next of its level."""
+    level = heading.split(" ", 1)[0]
+    rest = markdown.split(f"{heading}\n", 1)[1]
+    return re.split(rf"^{level} ", rest, flags=re.MULTILINE)[0]
+
+
+def test_runs_that_cannot_be_compared_have_tables_of_their_own(tmp_path):
+    binarized = copy.deepcopy(NAMED["optimized"])
+    binarized.data.binarization = "dynamic"
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    write_run(tmp_path / "optimized", NAMED["optimized"], [102.3])
+    write_run(tmp_path / "binarized", binarized, [90.0])
+    html_text, markdown = write_report(tmp_path)
+    gray = tables_below(markdown, "## Mnist, gray pixels")
+    assert "| baseline | **100.60** |" in gray  # not beside the binarized 90
+    assert "| optimized | 102.30 |" in gray
+    assert "| binarized |" not in gray
+    alone = tables_below(markdown, "## Mnist, binarized pixels")
+    assert "| binarized | 90.00 |" in alone  # the only one is not the best
+    assert "| baseline |" not in alone
+    assert Page(html_text).tags.count("h2") == 2 + 3  # and claims, plots, provenance
+
+
+def test_runs_of_one_configuration_on_other_data_are_no_seeds_of_it(tmp_path):
+    for name, loss in (("a", 100.0), ("b", 110.0)):
+        write_run(tmp_path / name, NAMED["baseline"], [loss])
+        record = json.loads((tmp_path / name / "config.json").read_text())
+        write_json(tmp_path / name / "config.json", record | {"data_sha256": name * 64})
+    _, markdown = write_report(tmp_path)
+    for name, loss in (("a", "100.00"), ("b", "110.00")):
+        heading = f"## Mnist, gray pixels, data {name * 8}"
+        assert f"| baseline | {loss} |" in tables_below(markdown, heading)
+
+
+def test_the_best_number_of_a_column_is_marked(tmp_path):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6], recall=0.6, precision=0.8)
+    write_run(tmp_path / "optimized", NAMED["optimized"], [102.3], recall=0.7, precision=0.8)
+    html_text, markdown = write_report(tmp_path)
+    [ours, theirs] = [row for row in markdown.splitlines() if re.match(r"\| \w+ \| 150\.00", row)]
+    assert "| 0.800 | 0.600 |" in ours  # alike, so neither is marked
+    assert "| 0.800 | **0.700** |" in theirs
+    assert '<td class="best">0.700</td>' in html_text
+    assert "**0.863**" not in markdown and "**0.860**" not in markdown  # nor the ceiling
+
+
+def test_a_misspelled_measure_is_an_error_and_not_a_gap(tmp_path):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    write_run(tmp_path / "optimized", NAMED["optimized"], [100.6], recal=0.5)
+    _, markdown = write_report(tmp_path)
+    assert 'can not match "recal" to any data class field' in markdown
+    assert "| optimized |" not in markdown.split("## Claims")[0]
+    group = groups_of(tmp_path)["baseline"]
+    with pytest.raises(AttributeError, match="recal"):
+        group.mean(runs.Model.samples, lambda samples: samples.recal)
+
+
 def test_a_folder_without_a_complete_run_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"holds no complete run$"):
         write_report(tmp_path)

@@ -6,10 +6,8 @@ import os
 import pytest
 
 from configs import default
-from vae_jax.configuration import flatten
-from vae_jax.runtime import files
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import read_json, write_json
+from vae_jax.runtime.files import write_json
 from vae_jax.training import run_directory
 
 CONFIG = default.get_config().to_dict() | {"sizes": (1, 2)}
@@ -26,34 +24,6 @@ def workdir(tmp_path):
 def one_line(error):
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def test_json_comes_back(tmp_path):
-    write_json(tmp_path / "a.json", {"x": [1, None, 0.1]})
-    assert read_json(tmp_path / "a.json") == {"x": [1, None, 0.1]}
-    assert os.listdir(tmp_path) == ["a.json"]
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    path.write_text("old")
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        files.write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.json"]
-
-
-def test_flatten_joins_names_and_takes_lists_as_tuples():
-    assert flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {
-        "a": 1,
-        "b.c": (1, 2),
-        "b.d.e": None,
-    }
 
 
 def test_the_same_configuration_goes_on(workdir):

@@ -35,7 +35,12 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interleave(images: np.ndarray, labels: np.ndarray) -> Split:
-    """Turns [digit, copy, 28, 28] and [digit, copy] into a split in which the digits alternate."""
+    """Makes a split in which the digits alternate.
+
+    Args:
+      images: `<uint8>[digit, copy, 28, 28]`.
+      labels: `<uint8>[digit, copy]`.
+    """
     return Split(
         images=images.swapaxes(0, 1).reshape(-1, *IMAGE_SHAPE),
         labels=labels.swapaxes(0, 1).reshape(-1),

@@ -17,7 +17,7 @@ def load(
     validation_size: int = 5_000,
     binarization: str = "none",
 ) -> Dataset:
-    """Loads a data set as uint8 arrays, images `<uint8>[n, 28, 28]` and labels `<uint8>[n]`.
+    """Loads a data set as uint8 arrays, images `<uint8>[n, height, width]` and labels.
 
     The validation split is the first `validation_size` official training images, the training
     split the rest. "mnist_5k" has splits of its own, of 4,000, 500 and 500 images, and ignores

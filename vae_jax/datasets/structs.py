@@ -11,7 +11,7 @@ import numpy as np
 class Split:
     """Images and their labels, in the same order."""
 
-    images: np.ndarray  # `<uint8>[n, 28, 28]`
+    images: np.ndarray  # `<uint8>[n, height, width]`
     labels: np.ndarray  # `<uint8>[n]`, each 0 to 9
 
     def __len__(self) -> int:

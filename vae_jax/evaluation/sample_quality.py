@@ -26,7 +26,7 @@ _CHUNK = 1000
 
 
 def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Computes the `[n, m]` distances between two sets of vectors, in their precision."""
+    """Computes the `<float>[n, m]` distances between two sets of vectors, in their precision."""
     squares = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2.0 * first @ second.T
     return np.sqrt(np.maximum(squares, 0.0))
 

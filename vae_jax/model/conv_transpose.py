@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -153,7 +153,7 @@ def _axes(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: st
 
 
 def _interleave(phases: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
-    """Interleaves phases, `[batch, rows, columns, phase, phase, channels]`, to outputs."""
+    """Interleaves phases, `<float>[batch, rows, columns, phase, phase, channels]`, to outputs."""
     batch, rows, columns, down, across, channels = phases.shape
     # For XLA a concatenation is a copy of whole rows, a transposition one of numbers.
     lines = [phases[:, :, :, phase].reshape(batch, rows, 1, -1) for phase in range(down)]
@@ -414,11 +414,9 @@ class ConvTranspose(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        promoted: list[Any] = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x, kernel, bias = promoted
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         batch_shape = x.shape[:-3]
-        out = conv_transpose(
-            x.reshape(-1, *x.shape[-3:]), kernel, _pair(self.strides), self.padding
-        )
+        images = x.reshape(-1, *x.shape[-3:])
+        out = cast(jax.Array, conv_transpose(images, kernel, _pair(self.strides), self.padding))
         out = out.reshape(*batch_shape, *out.shape[1:])
         return out if bias is None else _add_bias(out, bias)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def sum_per_example(terms: jax.Array) -> jax.Array:
-    """Sums `[batch, ...]` over all axes but the first."""
+    """Sums `<float>[batch, ...]` over all axes but the first."""
     return jnp.sum(terms, axis=tuple(range(1, terms.ndim)))
 
 

@@ -1,7 +1,6 @@
 """What a training step changes, and nothing else: with the configuration it makes a run."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +128,6 @@ def create_train_state(
     )
 
 
-def num_parameters(params: Any) -> int:
+def num_parameters(params: Params) -> int:
     """Counts the numbers a model learns."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,30 @@
+"""Many rows in batches are what they are at once."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax.runtime.batching import map_batches, pad_rows
+
+ROWS = np.arange(14.0).reshape(7, 2)
+NUMBERS = np.arange(7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
+def test_the_results_are_those_of_all_rows_and_of_no_padding(batch_size):
+    sizes = []
+
+    def function(rows, numbers):
+        sizes.append(len(rows))
+        return {"sum": jnp.asarray(rows.sum(1) + numbers), "row": jnp.asarray(rows)}
+
+    results = map_batches(function, batch_size, ROWS, NUMBERS)
+    np.testing.assert_array_equal(results["sum"], ROWS.sum(1) + NUMBERS)
+    np.testing.assert_array_equal(results["row"], ROWS)
+    assert isinstance(results["row"], np.ndarray)
+    assert set(sizes) == {batch_size}  # one size: one compiled program
+
+
+def test_padding_is_zeros_behind_the_rows():
+    padded = pad_rows(ROWS[:2], 3)
+    np.testing.assert_array_equal(padded, [[0, 1], [2, 3], [0, 0]])
