@@ -1,8 +1,11 @@
 """What makes tests short: small configurations, shared runs, no program compiled twice."""
 
+import fcntl
 import gc
 import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import ml_collections
@@ -25,11 +28,29 @@ def small_config() -> ml_collections.ConfigDict:
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory, compilation_cache):
+def make_once(tmp_path_factory, worker_id):
+    """Makes a folder once for all workers: the first that needs it makes it, others wait."""
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        if worker_id == "master":
+            folder = tmp_path_factory.mktemp(name) / name
+            make(folder)
+            return folder
+        shared = tmp_path_factory.getbasetemp().parent
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / f"{name}.made").exists():
+                make(shared / name)
+                (shared / f"{name}.made").touch()
+        return shared / name
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def trained_run(make_once, compilation_cache):
     """A complete run of that configuration, to be read and not written to."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    train.train_and_evaluate(make_small_config(), workdir)
-    return workdir
+    return make_once("trained", lambda path: train.train_and_evaluate(make_small_config(), path))
 
 
 @pytest.fixture
@@ -62,19 +83,15 @@ def compilation_cache(pytestconfig, worker_id):
 
 
 @pytest.fixture(scope="session")
-def process_run(tmp_path_factory, compilation_cache):
+def process_run(make_once, compilation_cache):
     """A complete run of `processes.ARGUMENTS` that nothing interrupted, not to be written to."""
-    workdir = tmp_path_factory.mktemp("process_run") / "run"
-    processes.train(workdir, *processes.ARGUMENTS)
-    return workdir
+    return make_once("process", lambda path: processes.train(path, *processes.ARGUMENTS))
 
 
 @pytest.fixture(scope="session")
-def prepared_mnist(tmp_path_factory):
+def prepared_mnist(make_once):
     """A folder with MNIST prepared in it."""
-    folder = str(tmp_path_factory.mktemp("prepared_mnist"))
-    datasets.load("mnist", data_dir=folder, manual_dir=MNIST_DIR)
-    return folder
+    return str(make_once("mnist", lambda path: datasets.load("mnist", str(path), MNIST_DIR)))
 
 
 def pytest_collection_modifyitems(items):

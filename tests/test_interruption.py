@@ -1,7 +1,9 @@
 """Training processes that are ended at any moment, and go on bit for bit."""
 
+import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,7 +104,8 @@ pytestmark = pytest.mark.slow
 def cache_of_its_own(tmp_path_factory, process_run):
     """Keeps the programs of this module apart: a process killed while it writes damages them."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("compilation_cache")
+        folder = tmp_path_factory.mktemp("compilation_cache") / "copied"
+        shutil.copytree(os.environ["JAX_COMPILATION_CACHE_DIR"], folder)
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
         yield
 

@@ -28,6 +28,7 @@ NUM_REPLICAS = 2
 
 def make_config():
     small_config = make_small_config()
+    small_config.encoder.kind = "dense"
     small_config.seed = SEED
     small_config.train.num_replicas = NUM_REPLICAS
     # Larger steps amplify the order of float additions beyond a thousandth on some processors.
@@ -66,7 +67,8 @@ def assert_close(actual, expected, rtol):
         np.testing.assert_allclose(actual[name], value, rtol=rtol, err_msg=name)
 
 
-def test_each_replica_begins_as_the_single_run_of_its_seed(config):
+def test_each_replica_begins_and_steps_as_the_single_run_of_its_seed(config):
+    config.encoder.kind = "lstm"
     settings = settings_of(config)
     states = steps.initial_state(settings, SEED)
     config.train.num_replicas = 1
@@ -82,9 +84,19 @@ def test_each_replica_begins_as_the_single_run_of_its_seed(config):
             steps.epoch_order(settings, states.root_key, 3, 50)[index],
             steps.epoch_order(alone, single.root_key, 3, 50),
         )
+    images = np.stack([datasets.load("mnist_5k").train.images[:100]] * NUM_REPLICAS)
+    single, single_sums = steps.train_step(alone, single, images[-1])
+    states, sums = steps.train_step(settings, states, images)
+    np.testing.assert_allclose(sums.loss[-1], single_sums.loss, rtol=1e-5)
+    jax.tree.map(
+        lambda stepped, expected: np.testing.assert_allclose(stepped[-1], expected, atol=1e-4),
+        states.params,
+        single.params,
+    )
 
 
 def test_initialization_makes_no_batch_of_matrices_to_decompose(config):
+    config.encoder.kind = "lstm"
     # Several such batches at once can wait for each other for ever (jaxlib 0.10, 0.11).
     settings = settings_of(config)
     seeds = np.arange(NUM_REPLICAS, dtype=np.uint32)

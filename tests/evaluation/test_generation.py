@@ -7,6 +7,7 @@ import scipy.stats
 
 from tests.support.common import apply, make_settings, small_vae
 from vae_jax.evaluation import generation
+from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.training import steps
 
 IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 28, 28)).astype(np.uint8)
@@ -38,6 +39,15 @@ def test_interpolation_leads_from_one_reconstruction_to_the_other(trained):
     np.testing.assert_allclose(images[:, 2], middle, rtol=1e-4)
 
 
+def test_samples_decode_latents_of_the_prior(trained):
+    model, state = trained
+    images = generation.sample(model, state.params, state.root_key, 4)
+    key = stream_key(state.root_key, Stream.PRIOR_SAMPLES)
+    logits = apply(model, state.params, jax.random.normal(key, (4, 3)), method="decode")
+    np.testing.assert_allclose(images, jax.nn.sigmoid(logits), rtol=1e-4)
+    assert images.shape == (4, 28, 28)
+
+
 def test_samples_differ_from_each_other(trained):
     model, state = trained
     images = generation.sample(model, state.params, state.root_key, 4)
@@ -56,6 +66,7 @@ def test_pairs_are_of_different_classes(labels):
 def test_many_images_are_what_few_are(trained, monkeypatch):
     model, state = trained
     together = generation.encode(model, state.params, IMAGES)
+    monkeypatch.setattr(generation, "_SMALL_BATCH_SIZE", 4)
     monkeypatch.setattr(generation, "_BATCH_SIZE", 4)
     apart = generation.encode(model, state.params, IMAGES)
     assert apart[0].shape == (6, 3)

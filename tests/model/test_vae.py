@@ -149,15 +149,6 @@ def test_the_parts_agree_with_the_whole(vae):
     assert output.mean.shape == output.log_var.shape == output.latents.shape == (3, 6)
 
 
-def test_generate_decodes_standard_normal_latents(vae):
-    model, variables, _ = vae
-    key = jax.random.key(9)
-    images = model.apply(variables, key, 4, method="generate")
-    logits = model.apply(variables, jax.random.normal(key, (4, 6)), method="decode")
-    np.testing.assert_allclose(images, nn.sigmoid(logits), rtol=1e-6)
-    assert images.shape == (4, 28, 28)
-
-
 def test_dropout_and_sampling_have_their_own_keys(vae):
     model, variables, images = vae
     plain = apply(model, variables["params"], images, jax.random.key(0))

@@ -5,6 +5,8 @@ Images come in as `<uint8>[n, height, width]` and go out as means of the pixels,
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,8 +16,10 @@ from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime.batching import map_batches
 
-# Images at once: a device's memory need not hold the feature maps of all.
+# Images at once: a device's memory need not hold the feature maps of all. Two sizes, so that few
+# programs are compiled.
 _BATCH_SIZE = 500
+_SMALL_BATCH_SIZE = 100
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -31,22 +35,19 @@ def decode_batch(model: VAE, params: Params, latents: jax.Array) -> jax.Array:
     return model.likelihood.mean(outputs)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "num_images"))
-def _sample(model: VAE, params: Params, root_key: jax.Array, num_images: int) -> jax.Array:
-    key = stream_key(root_key, Stream.PRIOR_SAMPLES)
-    return apply(model, params, key, num_images, method="generate")
+def _map_batches(function: Callable[[Any], Any], rows: np.ndarray) -> Any:
+    is_small = len(rows) <= _SMALL_BATCH_SIZE
+    return map_batches(function, _SMALL_BATCH_SIZE if is_small else _BATCH_SIZE, rows)
 
 
 def encode(model: VAE, params: Params, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Encodes images: mean and log-variance of q(z | x), each `<float>[n, latent]`."""
-    function = functools.partial(encode_batch, model, params)
-    return map_batches(function, min(_BATCH_SIZE, len(images)), images)
+    return _map_batches(functools.partial(encode_batch, model, params), images)
 
 
 def decode(model: VAE, params: Params, latents: np.ndarray) -> np.ndarray:
     """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width]`."""
-    function = functools.partial(decode_batch, model, params)
-    return map_batches(function, min(_BATCH_SIZE, len(latents)), latents)
+    return _map_batches(functools.partial(decode_batch, model, params), latents)
 
 
 def reconstruct(model: VAE, params: Params, images: np.ndarray) -> np.ndarray:
@@ -54,17 +55,31 @@ def reconstruct(model: VAE, params: Params, images: np.ndarray) -> np.ndarray:
     return decode(model, params, encode(model, params, images)[0])
 
 
-def sample(model: VAE, params: Params, root_key: jax.Array, num_images: int) -> np.ndarray:
-    """Decodes latent vectors drawn from the prior: `<float>[num_images, height, width]`."""
-    return np.asarray(_sample(model, params, root_key, num_images))
+def sample(
+    model: VAE,
+    params: Params,
+    root_key: jax.Array,
+    num_images: int,
+    stream: Stream = Stream.PRIOR_SAMPLES,
+) -> np.ndarray:
+    """Decodes latent vectors drawn from the prior: `<float>[num_images, height, width]`.
+
+    Args:
+      model: the autoencoder.
+      params: its parameters.
+      root_key: the run's root key.
+      num_images: how many.
+      stream: what they are for: other streams give other samples.
+    """
+    latents = model.prior.sample(stream_key(root_key, stream), num_images)
+    return decode(model, params, np.asarray(latents))
 
 
 def sample_for_metrics(
     model: VAE, params: Params, root_key: jax.Array, num_images: int
 ) -> np.ndarray:
-    """Samples images to be measured, other ones than `sample`'s."""
-    key = stream_key(root_key, Stream.MEASURED_SAMPLES)
-    return decode(model, params, np.asarray(model.prior.sample(key, num_images)))
+    """Samples images to be measured, other ones than those of the plot."""
+    return sample(model, params, root_key, num_images, Stream.MEASURED_SAMPLES)
 
 
 def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:

@@ -132,14 +132,6 @@ class VAE(nn.Module):
         shape = latents.shape[:2]
         return log_weights.reshape(shape), log_likelihood.reshape(shape)
 
-    def generate(self, key: jax.Array, num_images: int) -> jax.Array:
-        """Decodes `num_images` latent vectors drawn from the prior.
-
-        Returns:
-          Means of the pixels, `<float>[num_images, height, width]`, in [0, 1].
-        """
-        return self.likelihood.mean(self.decode(self.prior.sample(key, num_images)))
-
 
 def create_vae(
     latent_size: int,

@@ -286,11 +286,13 @@ def comparable_groups(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     comparisons: dict[tuple, list[Group]] = {}
     for group in groups:
         comparisons.setdefault(group.runs[0].comparison, []).append(group)
-    titles = {
-        key: f"{key[0]}, {'gray' if key[1] == 'none' else 'binarized'} pixels"
-        for key in comparisons
-    }
+    titles = {key: f"{key[0]}, {_pixels(key[1])} pixels" for key in comparisons}
+    shared = {title for title in titles.values() if [*titles.values()].count(title) > 1}
     for key, title in titles.items():
-        if [*titles.values()].count(title) > 1:
+        if title in shared:
             titles[key] = f"{title}, data {(key[2] or 'unknown')[:8]}"
     return [(titles[key], alike) for key, alike in comparisons.items()]
+
+
+def _pixels(binarization: str) -> str:
+    return "gray" if binarization == "none" else "binarized"
