@@ -17,7 +17,6 @@ pytestmark = pytest.mark.slow
 def configs(small_config):
     small_config.train.num_epochs = 1
     small_config.latent_size = 2
-    small_config.encoder.kind = "dense"
     failing = copy.deepcopy(small_config)
     failing.train.batch_size = 4001
     small_config.train.num_replicas = 2

@@ -199,7 +199,6 @@ def light_first_pixel(config, image):
 def test_an_infinite_gradient_of_a_finite_loss_is_seen(
     small_config, tmp_path, monkeypatch, infinite_gradient, num_replicas
 ):
-    small_config.encoder.kind = "dense"
     small_config.train.num_replicas = num_replicas
     settings = settings_of(small_config)
     root_key = steps.initial_state(settings, small_config.seed).root_key
@@ -223,7 +222,6 @@ def test_an_infinite_gradient_of_a_finite_loss_is_seen(
 
 
 def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infinite_gradient):
-    small_config.encoder.kind = "dense"
     small_config.train.skip_nonfinite = True
     settings = settings_of(small_config)
     dataset = light_first_pixel(small_config, 7)

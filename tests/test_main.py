@@ -9,19 +9,21 @@ import struct
 import subprocess
 import sys
 import termios
+import warnings
 
 import pytest
+from absl.testing import flagsaver
 
+import main
 from tests.support.common import ROOT
 
 QUICKSTART = "--config=configs/quickstart.py"
 SMALL = (
-    "--config.encoder.kind=dense",
-    "--config.encoder.dense_sizes=(8,)",
+    "--config.encoder.hidden_size=8",
     "--config.decoder.dense_sizes=(49,)",
     "--config.decoder.grid=(7,7,1)",
-    "--config.decoder.filters=(2,2)",
-    "--config.decoder.strides=(2,2)",
+    "--config.decoder.filters=(2,)",
+    "--config.decoder.strides=(4,)",
 )
 
 
@@ -36,13 +38,50 @@ def run(*arguments, cwd=ROOT, interpreter=()):
     )
 
 
-def error_of(*arguments):
-    """The one line a mistake is answered with."""
+def process_error_of(*arguments):
+    """The one line a mistake is answered with, by a process."""
     result = run(*arguments)
     assert result.returncode == 1, result
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1, result.stderr
     return result.stderr
+
+
+@pytest.fixture
+def error_of(monkeypatch, capsys):
+    """The same in this process, where JAX runs already."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(main, "_start_jax", lambda: True)
+    monkeypatch.setattr(main.interrupts, "exit_on_signal", lambda: None)
+
+    def error_of(*arguments):
+        sys.modules.pop("config_config", None)  # the file of the call before
+        with (
+            flagsaver.flagsaver(),
+            warnings.catch_warnings(),
+            pytest.raises(SystemExit) as exit_,
+        ):
+            warnings.simplefilter("ignore")  # of how ml_collections imports a file
+            main.main(main.parse_flags(["main.py", *map(str, arguments)]))
+        assert exit_.value.code == 1
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.count("\n") == 1, output.err
+        return output.err
+
+    return error_of
+
+
+def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
+    for arguments, expected in (
+        (["--config.train.num_epochz=5"], "closest match: train.num_epochs"),
+        (["--config.train.batch_size=4001"], "train.batch_size is 4001, must be at most 4000"),
+        (["--mode=report", "--config=x"], "--config has no meaning in --mode=report"),
+    ):
+        message = process_error_of(QUICKSTART, f"--workdir={tmp_path / 'run'}", *arguments)
+        assert message.startswith("error: ")
+        assert expected in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
@@ -93,7 +132,7 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
         (["--mode=experiments"], "--config has no meaning in --mode=experiments"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, arguments, expected):
+def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, error_of, arguments, expected):
     workdir = tmp_path / "run"
     message = error_of(QUICKSTART, f"--workdir={workdir}", *arguments)
     assert message.startswith("error: ")
@@ -101,7 +140,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, arguments, expec
     assert not workdir.exists()
 
 
-def test_missing_flags(tmp_path):
+def test_missing_flags(tmp_path, error_of):
     assert "--workdir is missing" in error_of(QUICKSTART)
     assert "--config is missing" in error_of(f"--workdir={tmp_path}")
     message = error_of(f"--workdir={tmp_path}", "--config.seed=3")
@@ -121,7 +160,7 @@ def test_missing_flags(tmp_path):
         (["--mode=report", "--config.seed=1"], "--config.seed has no meaning in --mode=report"),
     ],
 )
-def test_mistakes_in_the_modes_of_a_folder(tmp_path, arguments, expected):
+def test_mistakes_in_the_modes_of_a_folder(tmp_path, error_of, arguments, expected):
     workdir = tmp_path / "runs"
     assert expected in error_of(f"--workdir={workdir}", *arguments)
     assert not workdir.exists()
@@ -142,7 +181,7 @@ def test_mistakes_in_the_modes_of_a_folder(tmp_path, arguments, expected):
         ),
     ],
 )
-def test_a_configuration_file_that_cannot_be_used(tmp_path, content, expected):
+def test_a_configuration_file_that_cannot_be_used(tmp_path, error_of, content, expected):
     path = tmp_path / "config.py"
     if content is not None:
         path.write_text(content)
@@ -199,5 +238,5 @@ def test_a_run_from_start_to_samples(tmp_path):
     result = run("--mode=report", f"--workdir={tmp_path}")
     assert result.returncode == 1
     assert re.fullmatch(r"error: .*report\.md.*: mend this, .*\n", result.stderr), result.stderr
-    message = error_of(*train, "--config.seed=1")
+    message = process_error_of(*train, "--config.seed=1")
     assert "holds a run with another configuration: seed is 0 there, 1 here" in message

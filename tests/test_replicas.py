@@ -28,7 +28,6 @@ NUM_REPLICAS = 2
 
 def make_config():
     small_config = make_small_config()
-    small_config.encoder.kind = "dense"
     small_config.seed = SEED
     small_config.train.num_replicas = NUM_REPLICAS
     # Larger steps amplify the order of float additions beyond a thousandth on some processors.
@@ -69,6 +68,7 @@ def assert_close(actual, expected, rtol):
 
 def test_each_replica_begins_and_steps_as_the_single_run_of_its_seed(config):
     config.encoder.kind = "lstm"
+    config.decoder.filters, config.decoder.strides = (4,), (4,)
     settings = settings_of(config)
     states = steps.initial_state(settings, SEED)
     config.train.num_replicas = 1

@@ -155,7 +155,6 @@ def test_evaluation_counts_every_image_once(small_config):
 def test_binarized_data_have_a_likelihood(small_config, tmp_path, capsys):
     small_config.data.binarization = "dynamic"
     small_config.train.num_epochs = 1
-    small_config.encoder.kind = "dense"
     train.train_and_evaluate(small_config, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["evaluation_binarization_seed"] == datasets.EVALUATION_BINARIZATION_SEED
@@ -186,7 +185,6 @@ def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
     small_config, tmp_path, interrupt_save_of_step
 ):
     small_config.data.binarization = "dynamic"
-    small_config.encoder.kind = "dense"
     small_config.loss.kl_warmup_steps = 40
     train.train_and_evaluate(small_config, tmp_path / "elbo")
     small_config.loss.num_importance_samples = 5
@@ -212,7 +210,6 @@ def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
 @pytest.mark.slow
 def test_a_collapsed_posterior_is_warned_of(small_config, tmp_path, capsys):
     small_config.train.num_epochs = 1
-    small_config.encoder.kind = "dense"
     small_config.loss.kl_weight = 1000.0
     train.train_and_evaluate(small_config, tmp_path / "run")
     evaluate.evaluate(small_config, tmp_path / "run")

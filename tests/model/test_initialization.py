@@ -11,6 +11,15 @@ from vae_jax.training import steps
 from vae_jax.training.train_state import create_train_state
 
 
+@pytest.fixture
+def small_config(small_config):
+    """With an LSTM, and two transposed convolutions."""
+    small_config.encoder.kind = "lstm"
+    small_config.decoder.filters = (4, 4)
+    small_config.decoder.strides = (2, 2)
+    return small_config
+
+
 def initial_params(config, seed=0):
     return steps.initial_state(settings_of(config), seed).params
 

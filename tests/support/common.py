@@ -38,11 +38,13 @@ def make_small_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.data.name = "mnist_5k"
     config.latent_size = 8
-    config.encoder.hidden_size = 16
+    config.encoder.kind = "dense"
+    config.encoder.dense_sizes = (64,)
+    config.encoder.hidden_size = 16  # where a test takes the LSTM
     config.decoder.dense_sizes = (49,)
     config.decoder.grid = (7, 7, 1)
-    config.decoder.filters = (4, 4)
-    config.decoder.strides = (2, 2)
+    config.decoder.filters = (4,)
+    config.decoder.strides = (4,)
     config.train.num_epochs = 2
     config.train.learning_rate = 0.003
     return config

@@ -30,8 +30,8 @@ ARGUMENTS = (
     "--config.encoder.dense_sizes=(8,)",
     "--config.decoder.dense_sizes=(49,)",
     "--config.decoder.grid=(7,7,1)",
-    "--config.decoder.filters=(2,2)",
-    "--config.decoder.strides=(2,2)",
+    "--config.decoder.filters=(2,)",
+    "--config.decoder.strides=(4,)",
     "--config.train.batch_size=20",
     "--config.train.num_epochs=3",
 )
