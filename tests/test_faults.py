@@ -221,6 +221,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_seen(
         assert read_rows(folder / "metrics.csv")[-1]["validation_loss"] < 300
 
 
+@pytest.mark.slow
 def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infinite_gradient):
     small_config.train.skip_nonfinite = True
     settings = settings_of(small_config)

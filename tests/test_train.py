@@ -25,6 +25,8 @@ from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.metrics import read_rows
 from vae_jax.training.validation import evaluate_batch, evaluate_split
 
+pytestmark = pytest.mark.slow
+
 PLOTS = ["interpolation.png", "loss_curves.png", "reconstructions.png", "samples.png"]
 
 
@@ -71,7 +73,6 @@ def test_a_complete_run_is_not_trained_again(small_config, copied_run, capsys):
     assert (workdir / "metrics.csv").read_bytes() == before
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     small_config, trained_run, tmp_path, interrupt_save_of_step, capsys
 ):
@@ -151,7 +152,6 @@ def test_evaluation_counts_every_image_once(small_config):
     assert abs(means["loss"] - losses[:500].mean()) > 5e-4  # the last three count
 
 
-@pytest.mark.slow
 def test_binarized_data_have_a_likelihood(small_config, tmp_path, capsys):
     small_config.data.binarization = "dynamic"
     small_config.train.num_epochs = 1
@@ -180,7 +180,6 @@ def test_binarized_data_have_a_likelihood(small_config, tmp_path, capsys):
     assert len(posterior["aggregate_mean"]) == len(posterior["aggregate_variance"]) == 8
 
 
-@pytest.mark.slow
 def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
     small_config, tmp_path, interrupt_save_of_step
 ):
@@ -207,7 +206,6 @@ def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
     assert rows_without_timing(tmp_path / "interrupted") == bound
 
 
-@pytest.mark.slow
 def test_a_collapsed_posterior_is_warned_of(small_config, tmp_path, capsys):
     small_config.train.num_epochs = 1
     small_config.loss.kl_weight = 1000.0
@@ -248,7 +246,6 @@ def test_a_run_without_a_checkpoint_cannot_be_sampled(small_config, trained_run,
         sample.sample(small_config, tmp_path)
 
 
-@pytest.mark.slow
 def test_a_run_that_begins_at_the_mean_is_ahead_in_its_first_steps(
     small_config, trained_run, tmp_path
 ):

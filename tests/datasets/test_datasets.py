@@ -86,6 +86,7 @@ def test_mnist_fingerprint(prepared_mnist):
     assert dataset.sha256 == "32c855bb78f8bbb3f4b0671f42ebf14b3d606fe1cb0f3e93635e44d327e3895c"
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_a_second_start_is_quick(prepared_mnist):
     code = """

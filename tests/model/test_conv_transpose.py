@@ -71,6 +71,7 @@ def test_equals_the_library_in_float32(case):
     assert_equal_values_and_gradients(case, jnp.float32, 2e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(case=CASES)
 def test_equals_the_library_in_float64(case):
@@ -166,6 +167,7 @@ def test_stride_one_is_a_convolution():
     np.testing.assert_allclose(conv_transpose(x, kernel, (1, 1)), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("in_channels", "out_channels"), [(2, 2), (6, 2), (6, 9)])
 def test_second_derivatives_equal_numerical_ones(in_channels, out_channels, stride):

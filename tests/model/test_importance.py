@@ -45,6 +45,7 @@ def quadrature(trained, latent_size):
     return scipy.special.logsumexp(log_joint, axis=0) + np.log(cell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_size", [1, 2])
 def test_the_estimate_is_the_integral(tmp_path, latent_size):
     trained = make_model(latent_size)
@@ -102,6 +103,7 @@ def test_sums_in_pieces_are_the_formulas():
     np.testing.assert_allclose(elbo, log_weights.mean(0), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_chunks_do_not_change_the_estimate(tmp_path, monkeypatch, num_threads):
     trained = make_model(2)

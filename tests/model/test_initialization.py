@@ -84,6 +84,7 @@ def test_another_name_is_an_error(small_config):
         create_train_state(settings.evaluation.model, settings.optimizer, 0, "keras")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["dense", "conv"])
 def test_the_decoder_can_begin_at_the_mean_of_the_data(small_config, head):
     small_config.encoder.kind = "dense"
@@ -105,6 +106,7 @@ def test_the_decoder_can_begin_at_the_mean_of_the_data(small_config, head):
     jax.tree.map(np.testing.assert_array_equal, begun, plain)
 
 
+@pytest.mark.slow
 def test_every_lstm_of_an_encoder_is_a_kernel_of_its_own(small_config):
     small_config.initialization = "tensorflow"
     small_config.encoder.num_layers = 2

@@ -129,6 +129,7 @@ def test_weights_are_the_three_densities(state):
         np.testing.assert_allclose(log_weights[sample], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_with_one_sample_the_bound_is_the_elbo_on_average(state):
     """Of both the loss and its gradient: only the KL's estimate differs."""
 
@@ -161,6 +162,7 @@ def test_with_one_sample_the_bound_is_the_elbo_on_average(state):
     np.testing.assert_allclose(means[bound][1], means[elbo][1], atol=0.1 * scale)
 
 
+@pytest.mark.slow
 def test_more_samples_give_a_tighter_bound(state):
     params = jax.tree.map(lambda leaf: 1.5 * leaf, state.params)
     losses_of_k = [

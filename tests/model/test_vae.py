@@ -117,6 +117,7 @@ def test_dropout_follows_the_layers_named_and_needs_a_key():
     assert maps(layer, variables, None) == {}
 
 
+@pytest.mark.slow
 def test_dropout_scales_what_it_keeps():
     # With the head a plain sum over pixels, the mean over masks is the value without dropout.
     layer = decoder(dropout_rate=0.5, dropout_after=(1,), head="conv")
