@@ -1,6 +1,5 @@
 """What many tests share: places, small models, settings of steps."""
 
-import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import pytest
 
 from configs import default
 from vae_jax import datasets
-from vae_jax.model.vae import VAE, Params, create_vae
+from vae_jax.model import vae
+from vae_jax.model.vae import VAE, create_vae
 from vae_jax.training.settings import EvaluationSettings, TrainSettings, train_settings
 
 ROOT = Path(__file__).parents[2]
@@ -27,10 +27,8 @@ def small_vae(latent_size: int = 3, hidden: int = 16, **decoder: Any) -> VAE:
     return create_vae(latent_size, {"kind": "dense", "dense_sizes": (hidden,)}, fields | decoder)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "method"))
-def apply(model: VAE, params: Params, *arguments: Any, method: str | None = None) -> Any:
-    """`model.apply`, compiled as one program: much sooner done than its operations one by one."""
-    return model.apply({"params": params}, *arguments, method=method)
+# Compiled as one program: much sooner done than its operations one by one.
+apply = jax.jit(vae.apply, static_argnames=("module", "method"))
 
 
 def make_small_config() -> ml_collections.ConfigDict:
