@@ -16,15 +16,10 @@ from absl.testing import flagsaver
 
 import main
 from tests.support.common import ROOT
+from tests.support.processes import SMALL_DECODER
 
 QUICKSTART = "--config=configs/quickstart.py"
-SMALL = (
-    "--config.encoder.hidden_size=8",
-    "--config.decoder.dense_sizes=(49,)",
-    "--config.decoder.grid=(7,7,1)",
-    "--config.decoder.filters=(2,)",
-    "--config.decoder.strides=(4,)",
-)
+SMALL = ("--config.encoder.hidden_size=8", *SMALL_DECODER)
 
 
 def run(*arguments, cwd=ROOT, interpreter=()):

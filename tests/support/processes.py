@@ -22,16 +22,19 @@ from vae_jax.training import run_directory, steps
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.settings import train_settings
 
+SMALL_DECODER = (
+    "--config.decoder.dense_sizes=(49,)",
+    "--config.decoder.grid=(7,7,1)",
+    "--config.decoder.filters=(2,)",
+    "--config.decoder.strides=(4,)",
+)
 # 3 epochs of 200 steps, of a model that takes a few milliseconds for one.
 ARGUMENTS = (
     "--config=configs/quickstart.py",
     "--config.latent_size=4",
     "--config.encoder.kind=dense",
     "--config.encoder.dense_sizes=(8,)",
-    "--config.decoder.dense_sizes=(49,)",
-    "--config.decoder.grid=(7,7,1)",
-    "--config.decoder.filters=(2,)",
-    "--config.decoder.strides=(4,)",
+    *SMALL_DECODER,
     "--config.train.batch_size=20",
     "--config.train.num_epochs=3",
 )
