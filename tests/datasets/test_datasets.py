@@ -54,14 +54,14 @@ def test_mnist_is_mnist(prepared_mnist):
     dataset = datasets.load("mnist", data_dir=prepared_mnist)
     train_images = read_official("train-images-idx3-ubyte.gz")
     train_labels = read_official("train-labels-idx1-ubyte.gz")
-    np.testing.assert_array_equal(dataset.validation.images, train_images[:5_000])
+    np.testing.assert_array_equal(dataset.validation.images[..., 0], train_images[:5_000])
     np.testing.assert_array_equal(dataset.validation.labels, train_labels[:5_000])
-    np.testing.assert_array_equal(dataset.train.images, train_images[5_000:])
+    np.testing.assert_array_equal(dataset.train.images[..., 0], train_images[5_000:])
     np.testing.assert_array_equal(dataset.train.labels, train_labels[5_000:])
     test = dataset.test
-    np.testing.assert_array_equal(test.images, read_official("t10k-images-idx3-ubyte.gz"))
+    np.testing.assert_array_equal(test.images[..., 0], read_official("t10k-images-idx3-ubyte.gz"))
     np.testing.assert_array_equal(test.labels, read_official("t10k-labels-idx1-ubyte.gz"))
-    assert test.images.shape == (10_000, 28, 28)
+    assert test.images.shape == (10_000, 28, 28, 1)
 
 
 @needs_mnist
@@ -94,7 +94,7 @@ import time; start = time.perf_counter()
 import sys
 from vae_jax import datasets
 dataset = datasets.load("mnist", data_dir=sys.argv[1])
-assert dataset.train.images.shape == (55_000, 28, 28)
+assert dataset.train.images.shape == (55_000, 28, 28, 1)
 print(time.perf_counter() - start)
 """
     # The best of three: the machine may be busy with something else.
@@ -201,7 +201,7 @@ def test_embedded_sizes_and_types(embedded):
         (embedded.validation, 500),
         (embedded.test, 500),
     ):
-        assert split.images.shape == (size, 28, 28) and split.labels.shape == (size,)
+        assert split.images.shape == (size, 28, 28, 1) and split.labels.shape == (size,)
         assert split.images.dtype == split.labels.dtype == np.uint8
         assert split.labels.tolist() == list(range(10)) * (size // 10)
 
@@ -246,8 +246,8 @@ def test_validation_is_the_first_training_images(load_small, small_files):
     images = small_files.arrays["train-images-idx3-ubyte.gz"]
     for size in (1, 20, 69):
         dataset = load_small(validation_size=size)
-        np.testing.assert_array_equal(dataset.validation.images, images[:size])
-        np.testing.assert_array_equal(dataset.train.images, images[size:])
+        np.testing.assert_array_equal(dataset.validation.images[..., 0], images[:size])
+        np.testing.assert_array_equal(dataset.train.images[..., 0], images[size:])
 
 
 @pytest.mark.parametrize("size", [-5, 0, 70, 5_000])
@@ -264,7 +264,7 @@ def test_unknown_name(name, hint):
     with pytest.raises(UserError) as caught:
         datasets.load(name)
     assert str(caught.value) == (
-        f"data.name is {name!r}, must be one of mnist, fashion_mnist, kmnist, mnist_5k; "
+        f"data.name is {name!r}, must be one of mnist, fashion_mnist, kmnist, mnist_5k, images; "
         f"closest match: {hint}"
     )
 
@@ -318,6 +318,6 @@ def test_drawn_test_images_do_not_depend_on_validation_size(load_small):
 
 
 def test_names_offered():
-    assert datasets.NAMES == ("mnist", "fashion_mnist", "kmnist", "mnist_5k")
+    assert datasets.NAMES == ("mnist", "fashion_mnist", "kmnist", "mnist_5k", "images")
     assert datasets.BINARIZATIONS == ("none", "dynamic")
     assert isinstance(datasets.EVALUATION_BINARIZATION_SEED, int)

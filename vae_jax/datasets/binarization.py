@@ -16,12 +16,12 @@ def binarize_for_evaluation(images: np.ndarray, split_name: str) -> np.ndarray:
     """Draws every pixel of an evaluation split once, always the same way.
 
     Args:
-      images: gray values, `<uint8>[n, height, width]`.
+      images: gray values, `<uint8>[n, height, width, channels]`.
       split_name: "validation" or "test"; each has its own stream, so neither split's draws
         depend on the other's size.
 
     Returns:
-      `<uint8>[n, height, width]`, each pixel 255 with probability value / 255 and else 0.
+      `<uint8>[n, height, width, channels]`, each pixel 255 with probability value / 255 and else 0.
     """
     # RandomState and not default_rng: NumPy promises never to change its stream.
     generator = np.random.RandomState(

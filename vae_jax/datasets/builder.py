@@ -65,4 +65,4 @@ class VaeJaxMnist(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
         for start in range(0, len(split), IMAGES_PER_RECORD):
             block = split[start : start + IMAGES_PER_RECORD]
-            yield start, {"image": block.images, "label": block.labels}
+            yield start, {"image": block.images[..., 0], "label": block.labels}

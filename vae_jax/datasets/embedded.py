@@ -35,13 +35,13 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interleave(images: np.ndarray, labels: np.ndarray) -> Split:
-    """Makes a split in which the digits alternate.
+    """Makes a split of images `[n, 28, 28, 1]` in which the digits alternate.
 
     Args:
       images: `<uint8>[digit, copy, 28, 28]`.
       labels: `<uint8>[digit, copy]`.
     """
     return Split(
-        images=images.swapaxes(0, 1).reshape(-1, *IMAGE_SHAPE),
+        images=images.swapaxes(0, 1).reshape(-1, *IMAGE_SHAPE, 1),
         labels=labels.swapaxes(0, 1).reshape(-1),
     )

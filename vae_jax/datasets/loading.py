@@ -1,27 +1,48 @@
 """Loading a data set by its name."""
 
 import os
+from collections.abc import Sequence
 
 from vae_jax.datasets import embedded
 from vae_jax.datasets.binarization import BINARIZATIONS, binarize_for_evaluation
 from vae_jax.datasets.structs import Dataset, Split, sha256_of
 from vae_jax.runtime.errors import UserError, check_choice
 
-NAMES = ("mnist", "fashion_mnist", "kmnist", "mnist_5k")
+NAMES = ("mnist", "fashion_mnist", "kmnist", "mnist_5k", "images")
+# What the digit classifier knows.
+DIGIT_NAMES = ("mnist", "mnist_5k")
+
+_DIGITS = tuple("0123456789")
+_FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+_HIRAGANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+_CLASS_NAMES = {
+    "mnist": _DIGITS,
+    "fashion_mnist": _FASHION,
+    "kmnist": _HIRAGANA,
+    "mnist_5k": _DIGITS,
+}
 
 
 def load(
     name: str = "mnist",
     data_dir: str | None = None,
     manual_dir: str | None = None,
+    path: str | None = None,
+    image_size: Sequence[int] = (),
+    channels: int = 0,
     validation_size: int = 5_000,
+    test_size: int = 5_000,
+    skip_damaged: bool = False,
     binarization: str = "none",
 ) -> Dataset:
-    """Loads a data set as uint8 arrays, images `<uint8>[n, height, width]` and labels.
+    """Loads a data set as arrays, images `<uint8>[n, height, width, channels]` and labels.
 
-    The validation split is the first `validation_size` official training images, the training
-    split the rest. "mnist_5k" has splits of its own, of 4,000, 500 and 500 images, and ignores
-    `validation_size` and both folders.
+    Of the official data sets the validation split is the first `validation_size` official training
+    images, the training split the rest. "mnist_5k" has splits of its own, of 4,000, 500 and 500
+    images, and ignores `validation_size` and both folders.
 
     Args:
       name: one of `NAMES`.
@@ -29,9 +50,15 @@ def load(
         Datasets (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`).
       manual_dir: a folder that holds the four official `.gz` files; None or "" to download
         them. Read only where `data_dir` holds no prepared data yet.
+      path: of "images", which alone takes this and the next four but `validation_size`: a folder
+        of image files, an `.npz` or an `.npy`.
+      image_size: height and width that images are brought to; () to leave them as they are.
+      channels: 1 for gray, 3 for color; 0 for gray where every image is.
       validation_size: the number of images held out of the training images.
+      test_size: the number of images held out for testing.
+      skip_damaged: whether images that cannot be read are left out, and not an error.
       binarization: "none", or "dynamic": the validation and test images are drawn black and
-        white here, once and always alike; the training images stay gray, for whoever trains
+        white here, once and always alike; the training images stay as they are, for whoever trains
         to draw anew at each use.
 
     Raises:
@@ -49,7 +76,7 @@ def load(
             split = splits[split_name]
             images = binarize_for_evaluation(split.images, split_name)
             splits[split_name] = Split(images=images, labels=split.labels)
-    return Dataset(name=name, sha256=sha256, **splits)
+    return Dataset(name=name, sha256=sha256, class_names=_CLASS_NAMES[name], **splits)
 
 
 def _load_official(

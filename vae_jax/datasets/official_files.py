@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
@@ -61,12 +62,10 @@ def read(
 def _read_split(
     paths: Mapping[str, str | os.PathLike[str]], images_file: str, labels_file: str
 ) -> Split:
-    split = Split(
-        images=idx.read_images(paths[images_file]), labels=idx.read_labels(paths[labels_file])
-    )
-    if len(split.images) != len(split.labels):
+    images, labels = idx.read_images(paths[images_file]), idx.read_labels(paths[labels_file])
+    if len(images) != len(labels):
         raise UserError(
-            f"{paths[images_file]} holds {len(split.images)} images, but {paths[labels_file]} "
-            f"holds {len(split.labels)} labels; replace both by the official files"
+            f"{paths[images_file]} holds {len(images)} images, but {paths[labels_file]} "
+            f"holds {len(labels)} labels; replace both by the official files"
         )
-    return split
+    return Split(images=images[..., np.newaxis], labels=labels)

@@ -217,6 +217,6 @@ def _read(name: str, root: pathlib.Path) -> dict[str, Split]:
 def _join(blocks: Any) -> Split:
     records = blocks.__getitems__(range(len(blocks)))
     return Split(
-        images=np.concatenate([record["image"] for record in records]),
+        images=np.concatenate([record["image"] for record in records])[..., np.newaxis],
         labels=np.concatenate([record["label"] for record in records]),
     )

@@ -11,14 +11,15 @@ import numpy as np
 class Split:
     """Images and their labels, in the same order."""
 
-    images: np.ndarray  # `<uint8>[n, height, width]`
-    labels: np.ndarray  # `<uint8>[n]`, each 0 to 9
+    images: np.ndarray  # `<uint8>[n, height, width, channels]`, 1 channel (gray) or 3 (RGB)
+    labels: np.ndarray | None  # `<int>[n]`, indices of classes from 0; None where there are none
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, rows: slice) -> "Split":
-        return Split(images=self.images[rows], labels=self.labels[rows])
+    def __getitem__(self, rows: slice | np.ndarray) -> "Split":
+        labels = None if self.labels is None else self.labels[rows]
+        return Split(images=self.images[rows], labels=labels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,17 +30,29 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    sha256: str  # hexadecimal, of the gray images and the labels of all three splits
+    sha256: str  # hexadecimal, of the images and labels of all three splits, before binarization
+    class_names: tuple[str, ...] = ()  # by label; empty where there are no labels
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
 
 
 def sha256_of(*splits: Split) -> str:
     """Returns the hexadecimal SHA-256 of the splits' images and labels, in the given order.
 
-    The shapes are hashed too, so that moving images from one split to the next is a change.
+    The shapes are hashed too, so that moving images from one split to the next is a change. Gray
+    images are hashed as `[n, height, width]`: what runs have recorded of their data stays true.
     """
     digest = hashlib.sha256()
     for split in splits:
-        for array in (split.images, split.labels):
+        images = split.images[..., 0] if split.images.shape[-1] == 1 else split.images
+        for array in (images, split.labels):
+            if array is None:
+                digest.update(b"no labels")
+                continue
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
