@@ -49,9 +49,9 @@ def measure(path: str, times: int = 1, **train_fields: int) -> dict[str, float]:
     config.train.update(train_fields)
     mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
     dataset = datasets.load("mnist_5k")
-    settings = train_settings(config, datasets.IMAGE_SHAPE, steps_per_epoch=1, mesh=mesh)
+    settings = train_settings(config, dataset.image_shape, steps_per_epoch=1, mesh=mesh)
     evaluation = settings.evaluation
-    images = devices.replicate(np.tile(dataset.train.images, (times, 1, 1)), mesh)
+    images = devices.replicate(np.tile(dataset.train.images, (times, 1, 1, 1)), mesh)
     state = steps.initial_state(settings, config.seed)
     bar = tqdm(disable=True)
     for epoch in (1, 2):

@@ -43,7 +43,7 @@ def measure(path: str, started: float) -> dict[str, float]:
     dataset = datasets.load(**config.data)
     images = jax.device_put(dataset.train.images)
     mark()
-    settings = train_settings(config, datasets.IMAGE_SHAPE, steps_per_epoch=40)
+    settings = train_settings(config, (28, 28, 1), steps_per_epoch=40)
     state = jax.block_until_ready(steps.initial_state(settings, config.seed))
     mark()
     order = steps.epoch_order(settings, state.root_key, 1, len(images))

@@ -14,7 +14,7 @@ from configs import default
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
     config = default.get_config()
-    config.decoder.dense_sizes = (128, 256, 392)
+    config.decoder.dense_sizes = (128, 256)
     config.decoder.filters = (32, 32, 16, 16)
     config.decoder.strides = (1, 1, 1, 2)
     return config

@@ -17,11 +17,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.output_bias_init = "zeros"  # zeros or data_mean: where the logits' biases begin
 
     config.data = ml_collections.ConfigDict()
-    config.data.name = "mnist"  # mnist, fashion_mnist, kmnist or mnist_5k
+    config.data.name = "mnist"  # mnist, fashion_mnist, kmnist, mnist_5k or images
     config.data.data_dir = config_dict.placeholder(str)  # prepared data; TFDS's own if None
     config.data.manual_dir = config_dict.placeholder(str)  # where the four files already lie
-    config.data.validation_size = 5000  # the first training images; mnist_5k has its own split
+    config.data.path = config_dict.placeholder(str)  # images: a folder, an .npz or an .npy
+    config.data.image_size = ()  # images: (height, width) they are brought to; () as they are
+    config.data.channels = 0  # images: 1 or 3; 0 as they are
+    config.data.skip_damaged = False  # images: leave out files that cannot be read
+    config.data.validation_size = 5000  # taken from the training images; mnist_5k has its own
+    config.data.test_size = 5000  # images: taken from them too, unless they have their own
     config.data.binarization = "none"  # none (gray pixels) or dynamic
+
+    config.likelihood = ml_collections.ConfigDict()
+    # Of the pixels: bernoulli, continuous_bernoulli, gaussian or discretized_logistic.
+    config.likelihood.kind = "bernoulli"
 
     config.encoder = ml_collections.ConfigDict()
     config.encoder.kind = "lstm"  # lstm or dense
@@ -34,10 +43,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.mean_activation = "none"  # none or relu
 
     config.decoder = ml_collections.ConfigDict()
-    config.decoder.dense_sizes = (196, 392)  # the last is the product of the grid
-    config.decoder.grid = (14, 14, 2)  # height, width, channels
+    config.decoder.dense_sizes = (196,)  # before the layer that fills the grid
+    config.decoder.grid_channels = 2  # its height and width: the image's over all strides
     config.decoder.filters = (32, 16, 16)  # of the 3 x 3 transposed convolutions
-    config.decoder.strides = (1, 1, 2)  # grid times strides must reach 28 x 28
+    config.decoder.strides = (1, 1, 2)  # of these
     config.decoder.dropout_rate = 0.0
     config.decoder.dropout_after = ()  # indices of transposed convolutions, from 0
     config.decoder.residual_blocks = ()  # how many after each transposed convolution; () for none
@@ -61,6 +70,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.ema_decay = 0.0  # of the parameters' average, which is evaluated; 0 for none
     config.train.skip_nonfinite = False  # skip updates that are not finite, instead of stopping
     config.train.num_replicas = 1  # seeds trained side by side, from `seed` on
+
+    config.sample = ml_collections.ConfigDict()
+    config.sample.pixels = False  # mode sample: draw pixels too, in place of their means
 
     config.evaluate = ml_collections.ConfigDict()
     config.evaluate.num_importance_samples = 100  # for each image, of binarized data

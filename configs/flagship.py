@@ -24,8 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.bidirectional = True
     config.encoder.mlp_sizes = (480,)  # 512 is a fifth slower on one CPU core
     config.encoder.activation = "swish"
-    config.decoder.dense_sizes = (256, 1568)
-    config.decoder.grid = (7, 7, 32)
+    config.decoder.dense_sizes = (256,)
+    config.decoder.grid_channels = 32
     config.decoder.filters = (64, 32, 8)
     config.decoder.strides = (1, 2, 2)
     config.decoder.residual_blocks = (1, 1, 0)

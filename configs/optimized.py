@@ -15,8 +15,8 @@ from configs import default
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
     config = default.get_config()
-    config.decoder.dense_sizes = (98, 196)
-    config.decoder.grid = (14, 14, 1)
+    config.decoder.dense_sizes = (98,)
+    config.decoder.grid_channels = 1
     config.decoder.filters = (64, 32, 32)
     config.train.learning_rate = 0.001
     return config

@@ -41,7 +41,7 @@ def test_a_configuration_survives_json():
     stored = json.loads(json.dumps(config.to_dict()))
     loaded = configuration.from_dict(stored, default.get_config())
     assert loaded.to_dict() == config.to_dict()
-    assert loaded.decoder.grid == (14, 14, 2)
+    assert loaded.decoder.strides == (1, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,16 @@ def test_a_configuration_survives_json():
         ("encoder.mean_activation", "elu", "encoder.mean_activation is 'elu', must be one of no"),
         ("encoder.mlp_sizes", (0,), r"encoder.mlp_sizes is \(0,\), must be empty or sizes of"),
         ("encoder.dense_sizes", (), r"encoder.dense_sizes is \(\), must be one or more sizes"),
-        ("decoder.dense_sizes", (196,), r"decoder.dense_sizes is \(196,\), .* ends with 392"),
-        ("decoder.grid", (14, 14), r"decoder.grid is \(14, 14\), must be three sizes"),
+        ("decoder.grid_channels", 0, "decoder.grid_channels is 0, must be at least 1"),
         ("decoder.filters", (32, 0, 16), r"decoder.filters is \(32, 0, 16\), must be one or more"),
         ("decoder.strides", (1, 2), r"decoder.strides is \(1, 2\), must be 3 strides"),
-        ("decoder.strides", (2, 1, 2), r"decoder.strides .* 28x28; these lead to 56x56"),
+        ("data.path", "photos", "data.path is 'photos', must be None unless .*name=images"),
+        ("data.name", "images", "data.path is None, must be set where data.name is 'images'"),
+        ("data.image_size", (28,), r"data.image_size is \(28,\), must be empty, .* or \"\(height"),
+        ("data.image_size", (1, 5000), r"data.image_size is \(1, 5000\), .* 4096 at most"),
+        ("data.channels", 2, r"data.channels is 2, must be 0 \(as the images are\), 1 or 3"),
+        ("data.test_size", 0, "data.test_size is 0, must be at least 1"),
+        ("likelihood.kind", "laplace", "likelihood.kind is 'laplace', must be one of bernoulli"),
         (
             "decoder.dropout_rate",
             1.0,
@@ -136,7 +141,6 @@ def test_an_integer_that_no_float_can_hold(field):
     "changes",
     [
         {"decoder.strides": (10**4_000, 2, 2)},
-        {"decoder.grid": (10**4_000, 10**4_000, 2)},
         {"decoder.filters": (8,) * 1_000, "decoder.strides": (2**31 - 1,) * 1_000},
     ],
 )
@@ -155,8 +159,12 @@ def test_dropout_with_its_layers_is_allowed():
         ("train.batch_size", 1.5, "train.batch_size is 1.5, must be int"),
         ("train.batch_size", True, "train.batch_size is True, must be int"),
         ("train.learning_rate", "x", "train.learning_rate is 'x', must be float"),
-        ("decoder.grid", 14, "decoder.grid is 14, must be a tuple of int"),
-        ("decoder.grid", [14, 14, 2.5], r"decoder.grid is \(14, 14, 2.5\), must be a tuple of int"),
+        ("decoder.strides", 2, "decoder.strides is 2, must be a tuple of int"),
+        (
+            "decoder.strides",
+            [1, 1, 2.5],
+            r"decoder.strides is \(1, 1, 2.5\), must be a tuple of in",
+        ),
         ("data.data_dir", 3, "data.data_dir is 3, must be str or None"),
         ("train", 3, "train is a group of fields"),
         ("train.bach_size", 3, "train.bach_size is no field .* closest match: train.batch_size"),

@@ -170,7 +170,7 @@ def test_all_modes_see_every_replica(config, together, capsys):
     before = [(folder / "summary.json").read_bytes() for folder in [together, *folders]]
     sample.sample(config, together)
     first, second = (np.load(folder / "samples.npy") for folder in folders)
-    assert first.shape == second.shape == (100, 28, 28)
+    assert first.shape == second.shape == (100, 28, 28, 1)
     assert np.any(first != second)
     interpolate.interpolate(config, together)
     assert capsys.readouterr().out.count("interpolation.png") == NUM_REPLICAS

@@ -100,7 +100,7 @@ def test_modes_of_a_trained_run(small_config, copied_run, capsys):
         path.unlink()
     sample.sample(small_config, workdir)
     images = np.load(workdir / "samples.npy")
-    assert images.shape == (100, 28, 28)
+    assert images.shape == (100, 28, 28, 1)
     assert images.dtype == np.float32
     assert 0 <= images.min() < 0.1 < 0.5 < images.max() <= 1
     interpolate.interpolate(small_config, workdir)

@@ -4,7 +4,6 @@ Imports neither JAX nor the data, so that a mistake is answered at once. Whereve
 named, it is by its dotted path: `train.batch_size`.
 """
 
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ OUTPUT_BIAS_INITS = ("zeros", "data_mean")
 ACTIVATIONS = ("relu", "swish")
 MEAN_ACTIVATIONS = ("none", "relu")
 HEADS = ("dense", "conv")
+LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic")
 INITIALIZATIONS = ("flax", "tensorflow")
 SCHEDULES = ("constant", "cosine", "burda")
 _MAX_SEED = 2**32 - 1
@@ -93,12 +93,12 @@ class _Rules:
     def one_of(self, path: str, names: Sequence[str]) -> None:
         check_choice(path, self.fields[path], names)
 
-    def folder(self, path: str) -> None:
+    def path(self, path: str) -> None:
         try:
             valid = b"\0" not in os.fsencode(self.fields[path] or "")
         except UnicodeEncodeError:
             valid = False
-        self.require(path, valid, "a name that a folder can have")
+        self.require(path, valid, "a name that a file or folder can have")
 
     def positive_sizes(self, path: str, fewest: int = 1) -> None:
         value = self.fields[path]
@@ -110,28 +110,15 @@ class _Rules:
 
 def _check_decoder(rules: _Rules) -> None:
     fields = rules.fields
-    for name in ("dense_sizes", "grid", "filters", "strides"):
+    rules.positive_sizes("decoder.dense_sizes", fewest=0)
+    rules.at_least("decoder.grid_channels", 1)
+    for name in ("filters", "strides"):
         rules.positive_sizes(f"decoder.{name}")
-    grid, dense_sizes, filters, strides = (
-        fields[f"decoder.{name}"] for name in ("grid", "dense_sizes", "filters", "strides")
-    )
-    rules.require("decoder.grid", len(grid) == 3, "three sizes: height, width, channels")
-    rules.require(
-        "decoder.dense_sizes",
-        dense_sizes[-1] == math.prod(grid),
-        f"a tuple that ends with {math.prod(grid)}, the values of decoder.grid {grid}",
-    )
+    filters, strides = fields["decoder.filters"], fields["decoder.strides"]
     rules.require(
         "decoder.strides",
         len(strides) == len(filters),
         f"{len(filters)} strides, one for each of decoder.filters {filters}",
-    )
-    reached = tuple(size * math.prod(strides) for size in grid[:2])
-    rules.require(
-        "decoder.strides",
-        reached == datasets.IMAGE_SHAPE,
-        f"strides that lead from decoder.grid {grid} to 28x28; these lead to "
-        f"{reached[0]}x{reached[1]}",
     )
     rate, after = fields["decoder.dropout_rate"], fields["decoder.dropout_after"]
     rules.require("decoder.dropout_rate", 0.0 <= rate < 1.0, "at least 0 and below 1")
@@ -206,6 +193,38 @@ def _check_train(rules: _Rules) -> None:
     )
 
 
+def _check_data(rules: _Rules) -> None:
+    fields = rules.fields
+    rules.one_of("data.name", datasets.NAMES)
+    for name in ("data_dir", "manual_dir", "path"):
+        rules.path(f"data.{name}")
+    path, is_images = fields["data.path"], fields["data.name"] == "images"
+    rules.require("data.path", bool(path) or not is_images, "set where data.name is 'images'")
+    rules.require(
+        "data.path", is_images or not path, "None unless --config.data.name=images is set too"
+    )
+    rules.positive_sizes("data.image_size", fewest=0)
+    rules.require(
+        "data.image_size",
+        len(fields["data.image_size"]) in (0, 2)
+        and max(fields["data.image_size"], default=1) <= 4096,
+        'empty, for the size that all images have, or "(height, width)", 4096 at most',
+    )
+    rules.require(
+        "data.channels", fields["data.channels"] in (0, 1, 3), "0 (as the images are), 1 or 3"
+    )
+    rules.at_least("data.validation_size", 1)
+    rules.at_least("data.test_size", 1)
+    rules.one_of("data.binarization", datasets.BINARIZATIONS)
+    rules.one_of("likelihood.kind", LIKELIHOODS)
+    rules.require(
+        "likelihood.kind",
+        fields["data.binarization"] == "none" or fields["likelihood.kind"] == "bernoulli",
+        f"'bernoulli' where data.binarization is {fields['data.binarization']!r}: pixels are then "
+        "0 or 1",
+    )
+
+
 def _check_values(fields: Mapping[str, Any]) -> None:
     """Checks what fields of the right types may hold, as far as that needs no data."""
     rules = _Rules(fields)
@@ -215,11 +234,7 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     rules.at_least("latent_size", 1)
     rules.one_of("initialization", INITIALIZATIONS)
     rules.one_of("output_bias_init", OUTPUT_BIAS_INITS)
-    rules.one_of("data.name", datasets.NAMES)
-    rules.folder("data.data_dir")
-    rules.folder("data.manual_dir")
-    rules.one_of("data.binarization", datasets.BINARIZATIONS)
-    rules.at_least("data.validation_size", 1)
+    _check_data(rules)
     _check_encoder(rules)
     _check_decoder(rules)
     _check_train(rules)

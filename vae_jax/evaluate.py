@@ -1,5 +1,6 @@
 """Mode `evaluate`: everything that is measured of one run by itself."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from vae_jax.training.checkpoints import checksum
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes metrics and plots of the best epoch so far; on binarized data log p(x).
+    """Writes metrics and plots of the best epoch so far; log p(x) where the loss bounds it.
 
     Raises:
       UserError: the run or its data cannot be read, or are not the same any more.
@@ -34,11 +35,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     print(format_summary(summarize(run, dataset)))
     for replica in run.replicas:
         posterior, likelihood = _measure_posterior(replica, dataset.test.images), None
-        if config.data.binarization != "none":
-            num_samples = config.evaluate.num_importance_samples
-            likelihood = _measure_likelihood(
-                replica, dataset.test.images, num_samples, dataset.sha256
-            )
+        # The cross-entropy of gray pixels is none.
+        if config.likelihood.kind != "bernoulli" or config.data.binarization != "none":
+            likelihood = _measure_likelihood(replica, dataset, config)
         evaluation = Evaluation(UNITS, replica.step, posterior, likelihood)
         write_record(replica.folder / EVALUATION_NAME, evaluation)
 
@@ -60,23 +59,32 @@ def _measure_posterior(replica: Replica, images: np.ndarray) -> PosteriorMeasure
 
 
 def _measure_likelihood(
-    replica: Replica, images: np.ndarray, num_samples: int, sha256: str
+    replica: Replica, dataset: datasets.Dataset, config: ml_collections.ConfigDict
 ) -> LikelihoodMeasures:
-    """Estimates the importance-weighted likelihood of binarized images."""
+    """Estimates the importance-weighted likelihood of the test images."""
+    num_samples = config.evaluate.num_importance_samples
+    is_binarized = config.data.binarization != "none"
     parameters = int(devices.to_host(checksum(replica.params)))
     estimates = log_likelihood.estimate(
         replica.model,
         replica.params,
         replica.root_key,
-        images,
+        dataset.test.images,
         num_samples,
         replica.folder,
-        identity=f"{parameters} {replica.seed} {sha256} {num_samples}",
+        identity=f"{parameters} {replica.seed} {dataset.sha256} {num_samples}",
     )
-    measures = estimates.summarize(num_samples, datasets.EVALUATION_BINARIZATION_SEED)
+    measures = estimates.summarize(
+        num_samples,
+        datasets.EVALUATION_BINARIZATION_SEED if is_binarized else None,
+        math.prod(dataset.image_shape) if replica.model.likelihood.is_discrete else None,
+    )
+    bits = measures.bits_per_dimension
     print(
         f"{replica.folder}: test -log p(x) {measures.negative_log_likelihood:.2f} ± "
-        f"{measures.standard_error:.2f} nats per image, {num_samples} importance samples "
+        f"{measures.standard_error:.2f} nats per image"
+        + (f" ({bits:.3f} bits per dimension)" if bits is not None else "")
+        + f", {num_samples} importance samples "
         f"(effective {measures.effective_sample_size:.1f}); ELBO "
         f"{-measures.negative_elbo:.2f}, gap {measures.gap:.2f}"
     )

@@ -19,7 +19,7 @@ def sample(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     for replica in restore_best(config, workdir).replicas:
         buffer = io.BytesIO()
-        np.save(buffer, save_samples(replica))
+        np.save(buffer, save_samples(replica, config.sample.pixels))
         path = replica.folder / "samples.npy"
         write_atomically(path, buffer.getvalue())
         print(f"wrote {replica.plots / 'samples.png'} and {path}")

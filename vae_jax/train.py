@@ -1,6 +1,7 @@
 """Mode `train`: from a configuration to a complete run directory."""
 
 import contextlib
+import math
 from pathlib import Path
 
 import jax
@@ -18,9 +19,16 @@ from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.trainer import Trainer
 
 
-def _check_against_data(config: ml_collections.ConfigDict, num_images: int) -> None:
-    """Checks the fields whose limit is the number of training images."""
-    batch_size, loss = config.train.batch_size, config.loss
+def _check_against_data(config: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
+    """Checks the fields whose limit is the images' size or the number of training images."""
+    num_images, batch_size, loss = len(dataset.train), config.train.batch_size, config.loss
+    height, width, _ = dataset.image_shape
+    stride = math.prod(config.decoder.strides)
+    if stride > max(height, width):
+        raise UserError(
+            f"decoder.strides is {config.decoder.strides}, whose product, {stride}, must be at "
+            f"most {max(height, width)}: the images are {height}x{width}"
+        )
     if batch_size > num_images:
         raise UserError(
             f"train.batch_size is {batch_size}, must be at most {num_images}, "
@@ -45,7 +53,7 @@ def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datase
     record = {"config": config.to_dict()} | run_directory.provenance(
         device_kind=jax.devices()[0].device_kind,
         device_count=jax.device_count(),
-        data_sha256=dataset.sha256,
+        dataset=dataset,
         binarization_seed=datasets.EVALUATION_BINARIZATION_SEED if binarized else None,
     )
     write_json(path, record)
@@ -68,14 +76,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
 
     Raises:
       UserError: the data cannot be had, the batch is larger than the training split or the
-        devices do not divide it, the warmup of the KL is longer than the epochs of the ELBO, the
-        directory cannot hold this run or another process is training there, or the loss is not
-        finite.
+        devices do not divide it, the strides are larger than the images, the warmup of the KL is
+        longer than the epochs of the ELBO, the directory cannot hold this run or another process
+        is training there, or the loss is not finite.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
     run_directory.check_workdir(workdir, config.to_dict())
     dataset = datasets.load(**config.data)
-    _check_against_data(config, len(dataset.train.images))
+    _check_against_data(config, dataset)
     mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
     first = devices.is_first_process()
     with run_directory.locked(workdir) if first else contextlib.nullcontext():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from configs import default
-from vae_jax import configuration, datasets
+from vae_jax import configuration
 from vae_jax.training import steps
 from vae_jax.training.settings import train_settings
 from vae_jax.training.train_state import num_parameters
@@ -21,7 +21,7 @@ class Trainer:
         checked = configuration.from_dict(config, default.get_config())
         self._single_calls = variant == "single calls"
         steps_per_epoch = len(images) // checked.train.batch_size
-        self._settings = train_settings(checked, datasets.IMAGE_SHAPE, steps_per_epoch)
+        self._settings = train_settings(checked, (28, 28, 1), steps_per_epoch)
         self._images = jax.device_put(images)
         self._state = steps.initial_state(self._settings, checked.seed)
         self._order = steps.epoch_order(self._settings, self._state.root_key, 1, len(images))

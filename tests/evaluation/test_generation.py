@@ -10,7 +10,7 @@ from vae_jax.evaluation import generation
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.training import steps
 
-IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 28, 28)).astype(np.uint8)
+IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 28, 28, 1)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_interpolation_leads_from_one_reconstruction_to_the_other(trained):
     model, state = trained
     images = generation.interpolate(model, state.params, IMAGES[:3], IMAGES[3:], num_steps=5)
     ends = generation.reconstruct(model, state.params, IMAGES)
-    assert images.shape == (3, 5, 28, 28)
+    assert images.shape == (3, 5, 28, 28, 1)
     np.testing.assert_allclose(images[:, 0], ends[:3], rtol=1e-4)
     np.testing.assert_allclose(images[:, -1], ends[3:], rtol=1e-4)
     means, _ = generation.encode_batch(model, state.params, IMAGES)
@@ -45,7 +45,7 @@ def test_samples_decode_latents_of_the_prior(trained):
     key = stream_key(state.root_key, Stream.PRIOR_SAMPLES)
     logits = apply(model, state.params, jax.random.normal(key, (4, 3)), method="decode")
     np.testing.assert_allclose(images, jax.nn.sigmoid(logits), rtol=1e-4)
-    assert images.shape == (4, 28, 28)
+    assert images.shape == (4, 28, 28, 1)
 
 
 def test_samples_differ_from_each_other(trained):
@@ -57,10 +57,34 @@ def test_samples_differ_from_each_other(trained):
 @pytest.mark.parametrize("labels", [np.arange(20) % 10, [3, 3, 7], [0, 1, 1, 9, 0]])
 def test_pairs_are_of_different_classes(labels):
     labels = np.array(labels, np.uint8)
-    first, last = generation.pairs_of_different_classes(labels)
+    images = np.zeros((len(labels), 1, 1, 1), np.uint8)
+    first, last = generation.pick_pairs(images, labels, num_pairs=10)
     assert np.all(labels[first] != labels[last])
     np.testing.assert_array_equal(labels[first], np.unique(labels))
     np.testing.assert_array_equal(np.sort(labels[last]), np.unique(labels))
+
+
+@pytest.mark.parametrize("labels", [None, [4, 4, 4, 4, 4, 4]])
+def test_pairs_without_classes_are_far_from_each_other(labels):
+    values = np.array([0, 10, 100, 250, 60, 30], np.uint8)
+    first, last = generation.pick_pairs(
+        values.reshape(6, 1, 1, 1), None if labels is None else np.array(labels), num_pairs=2
+    )
+    # Of those left each time, the farthest from the first: 250 from 0, then 100 from 10.
+    assert [*zip(values[first], values[last], strict=True)] == [(0, 250), (10, 100)]
+
+
+def test_drawn_pixels_are_of_the_likelihood_at_the_latents_of_the_samples(trained):
+    model, state = trained
+    pixels = generation.sample_pixels(model, state.params, state.root_key, 40)
+    assert set(np.unique(pixels)) == {0.0, 1.0}
+    means = generation.sample(model, state.params, state.root_key, 40)
+    error = np.sqrt((means * (1 - means)).sum()) / means.size
+    assert abs(pixels.mean() - means.mean()) < 5 * error
+    # An image's pixels do not depend on how many are drawn with it.
+    alone = generation.sample_pixels(model, state.params, state.root_key, 3)
+    np.testing.assert_array_equal(alone, pixels[:3])
+    assert len(np.unique(pixels.reshape(40, -1), axis=0)) == 40
 
 
 def test_many_images_are_what_few_are(trained, monkeypatch):
@@ -79,7 +103,7 @@ def test_measured_samples_are_decided_by_the_key_and_are_not_those_of_the_figure
     first, again = (
         generation.sample_for_metrics(model, state.params, state.root_key, 5) for _ in range(2)
     )
-    assert first.shape == (5, 28, 28)
+    assert first.shape == (5, 28, 28, 1)
     np.testing.assert_array_equal(first, again)
     shown = generation.sample(model, state.params, state.root_key, 5)
     assert not np.allclose(first, shown)
@@ -89,7 +113,7 @@ def test_the_manifold_lies_at_the_quantiles_of_the_prior():
     model = small_vae(2)
     state = steps.initial_state(make_settings(model), seed=0)
     images = generation.manifold(model, state.params, num_steps=5)
-    assert images.shape == (5, 5, 28, 28)
+    assert images.shape == (5, 5, 28, 28, 1)
     # Rightmost column, second row from above: 90% and 70% of the prior lie below.
     latents = scipy.stats.norm.ppf([[0.9, 0.7]]).astype(np.float32)
     expected = generation.decode_batch(model, state.params, latents)[0]
@@ -100,5 +124,5 @@ def test_generated_images_are_decided_by_the_key(trained):
     model, state = trained
     images = generation.sample(model, state.params, state.root_key, 3)
     np.testing.assert_array_equal(images, generation.sample(model, state.params, state.root_key, 3))
-    assert images.shape == (3, 28, 28)
+    assert images.shape == (3, 28, 28, 1)
     assert np.all((images > 0) & (images < 1))

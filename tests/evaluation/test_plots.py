@@ -10,7 +10,7 @@ from vae_jax.evaluation import plots
 from vae_jax.training.metrics import COLUMNS, STD_COLUMNS
 
 TERMS = ("loss", "reconstruction", "kl")
-IMAGES = np.random.RandomState(0).uniform(size=(2, 10, 28, 28))
+IMAGES = np.random.RandomState(0).uniform(size=(2, 10, 28, 28, 1))
 
 
 def read_gray(path):
@@ -23,24 +23,42 @@ def read_gray(path):
 
 def test_tile_puts_images_in_rows_with_white_between():
     page = plots.tile(IMAGES)
-    assert page.shape == (2 * 30 - 2, 10 * 30 - 2)
+    assert page.shape == (2 * 30 - 2, 10 * 30 - 2, 1)
     np.testing.assert_array_equal(page[30:58, 60:88], IMAGES[1, 2])
-    np.testing.assert_array_equal(page[28:30], 0.0)
+    np.testing.assert_array_equal(page[28:30], 1.0)
 
 
-def test_image_grid_is_dark_ink_on_white(tmp_path):
+def test_an_image_grid_shows_intensities_as_they_are(tmp_path):
     path = tmp_path / "plots" / "samples.png"
-    plots.save_image_grid(path, np.zeros((2, 10, 28, 28)), "")
+    plots.save_image_grid(path, np.ones((2, 10, 28, 28, 1)), "")
     np.testing.assert_array_equal(read_gray(path), 1.0)
-    plots.save_image_grid(path, np.ones((2, 10, 28, 28)), "")
+    plots.save_image_grid(path, np.zeros((2, 10, 28, 28, 1)), "")
     assert read_gray(path).mean() < 0.6
+
+
+def test_color_images_are_shown_in_color_and_in_their_proportions(tmp_path):
+    images = np.zeros((2, 3, 8, 40, 3))
+    images[..., 0] = 1.5  # a draw beyond 1 is as red as can be
+    plots.save_image_grid(tmp_path / "red.png", images, "")
+    pixels = matplotlib.image.imread(tmp_path / "red.png")[..., :3]
+    is_red = (pixels == [1.0, 0.0, 0.0]).all(-1)
+    rows, columns = np.flatnonzero(is_red.any(1)), np.flatnonzero(is_red.any(0))
+    height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+    assert width / height == pytest.approx((3 * 42 - 2) / (2 * 10 - 2), rel=0.05)
+    assert is_red.sum() > 0.7 * width * height
+
+
+def test_every_pixel_of_a_large_image_is_shown():
+    height, width = plots._inches(np.zeros((1, 1, 300, 200, 1)))
+    assert (height * plots._DPI, width * plots._DPI) == pytest.approx((300, 200), rel=1e-6)
+    assert plots._inches(np.zeros((1, 28, 28, 1)))[0] <= 1.0
 
 
 @pytest.mark.parametrize("num_rows", [1, 3])
 def test_reconstructions_show_both(tmp_path, num_rows):
     path = tmp_path / "reconstructions.png"
-    images = np.ones((num_rows, 10, 28, 28))
-    plots.save_reconstructions(path, images, np.zeros_like(images))
+    images = np.zeros((num_rows, 10, 28, 28, 1))
+    plots.save_reconstructions(path, images, np.ones_like(images))
     half = read_gray(path).mean()
     plots.save_reconstructions(path, images, images)
     assert read_gray(path).mean() < half - 0.2
@@ -48,8 +66,8 @@ def test_reconstructions_show_both(tmp_path, num_rows):
 
 def test_interpolation_has_one_scale_for_all(tmp_path):
     path = tmp_path / "interpolation.png"
-    ones = np.ones((3, 28, 28))
-    plots.save_interpolation(path, ones, np.ones((3, 5, 28, 28)), ones)
+    zeros = np.zeros((3, 28, 28, 1))
+    plots.save_interpolation(path, zeros, np.zeros((3, 5, 28, 28, 1)), zeros)
     black = read_gray(path) < 0.1
     columns = black[:, black.mean(0) > 0.5]
     assert columns.shape[1] > black.shape[1] / 2
@@ -111,14 +129,22 @@ def colored_pixels(png):
     return len(colored), len(np.unique(colored.round(1), axis=0))
 
 
-def test_the_latent_map_colors_points_by_digit(tmp_path):
+def test_the_latent_map_colors_points_by_class(tmp_path):
     points = np.random.RandomState(0).normal(size=(500, 2))
-    counts = []
-    for labels in (np.full(500, 3), np.arange(500) % 10):
-        plots.save_latent_map(tmp_path / "map.png", {"PCA": points, "t-SNE": points}, labels)
-        counts.append(colored_pixels((tmp_path / "map.png").read_bytes()))
-    assert counts[0][0] > 1000  # the color bar has all colors
-    assert counts[1][1] > counts[0][1]
+
+    def colors(labels, num_classes):
+        names = [f"class {index}" for index in range(num_classes)]
+        maps = {"PCA": points, "t-SNE": points}
+        plots.save_latent_map(tmp_path / "map.png", maps, labels, names)
+        return colored_pixels((tmp_path / "map.png").read_bytes())
+
+    one, ten = colors(np.full(500, 3), 10), colors(np.arange(500) % 10, 10)
+    assert one[0] > 1000  # the color bar has all colors
+    assert ten[1] > one[1]
+    assert colors(np.arange(500) % 15, 15)[1] > ten[1]
+    without = colors(None, 0)
+    assert 0 < without[1] < one[1]
+    assert colors(np.arange(500) % 21, 21) == without  # too many to be told apart
 
 
 def test_overlaid_curves_show_every_run():

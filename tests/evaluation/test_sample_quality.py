@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+import sklearn.decomposition
 
 from vae_jax import datasets
-from vae_jax.evaluation import digit_classifier, sample_quality
+from vae_jax.evaluation import digit_classifier, principal_components, sample_quality
 
 RANDOM = np.random.default_rng(0)
 
@@ -86,7 +87,7 @@ def test_class_shares_and_their_divergence():
 
 
 def test_blank_is_too_little_intensity_or_none_that_is_dark():
-    images = np.zeros((4, 28, 28))
+    images = np.zeros((4, 28, 28, 1))
     images[1, 0, :5] = 1.0  # 5 in all
     images[2, 0, :11] = 1.0
     images[3] = 0.4  # much, but nowhere dark
@@ -96,7 +97,7 @@ def test_blank_is_too_little_intensity_or_none_that_is_dark():
 
 
 def test_nearest_distances_and_sharpness_by_hand():
-    images, training = np.zeros((1, 28, 28)), np.zeros((2, 28, 28))
+    images, training = np.zeros((1, 28, 28, 1)), np.zeros((2, 28, 28, 1))
     training[0, 3, 3], training[1, 3, 3:5] = 3.0, 1.0
     assert sample_quality.nearest_distances(images, training) == pytest.approx(np.sqrt(2.0))
     # A single dot has four differences, a dot of half the intensity a quarter of their energy.
@@ -104,8 +105,8 @@ def test_nearest_distances_and_sharpness_by_hand():
 
 
 def test_the_max_mean_step_ratio_of_an_even_path_is_one():
-    even = np.linspace(0.0, 1.0, 11)[None, :, None, None] * np.ones((28, 28))
-    jump = (np.arange(11) > 4)[None, :, None, None] * np.ones((28, 28))
+    even = np.linspace(0.0, 1.0, 11)[None, :, None, None, None] * np.ones((28, 28, 1))
+    jump = (np.arange(11) > 4)[None, :, None, None, None] * np.ones((28, 28, 1))
     assert sample_quality.max_mean_step_ratio(even) == pytest.approx(1.0)
     assert sample_quality.max_mean_step_ratio(jump) == pytest.approx(10.0)
     assert sample_quality.max_mean_step_ratio(np.concatenate([even, 0 * even])) == pytest.approx(
@@ -147,7 +148,7 @@ def test_real_digits_are_as_good_as_real_digits(ceiling):
 
 
 def test_blank_images_are_found_out(real, ceiling):
-    blank = measure(real, np.zeros((500, 28, 28)))
+    blank = measure(real, np.zeros((500, 28, 28, 1)))
     assert blank.blank_fraction == 1.0
     assert blank.recall == 0.0
     assert blank.coverage < 0.01
@@ -167,14 +168,14 @@ def test_one_repeated_digit_is_found_out(real, ceiling):
 
 @pytest.mark.parametrize("density", [0.05, 0.13, 0.5])
 def test_dots_are_found_out(real, density):
-    dots = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28)) < density)
+    dots = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28, 1)) < density)
     for name in ("precision", "density", "coverage"):
         assert getattr(dots, name) < 0.01, name
     assert dots.mean_confidence < 0.05
 
 
 def test_noise_is_found_out(real, ceiling):
-    noise = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28)))
+    noise = measure(real, np.random.default_rng(1).uniform(size=(500, 28, 28, 1)))
     assert noise.precision < 0.01
     assert noise.density < 0.01
     assert noise.coverage < 0.01
@@ -189,6 +190,32 @@ def test_copies_of_training_images_are_found_out(real, ceiling):
     assert copies.nearest_distance_ratio < 0.05
     # Nothing else would: they are as good as real ones.
     assert copies.coverage > 0.85
+
+
+def test_images_that_are_no_digits_are_measured_in_their_principal_components():
+    train, test, others = (
+        datasets.load("mnist_5k").train.images[start : start + 500, ::2, ::2] / np.float32(255)
+        for start in (0, 1000, 2000)
+    )
+    colored = [np.repeat(images, 3, axis=-1) * [1.0, 0.5, 0.2] for images in (train, test, others)]
+    train, test, others = (images.astype(np.float32) for images in colored)
+    reference = sample_quality.make_reference(None, train, test)
+    assert reference.features.shape == (500, 64)
+    good = sample_quality.measure(reference, others)
+    assert good.features == "principal components"
+    assert good.class_kl is good.mean_confidence is good.blank_fraction is None
+    assert good.precision > 0.6
+    assert good.recall > 0.6
+    bad = sample_quality.measure(reference, np.flip(others, 1))
+    assert bad.frechet_distance > 3 * good.frechet_distance
+
+
+def test_principal_components_are_scikit_learns():
+    images = np.random.default_rng(0).uniform(size=(30, 5, 4, 3)).astype(np.float32)
+    components = principal_components.fit(images)
+    pca = sklearn.decomposition.PCA(30).fit(images.reshape(30, -1))
+    expected = pca.transform(images.reshape(30, -1))
+    np.testing.assert_allclose(np.abs(components.features(images)), np.abs(expected), atol=1e-4)
 
 
 def test_blur_is_less_sharp(real):

@@ -7,7 +7,7 @@ import scipy.special
 
 from vae_jax.model.encoders import DenseEncoder, LSTMEncoder
 
-IMAGES = np.random.RandomState(0).uniform(size=(3, 28, 28)).astype(np.float32)
+IMAGES = np.random.RandomState(0).uniform(size=(3, 28, 28, 1)).astype(np.float32)
 
 
 def unrolled_lstm(params, images, hidden_size):
@@ -20,7 +20,7 @@ def unrolled_lstm(params, images, hidden_size):
 
     hidden = cell = np.zeros((len(images), hidden_size))
     outputs = []
-    for row in images.transpose(1, 0, 2):
+    for row in images.reshape(len(images), 28, -1).swapaxes(0, 1):
         input_gate, forget_gate, output_gate = (
             scipy.special.expit(gate(name, row, hidden)) for name in "ifo"
         )

@@ -14,7 +14,7 @@ from vae_jax.model import importance
 from vae_jax.training import steps
 
 RANDOM = np.random.default_rng(0)
-IMAGES = (RANDOM.uniform(size=(7, 28, 28)) < 0.2).astype(np.uint8) * np.uint8(255)
+IMAGES = (RANDOM.uniform(size=(7, 28, 28, 1)) < 0.2).astype(np.uint8) * np.uint8(255)
 
 
 def make_model(latent_size):

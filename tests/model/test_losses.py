@@ -10,8 +10,8 @@ from vae_jax.model import distributions, losses
 from vae_jax.model.likelihoods import Bernoulli
 
 RNG = np.random.RandomState(1)
-LOGITS = RNG.normal(size=(4, 28, 28)).astype(np.float32)
-IMAGES = RNG.uniform(size=(4, 28, 28)).astype(np.float32)
+LOGITS = RNG.normal(size=(4, 28, 28, 1)).astype(np.float32)
+IMAGES = RNG.uniform(size=(4, 28, 28, 1)).astype(np.float32)
 MEAN, LOG_VAR = RNG.normal(size=(2, 4, 6)).astype(np.float32)
 
 

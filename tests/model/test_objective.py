@@ -18,7 +18,7 @@ from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.training import steps
 
 RANDOM = np.random.default_rng(0)
-PIXELS = (RANDOM.uniform(size=(5, 28, 28)) < 0.2).astype(np.float32)
+PIXELS = (RANDOM.uniform(size=(5, 28, 28, 1)) < 0.2).astype(np.float32)
 MEAN, LOG_VAR = RANDOM.normal(size=(2, 6, 3))
 MODEL = small_vae()
 LIKELIHOOD, PRIOR = MODEL.likelihood, MODEL.prior

@@ -57,7 +57,7 @@ def test_another_prior_is_asked_by_losses_bound_generation_and_statistics():
     model = dataclasses.replace(plain, prior=Shifted(4))
     state = steps.initial_state(make_settings(plain), seed=0)
     params, key = state.params, jax.random.key(1)
-    pixels = jnp.asarray(RNG.uniform(size=(3, 28, 28)) < 0.2, jnp.float32)
+    pixels = jnp.asarray(RNG.uniform(size=(3, 28, 28, 1)) < 0.2, jnp.float32)
     mean, log_var = apply(plain, params, pixels, method="encode")
     shift = (9.0 / 2 * 4 - 3.0 * mean.sum(1)).mean()  # of the KL, by its formula
     compute = jax.jit(training_loss, static_argnums=(0, 1))

@@ -13,18 +13,18 @@ from vae_jax.model.decoders import ConvTransposeDecoder
 from vae_jax.model.vae import create_vae
 
 LATENTS = np.random.RandomState(0).normal(size=(3, 6)).astype(np.float32)
-SMALL = {"dense_sizes": (20, 98), "grid": (7, 7, 2), "filters": (3, 4), "strides": (2, 2)}
+SMALL = {"dense_sizes": (20,), "grid_channels": 2, "filters": (3, 4), "strides": (2, 2)}
 
 
 def decoder(**fields):
-    return ConvTransposeDecoder(image_shape=(28, 28), **SMALL | fields)
+    return ConvTransposeDecoder(output_shape=(28, 28, 1), **SMALL | fields)
 
 
 @pytest.fixture(scope="module")
 def vae():
     encoder = {"kind": "lstm", "hidden_size": 5}
     model = create_vae(6, encoder, SMALL | {"dropout_rate": 0.5, "dropout_after": (0,)})
-    images = jax.random.uniform(jax.random.key(1), (3, 28, 28))
+    images = jax.random.uniform(jax.random.key(1), (3, 28, 28, 1))
     return model, jax.jit(model.init)(jax.random.key(0), images, jax.random.key(0)), images
 
 
@@ -39,7 +39,7 @@ def test_decoder_equals_library_layers():
         x = nn.relu(jax.jit(layer.apply)({"params": params[name]}, x))
     x = x.reshape(3, -1) @ params["logits"]["kernel"] + params["logits"]["bias"]
     actual = jax.jit(decoder().apply)({"params": params}, LATENTS)
-    np.testing.assert_allclose(actual, x.reshape(3, 28, 28), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(actual, x.reshape(3, 28, 28, 1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("activation", "function"), [("relu", nn.relu), ("swish", nn.swish)])
@@ -71,14 +71,14 @@ def test_residual_blocks_equal_library_layers_and_begin_as_nothing(activation, f
         x = function(x)
     x = x.reshape(3, -1) @ params["logits"]["kernel"] + params["logits"]["bias"]
     actual = jax.jit(layer.apply)({"params": params}, LATENTS)
-    np.testing.assert_allclose(actual, x.reshape(3, 28, 28), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(actual, x.reshape(3, 28, 28, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_convolutional_head():
     layer = decoder(head="conv")
     variables = jax.jit(layer.init)(jax.random.key(0), LATENTS)
     assert variables["params"]["logits"]["kernel"].shape == (3, 3, 4, 1)
-    assert jax.jit(layer.apply)(variables, LATENTS).shape == (3, 28, 28)
+    assert jax.jit(layer.apply)(variables, LATENTS).shape == (3, 28, 28, 1)
 
 
 def test_kinds_that_do_not_exist():
@@ -146,7 +146,7 @@ def test_the_parts_agree_with_the_whole(vae):
         (output.outputs, logits),
     ):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
-    assert output.outputs.shape == (3, 28, 28)
+    assert output.outputs.shape == (3, 28, 28, 1)
     assert output.mean.shape == output.log_var.shape == output.latents.shape == (3, 6)
 
 
@@ -171,7 +171,9 @@ def test_default_sizes(kind, parameters):
     config.encoder.kind = kind
     model = create_vae(config.latent_size, config.encoder, config.decoder)
     key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda: jax.jit(model.init)(key, jnp.zeros((1, 28, 28)), key))["params"]
+    shapes = jax.eval_shape(lambda: jax.jit(model.init)(key, jnp.zeros((1, 28, 28, 1)), key))[
+        "params"
+    ]
     count = {
         name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in shapes.items()
     }

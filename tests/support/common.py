@@ -10,7 +10,6 @@ import optax
 import pytest
 
 from configs import default
-from vae_jax import datasets
 from vae_jax.model import vae
 from vae_jax.model.vae import VAE, create_vae
 from vae_jax.training.settings import EvaluationSettings, TrainSettings, train_settings
@@ -23,7 +22,7 @@ needs_mnist = pytest.mark.skipif(not MNIST_DIR, reason="MNIST_DIR names no folde
 
 def small_vae(latent_size: int = 3, hidden: int = 16, **decoder: Any) -> VAE:
     """A model with few parameters: a dense encoder and two transposed convolutions."""
-    fields = {"dense_sizes": (49,), "grid": (7, 7, 1), "filters": (2, 2), "strides": (2, 2)}
+    fields = {"dense_sizes": (), "grid_channels": 1, "filters": (2, 2), "strides": (2, 2)}
     return create_vae(latent_size, {"kind": "dense", "dense_sizes": (hidden,)}, fields | decoder)
 
 
@@ -39,8 +38,8 @@ def make_small_config() -> ml_collections.ConfigDict:
     config.encoder.kind = "dense"
     config.encoder.dense_sizes = (64,)
     config.encoder.hidden_size = 16  # where a test takes the LSTM
-    config.decoder.dense_sizes = (49,)
-    config.decoder.grid = (7, 7, 1)
+    config.decoder.dense_sizes = ()
+    config.decoder.grid_channels = 1
     config.decoder.filters = (4,)
     config.decoder.strides = (4,)
     config.train.num_epochs = 2
@@ -49,8 +48,8 @@ def make_small_config() -> ml_collections.ConfigDict:
 
 
 def settings_of(config: ml_collections.ConfigDict, steps_per_epoch: int = 40) -> TrainSettings:
-    """The settings of training a configuration on 28 x 28 images."""
-    return train_settings(config, datasets.IMAGE_SHAPE, steps_per_epoch)
+    """The settings of training a configuration on images of the shape of MNIST's."""
+    return train_settings(config, (28, 28, 1), steps_per_epoch)
 
 
 def make_settings(

@@ -15,7 +15,7 @@ import numpy as np
 from configs import default
 from tests.support.common import ROOT
 from tests.support.reading import rows_without_timing
-from vae_jax import configuration, datasets
+from vae_jax import configuration
 from vae_jax.runtime import devices
 from vae_jax.runtime.files import read_json
 from vae_jax.training import run_directory, steps
@@ -23,8 +23,8 @@ from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.settings import train_settings
 
 SMALL_DECODER = (
-    "--config.decoder.dense_sizes=(49,)",
-    "--config.decoder.grid=(7,7,1)",
+    "--config.decoder.dense_sizes=()",
+    "--config.decoder.grid_channels=1",
     "--config.decoder.filters=(2,)",
     "--config.decoder.strides=(4,)",
 )
@@ -93,7 +93,7 @@ def latest_state(workdir: Path) -> Any:
     """The newest checkpoint's state and progress, as NumPy arrays and plain values."""
     fields = run_directory.read_config(workdir)
     config = configuration.from_dict(fields, default.get_config())
-    settings = train_settings(config, datasets.IMAGE_SHAPE, steps_per_epoch=1)
+    settings = train_settings(config, (28, 28, 1), steps_per_epoch=1)
     like = steps.abstract_state(settings)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         state, progress = checkpoints.restore_latest(like, devices.single_device())

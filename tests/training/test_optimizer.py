@@ -119,7 +119,7 @@ def test_the_average_weighs_each_step_as_the_formula_says(decay):
 
 
 def test_what_is_evaluated_is_the_average_where_there_is_one():
-    model, images = small_vae(), np.zeros((5, 28, 28), np.uint8)
+    model, images = small_vae(), np.zeros((5, 28, 28, 1), np.uint8)
     states = [
         steps.initial_state(make_settings(model, ema_decay=decay), seed=0) for decay in (0.0, 0.5)
     ]

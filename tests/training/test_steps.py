@@ -14,7 +14,7 @@ from vae_jax.training import steps
 from vae_jax.training.train_state import num_parameters
 from vae_jax.training.validation import evaluate_batch
 
-IMAGES = np.random.RandomState(0).randint(0, 256, size=(23, 28, 28)).astype(np.uint8)
+IMAGES = np.random.RandomState(0).randint(0, 256, size=(23, 28, 28, 1)).astype(np.uint8)
 
 
 ADAM = optax.adam(0.01)
@@ -170,7 +170,7 @@ def test_binarization_draws_each_pixel_anew_with_its_gray_value():
     state = steps.initial_state(settings, seed=0)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     zeros["decoder"]["logits"]["bias"] += 100.0  # -log p(x = 0) = 100, -log p(x = 1) = 0
-    gray = np.full((5, 28, 28), 51, np.uint8)
+    gray = np.full((5, 28, 28, 1), 51, np.uint8)
     counts = []
     for step in range(20):
         drawn = state.replace(

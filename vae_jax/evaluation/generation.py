@@ -1,7 +1,7 @@
 """Images out of a trained model: reconstructions, samples and interpolations.
 
-Images come in as `<uint8>[n, height, width]` and go out as means of the pixels, `<float>`, in
-[0, 1].
+Images come in as `<uint8>[n, height, width, channels]` and go out as means of their intensities,
+`<float>`, in [0, 1].
 """
 
 import functools
@@ -20,6 +20,8 @@ from vae_jax.runtime.batching import map_batches
 # programs are compiled.
 _BATCH_SIZE = 500
 _SMALL_BATCH_SIZE = 100
+# Images among which distant ones are looked for.
+_NUM_CANDIDATES = 200
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -30,14 +32,24 @@ def encode_batch(model: VAE, params: Params, images: jax.Array) -> tuple[jax.Arr
 
 @functools.partial(jax.jit, static_argnames="model")
 def decode_batch(model: VAE, params: Params, latents: jax.Array) -> jax.Array:
-    """Decodes a batch `<float>[batch, latent]`: `<float>[batch, height, width]`."""
+    """Decodes a batch `<float>[batch, latent]`: `<float>[batch, height, width, channels]`."""
     outputs = apply(model, params, latents, method="decode")
     return model.likelihood.mean(outputs)
 
 
-def _map_batches(function: Callable[[Any], Any], rows: np.ndarray) -> Any:
-    is_small = len(rows) <= _SMALL_BATCH_SIZE
-    return map_batches(function, _SMALL_BATCH_SIZE if is_small else _BATCH_SIZE, rows)
+@functools.partial(jax.jit, static_argnames="model")
+def _draw_batch(
+    model: VAE, params: Params, root_key: jax.Array, latents: jax.Array, indices: jax.Array
+) -> jax.Array:
+    """Decodes a batch and draws pixels, an image's decided by its index."""
+    outputs = apply(model, params, latents, method="decode")
+    keys = jax.vmap(lambda index: stream_key(root_key, Stream.PIXELS, index))(indices)
+    return jax.vmap(model.likelihood.sample)(keys, outputs)
+
+
+def _map_batches(function: Callable[..., Any], *rows: np.ndarray) -> Any:
+    is_small = len(rows[0]) <= _SMALL_BATCH_SIZE
+    return map_batches(function, _SMALL_BATCH_SIZE if is_small else _BATCH_SIZE, *rows)
 
 
 def encode(model: VAE, params: Params, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,12 +58,12 @@ def encode(model: VAE, params: Params, images: np.ndarray) -> tuple[np.ndarray, 
 
 
 def decode(model: VAE, params: Params, latents: np.ndarray) -> np.ndarray:
-    """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width]`."""
+    """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width, channels]`."""
     return _map_batches(functools.partial(decode_batch, model, params), latents)
 
 
 def reconstruct(model: VAE, params: Params, images: np.ndarray) -> np.ndarray:
-    """Decodes the posterior mean of each image: `<float>[n, height, width]`."""
+    """Decodes the posterior mean of each image: `<float>[n, height, width, channels]`."""
     return decode(model, params, encode(model, params, images)[0])
 
 
@@ -62,7 +74,7 @@ def sample(
     num_images: int,
     stream: Stream = Stream.PRIOR_SAMPLES,
 ) -> np.ndarray:
-    """Decodes latent vectors drawn from the prior: `<float>[num_images, height, width]`.
+    """Decodes latent vectors drawn from the prior: `<float>[num_images, height, width, channels]`.
 
     Args:
       model: the autoencoder.
@@ -82,6 +94,18 @@ def sample_for_metrics(
     return sample(model, params, root_key, num_images, Stream.MEASURED_SAMPLES)
 
 
+def sample_pixels(model: VAE, params: Params, root_key: jax.Array, num_images: int) -> np.ndarray:
+    """Draws pixels of the likelihood in place of their means, at the latents of `sample`.
+
+    Returns:
+      Intensities, `<float>[num_images, height, width, channels]`; beyond [0, 1] where the
+      likelihood is.
+    """
+    latents = model.prior.sample(stream_key(root_key, Stream.PRIOR_SAMPLES), num_images)
+    draw = functools.partial(_draw_batch, model, params, root_key)
+    return _map_batches(draw, np.asarray(latents), np.arange(num_images))
+
+
 def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
     """Decodes a grid over a latent space of two dimensions.
 
@@ -89,8 +113,8 @@ def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
     same prior probability (Kingma and Welling 2014, appendix A).
 
     Returns:
-      `<float>[num_steps, num_steps, height, width]`; the first latent variable grows to the
-      right, the second upwards.
+      `<float>[num_steps, num_steps, height, width, channels]`; the first latent variable grows to
+      the right, the second upwards.
     """
     quantiles = (np.arange(num_steps) + 0.5) / num_steps
     values = np.asarray(jax.scipy.stats.norm.ppf(quantiles))
@@ -108,12 +132,12 @@ def interpolate(
     Args:
       model: the autoencoder.
       params: its parameters.
-      first: `<uint8>[n, height, width]`, where each row begins.
-      last: `<uint8>[n, height, width]`, where it ends.
+      first: `<uint8>[n, height, width, channels]`, where each row begins.
+      last: `<uint8>[n, height, width, channels]`, where it ends.
       num_steps: points on the line, both ends among them, at least 2.
 
     Returns:
-      `<float>[n, num_steps, height, width]`.
+      `<float>[n, num_steps, height, width, channels]`.
     """
     begin, _ = encode(model, params, first)
     end, _ = encode(model, params, last)
@@ -123,15 +147,41 @@ def interpolate(
     return images.reshape(len(first), num_steps, *images.shape[1:])
 
 
-def pairs_of_different_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Picks, for each class, an image of it and an image of the next class.
+def pick_pairs(
+    images: np.ndarray, labels: np.ndarray | None, num_pairs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picks images to interpolate between.
+
+    They are of different classes where there are labels of several, else far from each other.
 
     Args:
-      labels: `<uint8>[n]`, with at least two classes present.
+      images: `<uint8>[n, height, width, channels]`, at least two.
+      labels: `<int>[n]`; None where there are none.
+      num_pairs: how many at most.
 
     Returns:
-      `(first, last)`: indices, one pair for each class present, no index twice in either.
+      `(first, last)`: indices, no index twice in either.
     """
+    if labels is None or len(np.unique(labels)) == 1:
+        return _distant_pairs(images[:_NUM_CANDIDATES], num_pairs)
+    first, last = _pairs_of_different_classes(labels)
+    return first[:num_pairs], last[:num_pairs]
+
+
+def _distant_pairs(images: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs each of the first images with the farthest that is still without a partner."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    left, pairs = [*range(len(images))], []
+    while len(left) > 1 and len(pairs) < num_pairs:
+        first = left.pop(0)
+        distances = ((flat[left] - flat[first]) ** 2).sum(1)
+        pairs.append((first, left.pop(int(distances.argmax()))))
+    first, last = np.array(pairs, int).reshape(-1, 2).T
+    return first, last
+
+
+def _pairs_of_different_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Picks, for each class present, an image of it and an image of the next class."""
     places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     first = [of_class[0] for of_class in places]
     # The second image of the next class where there is one, so that rows share no digit.

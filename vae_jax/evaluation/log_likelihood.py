@@ -20,7 +20,7 @@ from vae_jax.evaluation.generation import encode_batch
 from vae_jax.evaluation.measures import LikelihoodMeasures
 from vae_jax.model import distributions, importance
 from vae_jax.model.importance import WeightSums
-from vae_jax.model.likelihoods import to_intensities
+from vae_jax.model.likelihoods import to_bits_per_dimension, to_intensities
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
@@ -46,8 +46,16 @@ class Likelihoods:
     elbo: np.ndarray
     effective_sample_size: np.ndarray
 
-    def summarize(self, num_samples: int, binarization_seed: int) -> LikelihoodMeasures:
-        """Averages over the images, in nats per image, with the first one's standard error."""
+    def summarize(
+        self, num_samples: int, binarization_seed: int | None, num_dimensions: int | None
+    ) -> LikelihoodMeasures:
+        """Averages over the images, in nats per image, with the first one's standard error.
+
+        Args:
+          num_samples: of each image.
+          binarization_seed: of the images' pixels; None where none are drawn.
+          num_dimensions: channels of all pixels, for bits per dimension; None for none.
+        """
         num_images = len(self.log_likelihood)
         deviation = self.log_likelihood.std(ddof=1) if num_images > 1 else 0.0
         nll, negative_elbo = -self.log_likelihood.mean(), -self.elbo.mean()
@@ -60,6 +68,7 @@ class Likelihoods:
             num_images=num_images,
             num_importance_samples=num_samples,
             binarization_seed=binarization_seed,
+            bits_per_dimension=num_dimensions and to_bits_per_dimension(float(nll), num_dimensions),
         )
 
 
@@ -87,7 +96,7 @@ def add_importance_samples(
       model: the autoencoder.
       params: its parameters.
       root_key: the run's root key.
-      images: `<uint8>[batch, height, width]`.
+      images: `<uint8>[batch, height, width, channels]`.
       mean: `<float>[batch, latent]`, of q(z | x).
       log_var: `<float>[batch, latent]`, of q(z | x).
       indices: `<int>[batch]`, each image's place in its split.
@@ -204,7 +213,7 @@ def estimate(
       model: the autoencoder.
       params: its parameters.
       root_key: the run's root key: with an image's index it decides its samples.
-      images: `<uint8>[n, height, width]`, black and white for a likelihood.
+      images: `<uint8>[n, height, width, channels]`, black and white for a Bernoulli likelihood.
       num_samples: latent samples for each image, at least 1.
       folder: where what is finished is kept.
       identity: of these parameters, images and number of samples.

@@ -13,7 +13,7 @@ SUMMARY_NAME = "summary.json"
 EVALUATION_NAME = "evaluation.json"
 ANALYSIS_NAME = "analysis.json"
 # Of what an analysis measures and how: one of another version is made anew.
-ANALYSIS_VERSION = 2
+ANALYSIS_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Summary:
       validation_std: standard deviations over the seeds, where there are several.
       test_std: the same.
       skipped_updates: how many were not finite, where these are skipped.
+      test_bits_per_dimension: the test loss in bits for each channel of each pixel, where it
+        bounds -log p(x) of pixels of 256 levels.
     """
 
     units: str
@@ -58,6 +60,7 @@ class Summary:
     validation_std: MeanTerms | None = None
     test_std: MeanTerms | None = None
     skipped_updates: int | None = None
+    test_bits_per_dimension: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,9 @@ class LikelihoodMeasures:
       effective_sample_size: equal weights that would be worth as much, of each image's samples.
       num_images: of the split.
       num_importance_samples: of each image.
-      binarization_seed: of the images' pixels.
+      binarization_seed: of the images' pixels; None where none are drawn.
+      bits_per_dimension: the estimate in bits for each channel of each pixel, where pixels have
+        256 levels; None where they do not.
     """
 
     negative_log_likelihood: float
@@ -99,7 +104,8 @@ class LikelihoodMeasures:
     effective_sample_size: float
     num_images: int
     num_importance_samples: int
-    binarization_seed: int
+    binarization_seed: int | None = None
+    bits_per_dimension: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,7 @@ class Evaluation:
       units: of the losses.
       best_step: of the parameters that were measured.
       posterior: measures of the posteriors.
-      likelihood: on binarized pixels.
+      likelihood: where the loss is one.
     """
 
     units: str
@@ -126,12 +132,12 @@ class LatentMeasures:
     Attributes:
       active_units: as in `PosteriorMeasures`.
       kl_per_dimension: as in `PosteriorMeasures`.
-      probe_accuracy: of a linear classifier of the labels.
+      probe_accuracy: of a linear classifier of the labels; None where there are none.
     """
 
     active_units: int
     kl_per_dimension: list[float]
-    probe_accuracy: float
+    probe_accuracy: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,36 +173,39 @@ class SampleMeasures:
     """Measures of samples against the test images: see `sample_quality.py` for each.
 
     Attributes:
+      features: what distances are taken in: "digit classifier" or "principal components".
       num_samples: how many were measured.
-      frechet_distance: of Gaussians fitted to the classifier's features; lower is better.
+      frechet_distance: of Gaussians fitted to the features; lower is better.
       precision: fraction of samples among the real images.
       recall: fraction of real images among the samples.
       density: in how many real neighborhoods a sample lies; 1 is as real.
       coverage: fraction of real neighborhoods with a sample.
-      class_fractions: fraction of the samples in each class.
+      copy_fraction: fraction of samples nearer to a training image than nearly all test images.
+      nearest_distance_ratio: median distance to the training images, over the test images'.
+      class_fractions: fraction of the samples in each class; this and what follows are the digit
+        classifier's, None where the images are no digits.
       class_kl: of these from the test images', in nats.
       digits_present: classes with a hundredth of the samples or more.
       mean_confidence: of the classifier.
       low_confidence_rate: fraction of samples to no class of which it gives 0.9.
       blank_fraction: fraction of samples that show nothing.
-      copy_fraction: fraction of samples nearer to a training image than nearly all test images.
-      nearest_distance_ratio: median distance to the training images, over the test images'.
     """
 
+    features: str
     num_samples: int
     frechet_distance: float
     precision: float
     recall: float
     density: float
     coverage: float
-    class_fractions: list[float]
-    class_kl: float
-    digits_present: int
-    mean_confidence: float
-    low_confidence_rate: float
-    blank_fraction: float
     copy_fraction: float
     nearest_distance_ratio: float
+    class_fractions: list[float] | None = None
+    class_kl: float | None = None
+    digits_present: int | None = None
+    mean_confidence: float | None = None
+    low_confidence_rate: float | None = None
+    blank_fraction: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +218,7 @@ class Analysis:
       latents: of the test images.
       reconstructions: of the test images.
       interpolations: between test images.
-      samples: None where the images are no digits.
+      samples: measured against the test images.
       ceiling: the same of training images in the samples' place.
     """
 
@@ -218,8 +227,8 @@ class Analysis:
     latents: LatentMeasures
     reconstructions: ReconstructionMeasures
     interpolations: InterpolationMeasures
-    samples: SampleMeasures | None = None
-    ceiling: SampleMeasures | None = None
+    samples: SampleMeasures
+    ceiling: SampleMeasures
 
 
 def read_analysis(folder: Path, best_step: int) -> Analysis | None:

@@ -18,10 +18,13 @@ from vae_jax.runtime.files import write_atomically
 
 _DPI = 150
 _INCHES_PER_IMAGE = 0.5
+_MAX_INCHES_PER_IMAGE = 4.0
+_MIN_INCHES = 3.0  # a title needs so much
 _GAP = 2  # white pixels between images
 _TITLES = {"loss": "Loss", "reconstruction": "Reconstruction", "kl": "KL divergence"}
 _SPLITS = {"train": "Training", "validation": "Validation"}
 _COLORS = [f"C{index}" for index in range(10)]
+_MAX_COLORED_CLASSES = 20
 _SHOWN_QUANTILES = (0.02, 0.97)
 
 
@@ -42,21 +45,34 @@ def tile(images: np.ndarray) -> np.ndarray:
     """Lays images out as one, white gaps between them.
 
     Args:
-      images: `<float>[rows, columns, height, width]`, intensities in [0, 1].
+      images: `<float>[rows, columns, height, width, channels]`, intensities in [0, 1].
 
     Returns:
-      `<float>[rows * (height + gap) - gap, columns * (width + gap) - gap]`.
+      `<float>[rows * (height + gap) - gap, columns * (width + gap) - gap, channels]`.
     """
-    rows, columns, height, width = images.shape
-    padded = np.pad(images, ((0, 0), (0, 0), (0, _GAP), (0, _GAP)))
-    page = padded.transpose(0, 2, 1, 3).reshape(rows * (height + _GAP), columns * (width + _GAP))
+    rows, columns, height, width, channels = images.shape
+    gaps = ((0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0))
+    padded = np.pad(images, gaps, constant_values=1.0).swapaxes(1, 2)
+    page = padded.reshape(rows * (height + _GAP), columns * (width + _GAP), channels)
     return page[:-_GAP, :-_GAP]
 
 
 def _show(axes: Axes, page: np.ndarray) -> None:
-    """Shows intensities in [0, 1], 1 as black, without axes."""
-    axes.imshow(page, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+    """Shows intensities, black at 0 and white or full color at 1, without axes."""
+    page = page if page.shape[-1] == 3 else page[..., 0]
+    # Draws of a Gaussian may lie beyond [0, 1].
+    axes.imshow(page.clip(0.0, 1.0), "gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set_axis_off()
+
+
+def _inches(images: np.ndarray) -> tuple[float, float]:
+    """Computes an image's height and width in a plot, of `<float>[..., height, width, channels]`.
+
+    Each of its pixels has at least one of the plot's, unless it is very large.
+    """
+    height, width = images.shape[-3:-1]
+    inches = min(max(_INCHES_PER_IMAGE, max(height, width) / _DPI), _MAX_INCHES_PER_IMAGE)
+    return inches * height / max(height, width), inches * width / max(height, width)
 
 
 def _dress(axes: Axes, x_label: str = "", y_label: str = "") -> None:
@@ -68,12 +84,16 @@ def _dress(axes: Axes, x_label: str = "", y_label: str = "") -> None:
     axes.set_ylabel(y_label)
 
 
+def _figsize(width: float, height: float) -> tuple[float, float]:
+    """Returns a figure's size in inches, wide enough for a title."""
+    return max(width, _MIN_INCHES), height
+
+
 def save_image_grid(path: Path, images: np.ndarray, title: str) -> None:
-    """Saves images `<float>[rows, columns, height, width]` in [0, 1], 1 as black on white."""
+    """Saves images `<float>[rows, columns, height, width, channels]` in [0, 1]."""
     rows, columns = images.shape[:2]
-    figure = Figure(
-        figsize=(columns * _INCHES_PER_IMAGE, rows * _INCHES_PER_IMAGE + 0.4), layout="constrained"
-    )
+    height, width = _inches(images)
+    figure = Figure(figsize=_figsize(columns * width, rows * height + 0.4), layout="constrained")
     axes = figure.add_subplot()
     _show(axes, tile(images))
     axes.set_title(title, fontsize=10)
@@ -85,14 +105,13 @@ def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.nda
 
     Args:
       path: the PNG file.
-      images: `<float>[rows, columns, height, width]` in [0, 1].
+      images: `<float>[rows, columns, height, width, channels]` in [0, 1].
       reconstructions: of the same shape.
     """
     rows, columns = images.shape[:2]
-    figure = Figure(
-        figsize=(columns * _INCHES_PER_IMAGE, rows * (2 * _INCHES_PER_IMAGE + 0.15) + 0.4),
-        layout="constrained",
-    )
+    height, width = _inches(images)
+    size = _figsize(columns * width, rows * (2 * height + 0.15) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
     pairs = figure.subplots(rows, 1, squeeze=False)[:, 0]
     for axes, above, below in zip(pairs, images, reconstructions, strict=True):
         _show(axes, tile(np.stack([above, below])))
@@ -105,19 +124,17 @@ def save_interpolation(path: Path, first: np.ndarray, steps: np.ndarray, last: n
 
     Args:
       path: the PNG file.
-      first: `<float>[rows, height, width]`, the images each row begins with.
-      steps: `<float>[rows, steps, height, width]`, decoded latent vectors.
-      last: `<float>[rows, height, width]`, the images each row ends with.
+      first: `<float>[rows, height, width, channels]`, the images each row begins with.
+      steps: `<float>[rows, steps, height, width, channels]`, decoded latent vectors.
+      last: `<float>[rows, height, width, channels]`, the images each row ends with.
     """
     parts = [tile(images) for images in (first[:, None], steps, last[:, None])]
-    height, margin = len(parts[0]), first.shape[-1] // 2
-    blank = np.zeros((height, margin))
+    (height, _, channels), margin = parts[0].shape, first.shape[2] // 2
+    blank = np.ones((height, margin, channels))
     page = np.concatenate([parts[0], blank, parts[1], blank, parts[2]], axis=1)
-    inches_per_pixel = _INCHES_PER_IMAGE / first.shape[-1]
-    figure = Figure(
-        figsize=(page.shape[1] * inches_per_pixel, height * inches_per_pixel + 0.4),
-        layout="constrained",
-    )
+    inches_per_pixel = _inches(first)[1] / first.shape[2]
+    size = _figsize(page.shape[1] * inches_per_pixel, height * inches_per_pixel + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     _show(axes, page)
     left = 0
@@ -127,22 +144,36 @@ def save_interpolation(path: Path, first: np.ndarray, steps: np.ndarray, last: n
     _save(figure, path)
 
 
-def save_latent_map(path: Path, maps: dict[str, np.ndarray], labels: np.ndarray) -> None:
-    """Saves maps of the latent space side by side, each point colored by its digit.
+def save_latent_map(
+    path: Path, maps: dict[str, np.ndarray], labels: np.ndarray | None, class_names: Sequence[str]
+) -> None:
+    """Saves maps of the latent space side by side, each point colored by its class.
+
+    Without labels, or with more classes than there are colors that differ, all have one color.
 
     Args:
       path: the PNG file.
       maps: `<float>[n, 2]` by title.
-      labels: `<int>[n]`, digits.
+      labels: `<int>[n]`; None where there are none.
+      class_names: by label.
     """
+    num_classes = len(class_names)
+    is_colored = labels is not None and num_classes <= _MAX_COLORED_CLASSES
+    colors = "tab10" if num_classes <= len(_COLORS) else "tab20"
+    # As many colors as the color map has: the first of them are the classes'.
+    limits = (-0.5, (len(_COLORS) if colors == "tab10" else _MAX_COLORED_CLASSES) - 0.5)
     figure = Figure(figsize=(5 * len(maps) + 0.8, 4.8), layout="constrained")
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
     for axes, (title, points) in zip(panels, maps.items(), strict=True):
-        dots = axes.scatter(*points.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=4, lw=0)
+        style = {"c": labels, "cmap": colors, "vmin": limits[0], "vmax": limits[1]}
+        dots = axes.scatter(*points.T, s=4, lw=0, **style if is_colored else {"c": _COLORS[0]})
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.colorbar(dots, ax=panels[-1], ticks=range(10), label="digit", fraction=0.05)
+    if is_colored:
+        bar = figure.colorbar(dots, ax=panels[-1], ticks=range(num_classes), fraction=0.05)
+        bar.ax.set_yticklabels(class_names)
+        bar.ax.set_ylim(-0.5, num_classes - 0.5)
     _save(figure, path)
 
 

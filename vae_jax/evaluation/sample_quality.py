@@ -1,6 +1,7 @@
-"""How good samples are, in numbers: functions of images and of a classifier's features.
+"""How good samples are, in numbers: functions of images and of their features.
 
-Sets of features are `<float>[n, dims]`, images `<float>[n, height, width]` of intensities in
+Features are the digit classifier's where it knows the images, else their principal components.
+Sets of them are `<float>[n, dims]`, images `<float>[n, height, width, channels]` of intensities in
 [0, 1]. All distances are Euclidean.
 """
 
@@ -8,8 +9,10 @@ import dataclasses
 
 import numpy as np
 
+from vae_jax.evaluation import principal_components
 from vae_jax.evaluation.digit_classifier import Predictions, classify
 from vae_jax.evaluation.measures import SampleMeasures
+from vae_jax.evaluation.principal_components import PrincipalComponents
 from vae_jax.model.vae import Params
 
 PRECISION_RECALL_NEIGHBORS = 3
@@ -46,7 +49,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """Computes the squared Fréchet distance of Gaussians fitted to two sets; lower is better.
 
     |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), Heusel et al. 2017 (arXiv:1706.08500),
-    equation 6. The features are not Inception's: compare with values of this classifier alone.
+    equation 6. The features are not Inception's: compare with values of the same features alone.
     """
     means = [features.mean(0, dtype=np.float64) for features in (real, generated)]
     covariances = [np.cov(features.astype(np.float64).T) for features in (real, generated)]
@@ -114,7 +117,7 @@ def is_blank(images: np.ndarray, min_intensity: float) -> np.ndarray:
     A definition of this project: its pixels sum to less than `min_intensity`, or none reaches
     half of the full intensity.
     """
-    return (images.sum((1, 2)) < min_intensity) | (images.max((1, 2)) < _MIN_PEAK_INTENSITY)
+    return (images.sum((1, 2, 3)) < min_intensity) | (images.max((1, 2, 3)) < _MIN_PEAK_INTENSITY)
 
 
 def nearest_distances(images: np.ndarray, training_images: np.ndarray) -> np.ndarray:
@@ -152,12 +155,12 @@ def max_mean_step_ratio(paths: np.ndarray) -> float:
     distances between the pixels of neighbors, is a definition of this project.
 
     Args:
-      paths: `<float>[n, num_steps, height, width]`, images on the way from one to another.
+      paths: `<float>[n, num_steps, height, width, channels]`, images from one to another.
 
     Returns:
       The ratio, averaged over the paths; a path whose images are all alike counts as even.
     """
-    steps = np.sqrt((np.diff(paths, axis=1) ** 2).sum((2, 3), dtype=np.float64))
+    steps = np.sqrt((np.diff(paths, axis=1) ** 2).sum((2, 3, 4), dtype=np.float64))
     mean, longest = steps.mean(1), steps.max(1)
     return float(np.divide(longest, mean, out=np.ones_like(mean), where=mean > 0.0).mean())
 
@@ -167,62 +170,103 @@ class Reference:
     """The real images that samples are measured against.
 
     Attributes:
-      classifier_params: the digit classifier's.
-      predictions: what it says of the test images.
-      training_images: `<float32>[n, height, width]`.
+      classifier_params: the digit classifier's; None where it does not know the images.
+      components: of the training images, where it does not.
+      features: `<float>[n, dims]`, of the test images.
+      predictions: what the classifier says of the test images.
+      training_images: `<float32>[n, height, width, channels]`.
       copy_distance: a sample nearer than this to a training image counts as its copy.
       median_distance: of the test images to their nearest training images.
       min_intensity: sum of the training image with the least.
     """
 
-    classifier_params: Params
-    predictions: Predictions
+    classifier_params: Params | None
+    components: PrincipalComponents | None
+    features: np.ndarray
+    predictions: Predictions | None
     training_images: np.ndarray
     copy_distance: float
     median_distance: float
     min_intensity: float
 
 
+def _describe(
+    classifier_params: Params | None, components: PrincipalComponents | None, images: np.ndarray
+) -> tuple[np.ndarray, Predictions | None]:
+    """Computes the features of images, and the classifier's predictions where it is given."""
+    if classifier_params is None:
+        assert components is not None  # one of the two is there
+        return components.features(images), None
+    predictions = classify(classifier_params, images)
+    return predictions.features, predictions
+
+
 def make_reference(
-    classifier_params: Params, training_images: np.ndarray, test_images: np.ndarray
+    classifier_params: Params | None, training_images: np.ndarray, test_images: np.ndarray
 ) -> Reference:
-    """Measures the test images once, for all samples to come."""
+    """Measures the test images once, for all samples to come.
+
+    Args:
+      classifier_params: the digit classifier's; None where the images are no digits: features
+        are then their principal components.
+      training_images: `<float32>[n, height, width, channels]`.
+      test_images: likewise.
+    """
     distances = nearest_distances(test_images, training_images)
+    components = None
+    if classifier_params is None:
+        components = principal_components.fit(training_images)
+    features, predictions = _describe(classifier_params, components, test_images)
     return Reference(
         classifier_params=classifier_params,
-        predictions=classify(classifier_params, test_images),
+        components=components,
+        features=features,
+        predictions=predictions,
         training_images=training_images,
         copy_distance=float(np.quantile(distances, COPY_QUANTILE)),
         median_distance=float(np.median(distances)),
-        min_intensity=float(training_images.sum((1, 2)).min()),
+        min_intensity=float(training_images.sum((1, 2, 3)).min()),
     )
 
 
+def _class_measures(
+    reference: Predictions, predictions: Predictions
+) -> dict[str, float | list[float]]:
+    """Measures what the classifier says of samples."""
+    fractions = class_fractions(predictions.labels)
+    return {
+        "class_fractions": fractions.tolist(),
+        "class_kl": categorical_kl(fractions, class_fractions(reference.labels)),
+        "digits_present": int((fractions >= MIN_DIGIT_FRACTION).sum()),
+        "mean_confidence": float(predictions.confidence.mean(dtype=np.float64)),
+        "low_confidence_rate": float((predictions.confidence < MIN_CONFIDENCE).mean()),
+    }
+
+
 def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
-    """Measures samples `<float>[n, height, width]`, best as many as there are test images.
+    """Measures samples `<float>[n, height, width, channels]`, best as many as test images.
 
     Whether samples are copies is told by their distances to the training images beside those of
     the test images, after Meehan et al. 2020 (arXiv:2004.05675).
     """
-    predictions = classify(reference.classifier_params, samples)
-    real, generated = reference.predictions.features, predictions.features
+    real = reference.features
+    generated, predictions = _describe(reference.classifier_params, reference.components, samples)
     precision, recall = precision_and_recall(real, generated)
     density, coverage = density_and_coverage(real, generated)
-    fractions = class_fractions(predictions.labels)
     distances = nearest_distances(samples, reference.training_images)
+    measures = {}
+    if reference.predictions and predictions:
+        measures = _class_measures(reference.predictions, predictions)
+        measures["blank_fraction"] = float(is_blank(samples, reference.min_intensity).mean())
     return SampleMeasures(
+        features="principal components" if predictions is None else "digit classifier",
         num_samples=len(samples),
         frechet_distance=frechet_distance(real, generated),
         precision=precision,
         recall=recall,
         density=density,
         coverage=coverage,
-        class_fractions=fractions.tolist(),
-        class_kl=categorical_kl(fractions, class_fractions(reference.predictions.labels)),
-        digits_present=int((fractions >= MIN_DIGIT_FRACTION).sum()),
-        mean_confidence=float(predictions.confidence.mean(dtype=np.float64)),
-        low_confidence_rate=float((predictions.confidence < MIN_CONFIDENCE).mean()),
-        blank_fraction=float(is_blank(samples, reference.min_intensity).mean()),
         copy_fraction=float((distances < reference.copy_distance).mean()),
         nearest_distance_ratio=float(np.median(distances)) / reference.median_distance,
+        **measures,
     )

@@ -1,6 +1,7 @@
 """The summary of a run's best epoch, and its plots."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from vae_jax import datasets
 from vae_jax.evaluation import generation, plots
 from vae_jax.evaluation.measures import SUMMARY_NAME, MeanTerms, Summary
 from vae_jax.evaluation.trained_run import Replica, TrainedRun
-from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.model.likelihoods import MAX_PIXEL, to_bits_per_dimension
 from vae_jax.runtime.files import write_record
 from vae_jax.training import metrics
 from vae_jax.training.train_state import num_parameters
@@ -22,36 +23,49 @@ _NUM_RECONSTRUCTION_ROWS = 3
 _NUM_INTERPOLATION_STEPS = 10
 
 
-def save_samples(replica: Replica) -> np.ndarray:
-    """Plots the grid of samples; returns its images, `<float32>[100, height, width]`."""
-    images = generation.sample(replica.model, replica.params, replica.root_key, _GRID[0] * _GRID[1])
-    grid = images.reshape(*_GRID, *images.shape[1:])
-    plots.save_image_grid(
-        replica.plots / "samples.png", grid, f"Samples from random latents, epoch {replica.epoch}"
-    )
+def save_samples(replica: Replica, pixels: bool = False) -> np.ndarray:
+    """Plots the grid of samples.
+
+    Args:
+      replica: the model.
+      pixels: whether pixels are drawn too, in place of their means.
+
+    Returns:
+      The grid's images, `<float32>[100, height, width, channels]`.
+    """
+    draw = generation.sample_pixels if pixels else generation.sample
+    images = draw(replica.model, replica.params, replica.root_key, _GRID[0] * _GRID[1])
+    grid = replica.shown(images).reshape(*_GRID, *images.shape[1:])
+    what = "Pixels drawn" if pixels else "Samples"
+    title = f"{what} from random latents, epoch {replica.epoch}"
+    plots.save_image_grid(replica.plots / "samples.png", grid, title)
     return images
 
 
 def save_interpolation(replica: Replica, test: datasets.Split) -> None:
-    """Plots rows from one test image to another of a different class."""
-    first, last = (test.images[rows] for rows in generation.pairs_of_different_classes(test.labels))
+    """Plots rows from one test image to another of a different class, or a distant one."""
+    pairs = generation.pick_pairs(test.images, test.labels, _GRID[0])
+    first, last = (test.images[rows] for rows in pairs)
     between = generation.interpolate(
         replica.model, replica.params, first, last, _NUM_INTERPOLATION_STEPS
     )
     plots.save_interpolation(
-        replica.plots / "interpolation.png", first / MAX_PIXEL, between, last / MAX_PIXEL
+        replica.plots / "interpolation.png",
+        *(replica.shown(images) for images in (first / MAX_PIXEL, between, last / MAX_PIXEL)),
     )
 
 
 def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     """Plots the first test images above their reconstructions."""
-    shape = (_NUM_RECONSTRUCTION_ROWS, _GRID[1], *test.images.shape[1:])
-    images = test.images[: shape[0] * shape[1]]
+    rows = min(_NUM_RECONSTRUCTION_ROWS, max(1, len(test) // _GRID[1]))
+    images = test.images[: rows * _GRID[1]]
     reconstructions = generation.reconstruct(replica.model, replica.params, images)
     plots.save_reconstructions(
         replica.plots / "reconstructions.png",
-        images.reshape(shape) / MAX_PIXEL,
-        reconstructions.reshape(shape),
+        *(
+            replica.shown(each).reshape(rows, -1, *images.shape[1:])
+            for each in (images / MAX_PIXEL, reconstructions)
+        ),
     )
 
 
@@ -85,11 +99,20 @@ def _summarize_replica(
         seed=replica.seed,
         skipped_updates=int(sum(row[skipped] for row in rows)) if skipped in rows[0] else None,
     )
+    summary = dataclasses.replace(summary, test_bits_per_dimension=_bits(replica, summary.test))
     save_reconstructions(replica, dataset.test)
     save_samples(replica)
     save_interpolation(replica, dataset.test)
     _finish(replica.folder, rows, summary)
     return summary
+
+
+def _bits(replica: Replica, terms: MeanTerms) -> float | None:
+    """Converts a loss to bits per dimension where it bounds -log p(x) of discrete pixels."""
+    model, objective = replica.model, replica.settings.objective
+    if not model.likelihood.is_discrete or objective.kl_weight != 1.0:
+        return None
+    return to_bits_per_dimension(terms.loss, math.prod(model.image_shape))
 
 
 def _mean_and_std(terms: Sequence[MeanTerms]) -> tuple[MeanTerms, MeanTerms]:
@@ -119,6 +142,7 @@ def summarize(run: TrainedRun, dataset: datasets.Dataset) -> Summary:
         validation_std=validation_std,
         test=test,
         test_std=test_std,
+        test_bits_per_dimension=_bits(run.replicas[0], test),
     )
     _finish(run.workdir, [metrics.combine(rows) for rows in run.rows], summary)
     return summary
@@ -134,8 +158,10 @@ def format_summary(summary: Summary) -> str:
     """Formats a summary's losses as one line."""
     validation = _format_split("validation", summary.validation, summary.validation_std)
     test = _format_split("test", summary.test, summary.test_std)
+    bits = summary.test_bits_per_dimension
+    in_bits = f", test {bits:.3f} bits per dimension" if bits is not None else ""
     seeds = f", {len(summary.seeds)} seeds" if summary.seeds else ""
     return (
         f"best epoch {summary.best_epoch} of {summary.epochs_trained}{seeds}: {validation}, "
-        f"{test} {summary.units}"
+        f"{test} {summary.units}{in_bits}"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 
-from vae_jax import datasets
 from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
@@ -28,6 +28,7 @@ class Replica:
       step: the training step that epoch ended at.
       settings: model and loss, of this replica alone.
       params: the parameters to evaluate.
+      dark_on_light: whether plots show high intensities dark, as writing is.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Replica:
     step: int
     settings: EvaluationSettings
     params: Params
+    dark_on_light: bool
 
     @property
     def model(self) -> VAE:
@@ -51,6 +53,10 @@ class Replica:
     def plots(self) -> Path:
         """The folder plots go to."""
         return self.folder / "plots"
+
+    def shown(self, images: np.ndarray) -> np.ndarray:
+        """Returns intensities as plots show them: digits dark on light, own images as they are."""
+        return 1.0 - images if self.dark_on_light else images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +93,7 @@ def restore_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun
       UserError: there is no run, it is of another configuration, or it has no checkpoint.
     """
     run_directory.check_same_config(workdir, config.to_dict())
-    settings = evaluation_settings(config, datasets.IMAGE_SHAPE)
+    settings = evaluation_settings(config, run_directory.read_image_shape(workdir))
     with Checkpoints(workdir, read_only=True) as checkpoints:
         progress = checkpoints.latest_progress()
         if progress is None or progress.best is None:
@@ -105,6 +111,7 @@ def restore_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun
             step,
             alone,
             params if len(folders) == 1 else _replica(params, index),
+            dark_on_light=config.data.name != "images",
         )
         for index, folder in enumerate(folders)
     ]

@@ -38,10 +38,13 @@ class ResidualBlock(nn.Module):
 class ConvTransposeDecoder(nn.Module):
     """Dense layers, a grid, transposed convolutions, then a head that gives the outputs.
 
+    The grid has the outputs' height and width over the product of the strides, rounded up; what
+    the transposed convolutions make of it is cropped.
+
     Attributes:
-      image_shape: height and width of an image.
-      dense_sizes: widths of the dense layers; the last is the grid's number of values.
-      grid: `(height, width, channels)` the last dense layer is reshaped to.
+      output_shape: `(height, width, channels)` of the outputs for an image.
+      dense_sizes: widths of the dense layers before the one that fills the grid.
+      grid_channels: channels of the grid.
       filters: output channels of each 3 x 3 transposed convolution.
       strides: stride of each transposed convolution.
       dropout_rate: fraction of values that dropout sets to 0.
@@ -50,12 +53,12 @@ class ConvTransposeDecoder(nn.Module):
         for none.
       activation: "relu" or "swish".
       head: "dense" (a dense layer from the flattened maps to all pixels) or "conv" (a 3 x 3
-        convolution to one channel).
+        convolution to the outputs' channels).
     """
 
-    image_shape: tuple[int, int]
+    output_shape: tuple[int, int, int]
     dense_sizes: Sequence[int]
-    grid: Sequence[int]
+    grid_channels: int
     filters: Sequence[int]
     strides: Sequence[int]
     dropout_rate: float = 0.0
@@ -73,16 +76,19 @@ class ConvTransposeDecoder(nn.Module):
           dropout_key: key of the dropout masks; without one dropout is off.
 
         Returns:
-          Outputs, `<float>[batch, height, width]`.
+          Outputs, `<float>[batch, height, width, channels]`.
 
         Raises:
           ValueError: the head or the activation is of another kind.
         """
         activation = get_activation(self.activation)
+        height, width, channels = self.output_shape
+        stride = math.prod(self.strides)
+        grid = (math.ceil(height / stride), math.ceil(width / stride), self.grid_channels)
         x = latents
-        for size in self.dense_sizes:
+        for size in (*self.dense_sizes, math.prod(grid)):
             x = activation(nn.Dense(size)(x))
-        x = x.reshape(-1, *self.grid)
+        x = x.reshape(-1, *grid)
         blocks = self.residual_blocks or (0,) * len(self.filters)
         layers = zip(self.filters, self.strides, blocks, strict=True)
         for index, (features, stride, num_blocks) in enumerate(layers):
@@ -93,12 +99,13 @@ class ConvTransposeDecoder(nn.Module):
             if dropout_key is not None and index in self.dropout_after:
                 layer_key = jax.random.fold_in(dropout_key, index)
                 x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)
+        x = x[:, :height, :width]
         # Flax derives initial values from names: the head's stays, whatever the likelihood.
         if self.head == "dense":
-            x = nn.Dense(math.prod(self.image_shape), name="logits")(x.reshape(x.shape[0], -1))
+            x = nn.Dense(math.prod(self.output_shape), name="logits")(x.reshape(x.shape[0], -1))
         elif self.head == "conv":
             # At stride 1 a transposed convolution is a convolution.
-            x = ConvTranspose(1, _KERNEL_SIZE, name="logits")(x)
+            x = ConvTranspose(channels, _KERNEL_SIZE, name="logits")(x)
         else:
             raise ValueError(f"head is {self.head!r}, must be 'dense' or 'conv'")
-        return x.reshape(-1, *self.image_shape)
+        return x.reshape(-1, *self.output_shape)

@@ -45,7 +45,7 @@ def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -
 
 
 class LSTMEncoder(nn.Module):
-    """An LSTM that reads an image as a sequence of its rows, top to bottom.
+    """An LSTM that reads an image as a sequence of its rows, top to bottom, all channels of each.
 
     The outputs after every row are flattened; dense layers, if any, and two dense heads follow.
 
@@ -73,12 +73,12 @@ class LSTMEncoder(nn.Module):
         """Encodes images.
 
         Args:
-          images: `<float>[batch, height, width]`.
+          images: `<float>[batch, height, width, channels]`.
 
         Returns:
           `(mean, log_var)`, each `<float>[batch, latent_size]`.
         """
-        rows = images
+        rows = images.reshape(*images.shape[:2], -1)
         for index in range(self.num_layers):
             name = f"lstm_{index}" if index else "lstm"
             outputs = _lstm(self.hidden_size, rows, name)
@@ -111,7 +111,7 @@ class DenseEncoder(nn.Module):
         """Encodes images.
 
         Args:
-          images: `<float>[batch, height, width]`.
+          images: `<float>[batch, height, width, channels]`.
 
         Returns:
           `(mean, log_var)`, each `<float>[batch, latent_size]`.

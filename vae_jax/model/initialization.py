@@ -58,10 +58,11 @@ def with_data_bias(model: VAE, params: Params, mean_image: jax.Array) -> Params:
     Args:
       model: the autoencoder; its likelihood says which outputs have that mean.
       params: its parameters.
-      mean_image: `<float>[height, width]`, mean of the training images, intensities in [0, 1].
+      mean_image: `<float>[height, width, channels]`, mean of the training images, intensities in
+        [0, 1].
     """
     head = params["decoder"]["logits"]
-    mean = mean_image.reshape(-1) if head["bias"].size == mean_image.size else mean_image.mean()
-    outputs = model.likelihood.outputs_with_mean(mean)
-    bias = jnp.broadcast_to(outputs, head["bias"].shape).astype(head["bias"].dtype)
+    per_pixel = head["bias"].size == mean_image.size * model.likelihood.num_outputs
+    mean = mean_image if per_pixel else mean_image.mean((0, 1))
+    bias = model.likelihood.outputs_with_mean(mean).reshape(-1).astype(head["bias"].dtype)
     return params | {"decoder": params["decoder"] | {"logits": head | {"bias": bias}}}

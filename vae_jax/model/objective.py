@@ -55,7 +55,7 @@ def training_loss(
       objective: what to minimize.
       model: the autoencoder.
       params: its parameters.
-      pixels: `<float>[batch, height, width]`, intensities in [0, 1].
+      pixels: `<float>[batch, height, width, channels]`, intensities in [0, 1].
       sample_key: key of the latent samples.
       dropout_key: key of the decoder's dropout; without one dropout is off.
       step: `<int32>[]`, how many steps were taken before.
@@ -92,7 +92,7 @@ def evaluation_terms(
       objective: what is minimized.
       model: the autoencoder.
       params: its parameters.
-      pixels: `<float>[batch, height, width]`, intensities in [0, 1].
+      pixels: `<float>[batch, height, width, channels]`, intensities in [0, 1].
       sample_keys: `<key>[batch]`, of each image's latent samples.
     """
     mean, log_var = apply(model, params, pixels, method="encode")

@@ -22,6 +22,7 @@ class Stream(enum.IntEnum):
     PRIOR_SAMPLES = 6  # plots and sample mode
     MEASURED_SAMPLES = 7  # those whose quality is measured
     IMPORTANCE = 8  # by image index, then by sample
+    PIXELS = 9  # drawn in sample mode, by image index
 
 
 def stream_key(root_key: jax.Array, stream: Stream, index: int | jax.Array = 0) -> jax.Array:

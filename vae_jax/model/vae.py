@@ -11,7 +11,7 @@ from flax import struct
 from vae_jax.model import distributions
 from vae_jax.model.decoders import ConvTransposeDecoder
 from vae_jax.model.encoders import ENCODERS
-from vae_jax.model.likelihoods import Bernoulli
+from vae_jax.model.likelihoods import LIKELIHOODS, Likelihood
 from vae_jax.model.priors import StandardNormal
 
 # A module's parameters, as Flax keeps them: nested dictionaries of arrays.
@@ -28,8 +28,7 @@ class VAEOutput:
     """What one pass through the autoencoder gives.
 
     Attributes:
-      outputs: `<float>[batch, height, width]`, the decoder's raw outputs: what the likelihood
-        takes.
+      outputs: `<float>[batch, height, width, outputs]`, raw: what the likelihood takes.
       mean: `<float>[batch, latent]`, mean of q(z | x).
       log_var: `<float>[batch, latent]`, log-variance of q(z | x).
       latents: `<float>[batch, latent]`, the sample that was decoded.
@@ -49,14 +48,20 @@ class VAE(nn.Module):
       decoder: maps latents to what the likelihood takes.
       prior: p(z).
       likelihood: p(x | z), given the decoder's outputs.
-      image_shape: height and width of an image.
+      image_shape: `(height, width, channels)` of an image.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     prior: StandardNormal
-    likelihood: Bernoulli
-    image_shape: tuple[int, int]
+    likelihood: Likelihood
+    image_shape: tuple[int, int, int]
+
+    def setup(self) -> None:
+        """Makes the parameters that belong to neither encoder nor decoder."""
+        if self.likelihood.learns_scale:
+            zeros = nn.initializers.zeros
+            self.raw_scale = self.param("raw_scale", zeros, self.image_shape[-1:])
 
     def __call__(
         self, images: jax.Array, sample_key: jax.Array, dropout_key: jax.Array | None = None
@@ -64,7 +69,7 @@ class VAE(nn.Module):
         """Encodes images, draws one latent vector for each and decodes it.
 
         Args:
-          images: `<float>[batch, height, width]`, intensities in [0, 1].
+          images: `<float>[batch, height, width, channels]`, intensities in [0, 1].
           sample_key: key of the latent sample.
           dropout_key: key of the decoder's dropout; without one dropout is off.
         """
@@ -74,12 +79,19 @@ class VAE(nn.Module):
         return VAEOutput(outputs=outputs, mean=mean, log_var=log_var, latents=latents)
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `<float>[batch, height, width]` to `(mean, log_var)`, `<float>[batch, latent]`."""
+        """Maps `<float>[batch, height, width, channels]` to `(mean, log_var)`.
+
+        Returns:
+          Mean and log-variance of q(z | x), each `<float>[batch, latent]`.
+        """
         return self.encoder(images)
 
     def decode(self, latents: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        """Maps `<float>[batch, latent]` to raw outputs, `<float>[batch, height, width]`."""
-        return self.decoder(latents, dropout_key)
+        """Maps `<float>[batch, latent]` to outputs, `<float>[batch, height, width, outputs]`."""
+        outputs = self.decoder(latents, dropout_key)
+        if not self.likelihood.learns_scale:
+            return outputs
+        return jnp.concatenate([outputs, jnp.broadcast_to(self.raw_scale, outputs.shape)], axis=-1)
 
     def log_prior(self, latents: jax.Array) -> jax.Array:
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
@@ -104,7 +116,7 @@ class VAE(nn.Module):
         """Computes importance weights of samples, log p(x | z) + log p(z) - log q(z | x).
 
         Args:
-          images: `<float>[batch, height, width]`, intensities in [0, 1].
+          images: `<float>[batch, height, width, channels]`, intensities in [0, 1].
           mean: `<float>[batch, latent]`, of q(z | x).
           log_var: `<float>[batch, latent]`, of q(z | x).
           latents: `<float>[num_samples, batch, latent]`, drawn from q(z | x).
@@ -137,30 +149,36 @@ def create_vae(
     latent_size: int,
     encoder: Mapping[str, Any],
     decoder: Mapping[str, Any],
-    image_shape: Sequence[int] = (28, 28),
+    image_shape: Sequence[int] = (28, 28, 1),
+    likelihood: str = "bernoulli",
 ) -> VAE:
     """Builds the model that the fields of a configuration describe.
 
     Args:
       latent_size: number of latent dimensions.
       encoder: `kind` ("lstm" or "dense") and the attributes of `LSTMEncoder` or `DenseEncoder`.
-      decoder: those of `ConvTransposeDecoder`, but for the shape of the image.
-      image_shape: height and width of an image.
+      decoder: those of `ConvTransposeDecoder`, but for the shape of the outputs.
+      image_shape: `(height, width, channels)` of an image.
+      likelihood: a name in `LIKELIHOODS`.
 
     Raises:
-      ValueError: the encoder is of another kind.
+      ValueError: the encoder or the likelihood is of another kind.
     """
-    if encoder["kind"] not in ENCODERS:
-        raise ValueError(
-            f"encoder kind is {encoder['kind']!r}, must be one of {', '.join(ENCODERS)}"
-        )
-    height, width = image_shape
+    for noun, kind, kinds in (
+        ("encoder", encoder["kind"], ENCODERS),
+        ("likelihood", likelihood, LIKELIHOODS),
+    ):
+        if kind not in kinds:
+            raise ValueError(f"{noun} kind is {kind!r}, must be one of {', '.join(kinds)}")
+    height, width, channels = image_shape
+    pixels = LIKELIHOODS[likelihood]()
+    output_shape = (height, width, channels * pixels.num_outputs)
     module = ENCODERS[encoder["kind"]]
     attributes = {name: encoder[name] for name in module.__annotations__ if name in encoder}
     return VAE(
         encoder=module(latent_size, **attributes),
-        decoder=ConvTransposeDecoder(image_shape=(height, width), **decoder),
+        decoder=ConvTransposeDecoder(output_shape=output_shape, **decoder),
         prior=StandardNormal(latent_size),
-        likelihood=Bernoulli(),
-        image_shape=(height, width),
+        likelihood=pixels,
+        image_shape=(height, width, channels),
     )

@@ -36,7 +36,6 @@ from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_record
 from vae_jax.training import run_directory
 
-_DIGIT_DATASETS = ("mnist", "mnist_5k")
 _NUM_MAPPED = 2_000
 _NUM_PATHS = 500
 _NUM_PATH_STEPS = 11
@@ -48,16 +47,16 @@ def _intensities(images: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _reference_and_ceiling(
-    name: str, data_dir: str | None, manual_dir: str | None, validation_size: int
-) -> tuple[Reference, SampleMeasures]:
+def _reference_and_ceiling(**data: Any) -> tuple[Reference, SampleMeasures]:
     """Makes the reference for samples, and measures real training images against it.
 
-    As many training images as there are test images take the samples' place: no generator can
-    be expected to do better. The others alone are then what they might be copies of.
+    The arguments are those of `datasets.load`. As many training images as there are test images
+    take the samples' place: no generator can be expected to do better. The others alone are then
+    what they might be copies of.
     """
-    dataset = datasets.load(name, data_dir, manual_dir, validation_size)
-    params = digit_classifier.load_weights()
+    dataset = datasets.load(**data)
+    is_digits = dataset.name in datasets.DIGIT_NAMES
+    params = digit_classifier.load_weights() if is_digits else None
     train, test = _intensities(dataset.train.images), _intensities(dataset.test.images)
     reference = sample_quality.make_reference(params, train, test)
     others = sample_quality.make_reference(params, train[len(test) :], test)
@@ -68,34 +67,37 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasu
     """Measures the test images' posteriors; plots the map, and the manifold if it is one."""
     train, _ = generation.encode(replica.model, replica.params, dataset.train.images)
     mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
-    shown, labels = mean[:_NUM_MAPPED], dataset.test.labels[:_NUM_MAPPED]
+    train_labels, labels = dataset.train.labels, dataset.test.labels
+    shown = mean[:_NUM_MAPPED]
     maps = {
         "PCA": latent_statistics.pca_map(shown),
         "t-SNE": latent_statistics.tsne_map(shown),
     }
-    plots.save_latent_map(replica.plots / "latent_map.png", maps, labels)
+    shown_labels = None if labels is None else labels[:_NUM_MAPPED]
+    plots.save_latent_map(replica.plots / "latent_map.png", maps, shown_labels, dataset.class_names)
     if mean.shape[1] == 2:
         grid = generation.manifold(replica.model, replica.params, _MANIFOLD_STEPS)
         title = "The latent plane, at quantiles of the prior"
-        plots.save_image_grid(replica.plots / "manifold.png", grid, title)
+        plots.save_image_grid(replica.plots / "manifold.png", replica.shown(grid), title)
     kl = latent_statistics.kl_per_dimension(replica.model.prior, mean, log_var)
+    accuracy = None
+    if train_labels is not None and labels is not None:
+        accuracy = latent_statistics.linear_probe(train, train_labels, mean, labels)
     return LatentMeasures(
         active_units=latent_statistics.active_units(mean),
         kl_per_dimension=kl.tolist(),
-        probe_accuracy=latent_statistics.linear_probe(
-            train, dataset.train.labels, mean, dataset.test.labels
-        ),
+        probe_accuracy=accuracy,
     )
 
 
 def _measure_reconstructions(
-    replica: Replica, test: datasets.Split, reference: Reference | None
+    replica: Replica, test: datasets.Split, reference: Reference
 ) -> ReconstructionMeasures:
     """Measures the test images' reconstructions from the posterior means."""
     originals = _intensities(test.images)
     images = generation.reconstruct(replica.model, replica.params, test.images)
     accuracy = None
-    if reference:
+    if reference.classifier_params is not None:
         predicted = digit_classifier.classify(reference.classifier_params, images).labels
         accuracy = float((predicted == test.labels).mean())
     return ReconstructionMeasures(
@@ -106,7 +108,7 @@ def _measure_reconstructions(
 
 
 def _measure_interpolations(
-    replica: Replica, test: datasets.Split, reference: Reference | None
+    replica: Replica, test: datasets.Split, reference: Reference
 ) -> InterpolationMeasures:
     """Measures lines between test images, the first to the second and so on."""
     images = test.images[: 2 * _NUM_PATHS]
@@ -115,7 +117,7 @@ def _measure_interpolations(
         replica.model, replica.params, first[: len(last)], last, _NUM_PATH_STEPS
     )
     confidence = None
-    if reference:
+    if reference.classifier_params is not None:
         inside = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
         predictions = digit_classifier.classify(reference.classifier_params, inside)
         confidence = float(predictions.confidence.mean(dtype=np.float64))
@@ -126,24 +128,19 @@ def _measure_interpolations(
 def _analyze(
     replica: Replica, dataset: datasets.Dataset, config: ml_collections.ConfigDict
 ) -> Analysis:
-    """Measures one model; samples where the data are digits: the classifier knows nothing else."""
-    reference, ceiling, samples = None, None, None
-    if config.data.name in _DIGIT_DATASETS:
-        data = config.data
-        reference, ceiling = _reference_and_ceiling(
-            data.name, data.data_dir, data.manual_dir, data.validation_size
-        )
-        images = generation.sample_for_metrics(
-            replica.model, replica.params, replica.root_key, len(dataset.test)
-        )
-        samples = sample_quality.measure(reference, images)
+    """Measures one model."""
+    # Samples are means of gray pixels, and are measured against gray images.
+    reference, ceiling = _reference_and_ceiling(**{**config.data, "binarization": "none"})
+    images = generation.sample_for_metrics(
+        replica.model, replica.params, replica.root_key, len(dataset.test)
+    )
     return Analysis(
         version=ANALYSIS_VERSION,
         best_step=replica.step,
         latents=_measure_latents(replica, dataset),
         reconstructions=_measure_reconstructions(replica, dataset.test, reference),
         interpolations=_measure_interpolations(replica, dataset.test, reference),
-        samples=samples,
+        samples=sample_quality.measure(reference, images),
         ceiling=ceiling,
     )
 

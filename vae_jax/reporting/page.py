@@ -85,6 +85,7 @@ _LOSS_COLUMNS = (
 )
 _LIKELIHOOD_COLUMNS = (
     Column("-log p(x)", Model.likelihood, lambda e: e.negative_log_likelihood, best=min),
+    Column("bits per dimension", Model.likelihood, lambda e: e.bits_per_dimension, ".3f", best=min),
     Column("standard error", Model.likelihood, lambda e: e.standard_error),
     Column("negative ELBO", Model.likelihood, lambda e: e.negative_elbo, best=min),
     Column("gap", Model.likelihood, lambda e: e.gap),
@@ -150,10 +151,11 @@ def _column_cells(groups: Sequence[Group], column: Column) -> list[Cell]:
 
 
 def _table(groups: Sequence[Group], columns: Sequence[Column]) -> Table:
-    """Makes a row for each configuration."""
-    names = [Cell(group.name) for group in groups]
-    cells = [names, *(_column_cells(groups, column) for column in columns)]
-    header = ["configuration", *(column.title for column in columns)]
+    """Makes a row for each configuration, and a column for all that was measured of any."""
+    measured = [c for c in columns if any(g.values(c.part, c.value) for g in groups)]
+    cells = [[Cell(group.name) for group in groups]]
+    cells += [_column_cells(groups, column) for column in measured]
+    header = ["configuration", *(column.title for column in measured)]
     return Table(header, [list(row) for row in zip(*cells, strict=True)])
 
 
@@ -163,14 +165,14 @@ def _likelihood_table(groups: Sequence[Group]) -> Table:
 
 
 def _sample_table(groups: Sequence[Group]) -> Table:
-    """Makes the samples' table; its first row has real digits in the samples' place."""
+    """Makes the samples' table; its first row has training images in the samples' place."""
     measured = [g for g in groups if any(model.samples() for model in g.models)]
     table = _table(measured, _sample_columns(Model.samples))
     if not measured:
         return table
     # One data set, one ceiling: its row is the first that was measured.
     [[_, *ceiling]] = _table(measured[:1], _sample_columns(Model.ceiling)).rows
-    return Table(table.header, [[Cell("real digits (ceiling)"), *ceiling], *table.rows])
+    return Table(table.header, [[Cell("training images (ceiling)"), *ceiling], *table.rows])
 
 
 def _histogram_table(groups: Sequence[Group]) -> Table:
@@ -292,6 +294,11 @@ def _comparison(title: str, groups: Sequence[Group], with_images: bool) -> dict[
         "likelihoods": _likelihood_table(groups),
         "reconstructions": _table(groups, _RECONSTRUCTION_COLUMNS),
         "samples": _sample_table(groups),
+        "features": " and ".join(
+            sorted(
+                {f for group in groups for f in group.values(Model.samples, lambda s: s.features)}
+            )
+        ),
         "histogram": _histogram_table(groups),
         "latent_sizes": _latent_size_table(lines),
     }

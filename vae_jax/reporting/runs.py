@@ -114,10 +114,23 @@ class Run:
         return identity(self.config)
 
     @property
-    def comparison(self) -> tuple[str, str, str | None]:
-        """What has to be alike for losses to be compared: data, binarization, SHA-256."""
+    def comparison(self) -> tuple[str, str | None]:
+        """What has to be alike for losses to be compared: what they are of, the data's SHA-256."""
+        return f"{self._data_name()}, {self._pixels()}", self.record.get("data_sha256")
+
+    def _data_name(self) -> str:
+        """Names the data set; own images by their folder or file."""
         data = self.config.data
-        return data.name, data.binarization, self.record.get("data_sha256")
+        return Path(data.path).name if data.name == "images" else data.name
+
+    def _pixels(self) -> str:
+        """Says how pixels are seen, and by which likelihood unless it is the Bernoulli."""
+        kind = self.config.likelihood.kind
+        likelihood = "" if kind == "bernoulli" else f", {kind.replace('_', ' ')}"
+        if self.config.data.binarization != "none":
+            return f"binarized pixels{likelihood}"
+        is_color = self.record.get("image_shape", [1])[-1] > 1
+        return f"{'color' if is_color else 'gray'} pixels{likelihood}"
 
 
 def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -278,7 +291,7 @@ def group_runs(
 
 
 def comparable_groups(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
-    """Puts groups together that can be compared, on the same data with the same binarization.
+    """Puts groups together that can be compared: same data, binarization and likelihood.
 
     Returns:
       A title and the groups of each such set.
@@ -286,13 +299,9 @@ def comparable_groups(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     comparisons: dict[tuple, list[Group]] = {}
     for group in groups:
         comparisons.setdefault(group.runs[0].comparison, []).append(group)
-    titles = {key: f"{key[0]}, {_pixels(key[1])} pixels" for key in comparisons}
+    titles = {key: key[0] for key in comparisons}
     shared = {title for title in titles.values() if [*titles.values()].count(title) > 1}
     for key, title in titles.items():
         if title in shared:
-            titles[key] = f"{title}, data {(key[2] or 'unknown')[:8]}"
+            titles[key] = f"{title}, data {(key[1] or 'unknown')[:8]}"
     return [(titles[key], alike) for key, alike in comparisons.items()]
-
-
-def _pixels(binarization: str) -> str:
-    return "gray" if binarization == "none" else "binarized"

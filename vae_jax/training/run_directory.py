@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from vae_jax.configuration import flatten
+from vae_jax.datasets import SPLIT_SEED, Dataset
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import PARTIAL_PREFIX, read_json
 
 CONFIG_NAME = "config.json"
 # Where the data lie is no part of what a run is: their SHA-256 is.
-DATA_PATH_FIELDS = ("data.data_dir", "data.manual_dir")
+DATA_PATH_FIELDS = ("data.data_dir", "data.manual_dir", "data.path")
 # Nor is what is done with it when it is trained.
-NOT_PART_OF_IDENTITY = (*DATA_PATH_FIELDS, "evaluate.num_importance_samples")
+NOT_PART_OF_IDENTITY = (*DATA_PATH_FIELDS, "evaluate.num_importance_samples", "sample.pixels")
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _LOCK_NAME = ".lock"
@@ -91,6 +92,18 @@ def read_config(workdir: Path) -> dict[str, Any]:
     return read_run_record(workdir)["config"]
 
 
+def read_image_shape(workdir: Path) -> tuple[int, int, int]:
+    """Reads `(height, width, channels)` of the images that the run in `workdir` was made from.
+
+    Raises:
+      UserError: there is no run, or its `config.json` is damaged.
+    """
+    match read_run_record(workdir).get("image_shape"):
+        case [int(height), int(width), int(channels)]:
+            return height, width, channels
+    raise UserError(f"{workdir / CONFIG_NAME}: has no 'image_shape'; the file is damaged")
+
+
 def git_commit(folder: Path) -> str | None:
     """Asks git for the commit the code was at, `-dirty` if it was changed; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -102,22 +115,25 @@ def git_commit(folder: Path) -> str | None:
 
 
 def provenance(
-    device_kind: str, device_count: int, data_sha256: str, binarization_seed: int | None
+    device_kind: str, device_count: int, dataset: Dataset, binarization_seed: int | None
 ) -> dict[str, Any]:
     """Collects what beside the configuration decides a run's numbers.
 
     Args:
       device_kind: what the run computes on, as JAX names it.
       device_count: on how many of them.
-      data_sha256: digest of the images and labels.
-      binarization_seed: of the validation and test pixels, None for gray pixels.
+      dataset: its images and labels: their shape and digest are recorded, and the seed they are
+        split by.
+      binarization_seed: of the validation and test pixels, None where none are drawn.
     """
     return {
         "versions": {name: metadata.version(name) for name in _RECORDED_PACKAGES},
         "device_kind": device_kind,
         "device_count": device_count,
         "git_commit": git_commit(Path(__file__).parent),
-        "data_sha256": data_sha256,
+        "data_sha256": dataset.sha256,
+        "image_shape": list(dataset.image_shape),
+        "split_seed": SPLIT_SEED if dataset.name == "images" else None,
         "evaluation_binarization_seed": binarization_seed,
     }
 

@@ -83,11 +83,17 @@ def evaluation_settings(
 
     Args:
       config: a valid configuration.
-      image_shape: height and width of an image.
+      image_shape: `(height, width, channels)` of an image.
       mesh: the devices that compute; None for the one where the arrays lie.
     """
     return EvaluationSettings(
-        model=create_vae(config.latent_size, config.encoder, config.decoder, image_shape),
+        model=create_vae(
+            config.latent_size,
+            config.encoder,
+            config.decoder,
+            image_shape,
+            config.likelihood.kind,
+        ),
         objective=Objective(**config.loss),
         num_replicas=config.train.num_replicas,
         mesh=mesh,
@@ -104,7 +110,7 @@ def train_settings(
 
     Args:
       config: a valid configuration.
-      image_shape: height and width of an image.
+      image_shape: `(height, width, channels)` of an image.
       steps_per_epoch: for the learning rate's schedule.
       mesh: the devices that compute; None for the one where the arrays lie.
     """

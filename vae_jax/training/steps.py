@@ -53,8 +53,8 @@ def initial_state(
     Args:
       settings: model, optimizer and initialization.
       seed: of the first replica.
-      mean_image: `<float>[height, width]`, intensities in [0, 1], which the decoder is to begin
-        at; without it the initialization decides.
+      mean_image: `<float>[height, width, channels]`, intensities in [0, 1], which the decoder is to
+        begin at; without it the initialization decides.
     """
     # On one device, then sent to the others: see `_initial_state` for what could hang.
     state = _initial_state(settings, _seeds(settings, seed), mean_image)
@@ -138,7 +138,7 @@ def train_step(
     Args:
       settings: model, optimizer and loss.
       state: consumed: its buffers hold the new state.
-      images: `<uint8>[..., batch, height, width]`.
+      images: `<uint8>[..., batch, height, width, channels]`.
 
     Returns:
       The new state, and the loss and its terms summed over the batch, each `<float>[...]`.
@@ -162,7 +162,7 @@ def train_chunk(
     Args:
       settings: model, optimizer and loss.
       state: consumed: its buffers hold the new state.
-      images: `<uint8>[num_images, height, width]`, all training images.
+      images: `<uint8>[num_images, height, width, channels]`, all training images.
       order: `<int32>[..., num_images]`, the epoch's order.
       first_batch: the epoch's batch to begin with, from 0.
       num_steps: how many steps to take.

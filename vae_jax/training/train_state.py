@@ -102,8 +102,8 @@ def create_train_state(
       optimizer: the Optax transformation of its gradients.
       seed: of the run.
       initialization: "flax" (its defaults) or "tensorflow" (version 1's).
-      mean_image: `<float>[height, width]`, intensities in [0, 1], which the decoder is to begin
-        at.
+      mean_image: `<float>[height, width, channels]`, intensities in [0, 1], which the decoder is to
+        begin at.
       keep_average: whether a moving average of the parameters is kept.
 
     Raises:

@@ -57,7 +57,7 @@ def train_one_epoch(
     Args:
       settings: model, optimizer and loss.
       state: consumed: its buffers hold the new state.
-      images: `<uint8>[n, height, width]`, all training images, on the devices.
+      images: `<uint8>[n, height, width, channels]`, all training images, on the devices.
       epoch: the epoch's number, from 1: it decides the order.
       bar: advanced by the images of each finished chunk.
       previous_sums: what an interrupted call returned of this epoch.

@@ -28,7 +28,7 @@ def evaluate_split(
       settings: model and loss.
       params: the parameters to evaluate.
       root_key: the run's root key.
-      images: `<uint8>[n, height, width]`.
+      images: `<uint8>[n, height, width, channels]`.
 
     Returns:
       The terms of each replica, nats per image.
@@ -58,7 +58,7 @@ def evaluate_batch(
       settings: model and loss.
       params: the model's parameters.
       root_key: the run's root key.
-      images: `<uint8>[batch, height, width]`.
+      images: `<uint8>[batch, height, width, channels]`.
       indices: `<int>[batch]`, each image's place in its split.
 
     Returns:

@@ -32,14 +32,13 @@ class DigitClassifier(nn.Module):
         """Classifies images.
 
         Args:
-          images: `<float>[batch, height, width]`, intensities in [0, 1].
+          images: `<float>[batch, 28, 28, 1]`, intensities in [0, 1].
           dropout_key: key of the dropout masks; without one dropout is off.
 
         Returns:
           `(features, logits)`, `<float>[batch, 64]` and `<float>[batch, 11]`.
         """
-        x = images[..., None]
-        x = nn.relu(nn.Conv(16, (5, 5), strides=2)(x))
+        x = nn.relu(nn.Conv(16, (5, 5), strides=2)(images))
         x = nn.relu(nn.Conv(32, (3, 3))(x))
         x = nn.relu(nn.Conv(48, (3, 3), strides=2)(x))
         x = nn.relu(nn.Conv(64, (3, 3), strides=2)(x))
@@ -82,6 +81,6 @@ def _apply(
 
 
 def classify(params: Params, images: np.ndarray) -> Predictions:
-    """Classifies images `<float>[n, height, width]`, intensities in [0, 1], at least one."""
+    """Classifies images `<float>[n, 28, 28, 1]`, intensities in [0, 1], at least one."""
     function = functools.partial(_apply, DigitClassifier(), params)
     return Predictions(*map_batches(function, _BATCH_SIZE, images.astype(np.float32)))

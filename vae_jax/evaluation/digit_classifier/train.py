@@ -34,8 +34,8 @@ _NUM_NO_DIGITS = 5  # in a batch, of each kind
 
 
 def _distort(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Turns, stretches, slants and shifts each of `<float>[batch, 28, 28]` a little, at random."""
-    height, width = datasets.IMAGE_SHAPE
+    """Turns, stretches, slants and shifts each of `<float>[batch, 28, 28, 1]` a little."""
+    height, width = images.shape[1:3]
     center = jnp.array([(height - 1) / 2, (width - 1) / 2])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
 
@@ -45,22 +45,23 @@ def _distort(key: jax.Array, images: jax.Array) -> jax.Array:
         turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
         stretch = jnp.eye(2) + _MAX_STRETCH * jnp.array([[draws[3], draws[5]], [0.0, draws[4]]])
         sources = (grid - center) @ (turn @ stretch).T + center + shift
-        return jax.scipy.ndimage.map_coordinates(image, [*jnp.moveaxis(sources, -1, 0)], order=1)
+        places = [*jnp.moveaxis(sources, -1, 0)]
+        return jax.scipy.ndimage.map_coordinates(image[..., 0], places, order=1)[..., None]
 
     return jax.vmap(distort)(jax.random.split(key, len(images)), images)
 
 
 def _no_digits(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Makes images that show no digit, `<float>[3 * n, 28, 28]`, of `<float>[n, 28, 28]`.
+    """Makes images that show no digit, `<float>[3 * n, 28, 28, 1]`, of `<float>[n, 28, 28, 1]`.
 
     Their pixels shuffled, their quarters exchanged, and dots of a random density, none to many.
     """
-    height, width = datasets.IMAGE_SHAPE
+    height, width = images.shape[1:3]
     shuffle_key, density_key, dots_key = jax.random.split(key, 3)
     pixels = images.reshape(len(images), -1)
     shuffled = jax.random.permutation(shuffle_key, pixels, axis=1, independent=True)
     exchanged = jnp.roll(images, (height // 2, width // 2), axis=(1, 2))
-    density = jax.random.uniform(density_key, (len(images), 1, 1))
+    density = jax.random.uniform(density_key, (len(images), 1, 1, 1))
     dots = jax.random.uniform(dots_key, images.shape) < density**2
     return jnp.concatenate([shuffled.reshape(images.shape), exchanged, dots])
 
@@ -97,8 +98,8 @@ def train(train_split: datasets.Split) -> Params:
     num_steps = _NUM_EPOCHS * steps_per_epoch
     schedule = optax.cosine_onecycle_schedule(num_steps, _PEAK_LEARNING_RATE)
     optimizer = optax.adam(schedule)
-    images = jnp.zeros((1, *datasets.IMAGE_SHAPE))
-    params: Params = dict(DigitClassifier().init(root_key, images)["params"])
+    image = jnp.zeros((1, *train_split.images.shape[1:]))
+    params: Params = dict(DigitClassifier().init(root_key, image)["params"])
     opt_state = optimizer.init(params)
     with tqdm(total=num_steps * _BATCH_SIZE, unit=" images", unit_scale=True) as bar:
         for epoch in range(_NUM_EPOCHS):
