@@ -173,7 +173,7 @@ def test_the_summary_is_in_nats_per_image():
     estimates = log_likelihood.Likelihoods(
         np.array([-80.0, -90.0]), np.array([-82.0, -92.0]), np.array([3.0, 5.0])
     )
-    measures = estimates.summarize(num_samples=5, binarization_seed=7)
+    measures = estimates.summarize(num_samples=5, binarization_seed=7, num_dimensions=100)
     assert dataclasses.asdict(measures) == {
         "negative_log_likelihood": 85.0,
         "standard_error": pytest.approx(np.std([80, 90], ddof=1) / np.sqrt(2)),
@@ -183,4 +183,5 @@ def test_the_summary_is_in_nats_per_image():
         "num_images": 2,
         "num_importance_samples": 5,
         "binarization_seed": 7,
+        "bits_per_dimension": pytest.approx(0.85 / np.log(2.0)),
     }

@@ -29,9 +29,9 @@ def test_negative_elbo_equals_an_independent_sum(kl_weight):
     cross_entropy = -(scipy.special.xlogy(IMAGES, p) + scipy.special.xlogy(1 - IMAGES, 1 - p))
     variance = np.exp(LOG_VAR.astype(np.float64))
     kl = 0.5 * (variance + MEAN**2 - 1 - LOG_VAR).sum(1)
-    np.testing.assert_allclose(terms.reconstruction, cross_entropy.sum((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(terms.reconstruction, cross_entropy.sum((1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(terms.kl, kl, rtol=1e-5)
-    np.testing.assert_allclose(terms.loss, cross_entropy.sum((1, 2)) + kl_weight * kl, rtol=1e-5)
+    np.testing.assert_allclose(terms.loss, cross_entropy.sum((1, 2, 3)) + kl_weight * kl, rtol=1e-5)
 
 
 def test_the_kl_weight_defaults_to_one():
