@@ -122,7 +122,9 @@ def test_weights_are_the_three_densities(state):
     for sample in range(2):
         z = latents[sample]
         logits = apply(MODEL, state.params, z, method="decode")
-        likelihood = scipy.stats.bernoulli(scipy.special.expit(logits)).logpmf(PIXELS).sum((1, 2, 3))
+        likelihood = (
+            scipy.stats.bernoulli(scipy.special.expit(logits)).logpmf(PIXELS).sum((1, 2, 3))
+        )
         expected = likelihood + scipy.stats.norm.logpdf(z).sum(1)
         expected -= scipy.stats.norm(mean, scale).logpdf(z).sum(1)
         np.testing.assert_allclose(log_likelihood[sample], likelihood, rtol=1e-4)

@@ -229,18 +229,19 @@ def make_reference(
     )
 
 
-def _class_measures(
-    reference: Predictions, predictions: Predictions
-) -> dict[str, float | list[float]]:
-    """Measures what the classifier says of samples."""
+def _with_class_measures(
+    measures: SampleMeasures, reference: Predictions, predictions: Predictions
+) -> SampleMeasures:
+    """Adds what the classifier says of samples."""
     fractions = class_fractions(predictions.labels)
-    return {
-        "class_fractions": fractions.tolist(),
-        "class_kl": categorical_kl(fractions, class_fractions(reference.labels)),
-        "digits_present": int((fractions >= MIN_DIGIT_FRACTION).sum()),
-        "mean_confidence": float(predictions.confidence.mean(dtype=np.float64)),
-        "low_confidence_rate": float((predictions.confidence < MIN_CONFIDENCE).mean()),
-    }
+    return dataclasses.replace(
+        measures,
+        class_fractions=fractions.tolist(),
+        class_kl=categorical_kl(fractions, class_fractions(reference.labels)),
+        digits_present=int((fractions >= MIN_DIGIT_FRACTION).sum()),
+        mean_confidence=float(predictions.confidence.mean(dtype=np.float64)),
+        low_confidence_rate=float((predictions.confidence < MIN_CONFIDENCE).mean()),
+    )
 
 
 def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
@@ -254,11 +255,7 @@ def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
     precision, recall = precision_and_recall(real, generated)
     density, coverage = density_and_coverage(real, generated)
     distances = nearest_distances(samples, reference.training_images)
-    measures = {}
-    if reference.predictions and predictions:
-        measures = _class_measures(reference.predictions, predictions)
-        measures["blank_fraction"] = float(is_blank(samples, reference.min_intensity).mean())
-    return SampleMeasures(
+    measures = SampleMeasures(
         features="principal components" if predictions is None else "digit classifier",
         num_samples=len(samples),
         frechet_distance=frechet_distance(real, generated),
@@ -268,5 +265,9 @@ def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
         coverage=coverage,
         copy_fraction=float((distances < reference.copy_distance).mean()),
         nearest_distance_ratio=float(np.median(distances)) / reference.median_distance,
-        **measures,
     )
+    if not (reference.predictions and predictions):
+        return measures
+    blank = float(is_blank(samples, reference.min_intensity).mean())
+    measures = dataclasses.replace(measures, blank_fraction=blank)
+    return _with_class_measures(measures, reference.predictions, predictions)
