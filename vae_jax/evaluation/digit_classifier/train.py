@@ -98,6 +98,8 @@ def train(train_split: datasets.Split) -> Params:
     num_steps = _NUM_EPOCHS * steps_per_epoch
     schedule = optax.cosine_onecycle_schedule(num_steps, _PEAK_LEARNING_RATE)
     optimizer = optax.adam(schedule)
+    labels = train_split.labels
+    assert labels is not None  # MNIST has them
     image = jnp.zeros((1, *train_split.images.shape[1:]))
     params: Params = dict(DigitClassifier().init(root_key, image)["params"])
     opt_state = optimizer.init(params)
@@ -113,7 +115,7 @@ def train(train_split: datasets.Split) -> Params:
                     opt_state,
                     key,
                     train_split.images[rows],
-                    train_split.labels[rows].astype(np.int32),
+                    labels[rows].astype(np.int32),
                 )
                 bar.update(_BATCH_SIZE)
             bar.set_postfix_str(f"epoch {epoch + 1}/{_NUM_EPOCHS}, loss {float(loss):.4f}")
