@@ -48,6 +48,10 @@ def _measure_posterior(replica: Replica, images: np.ndarray) -> PosteriorMeasure
     mean, log_var = generation.encode(replica.model, replica.params, images)
     measures = latent_statistics.posterior_measures(replica.model.prior, mean, log_var)
     active, size = measures.active_units, mean.shape[1]
+    for name, reason in (measures.not_measured or {}).items():
+        print(f"{replica.folder}: {name} is not measured: {reason}")
+    if active is None:
+        return measures
     print(f"{replica.folder}: {active} of {size} latent variables are active")
     if latent_statistics.is_collapsed(active, size):
         print(

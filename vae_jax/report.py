@@ -1,6 +1,6 @@
 """Mode `report`: one page about all runs below a folder, `report.html` and `report.md`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,21 @@ from vae_jax.reporting import analysis, page, runs
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_atomically
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
+
+
+def _not_measured(complete: Sequence[runs.Run]) -> dict[Path, str]:
+    """Lists what could not be measured of a model, and why, by its folder."""
+    reasons = {
+        model.folder: model.analysis.reasons()
+        for run in complete
+        for model in run.models
+        if model.analysis
+    }
+    return {
+        folder: "; ".join(f"{name} is not measured: {why}" for name, why in each.items())
+        for folder, each in reasons.items()
+        if each
+    }
 
 
 def write_report(
@@ -42,7 +57,7 @@ def write_report(
         found = f" ({reasons})" if reasons else ""
         raise UserError(f"--workdir={workdir}: holds no complete run{found}")
     complete, not_analyzed = analysis.analyze_missing(complete, data_paths)
-    skipped_runs |= not_analyzed
+    skipped_runs |= not_analyzed | _not_measured(complete)
     groups = runs.group_runs(complete, configs_by_name)
     for name in ("report.html", "report.md"):
         text = page.render(groups, skipped_runs, configs_by_name, is_html=name.endswith("html"))

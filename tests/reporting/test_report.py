@@ -361,6 +361,30 @@ def test_the_curves_of_a_baseline_are_judged(tmp_path):
     assert not verdict_of("KL divergence increased gradually", groups).reproduced
 
 
+def test_a_curve_that_is_flat_is_not_judged(tmp_path):
+    groups = groups_of(tmp_path, baseline={})
+    path = tmp_path / "baseline" / "metrics.csv"
+    path.write_text("\n".join([",".join(COLUMNS), *[",".join(["1"] * len(COLUMNS))] * 50]))
+    verdict = verdict_of("stabilized by epoch 20", groups_of(tmp_path))
+    assert verdict.reproduced is None
+    assert verdict.evidence == "baseline's training reconstruction loss has not changed"
+    assert verdict_of("stabilized by epoch 20", groups).reproduced
+
+
+def test_what_could_not_be_measured_is_said_with_its_reason(tmp_path):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    path = tmp_path / "baseline" / "analysis.json"
+    analysis = json.loads(path.read_text())
+    del analysis["samples"]["recall"], analysis["ceiling"]
+    analysis["samples"]["not_measured"] = {"recall": "too few images"}
+    write_json(path, analysis | {"not_measured": {"ceiling": "no more images"}})
+    for text in write_report(tmp_path):
+        assert "ceiling is not measured: no more images" in text
+        assert "samples.recall is not measured: too few images" in text
+    [row] = [line for line in text.splitlines() if line.startswith("| baseline | 150.00")]
+    assert row.startswith("| baseline | 150.00 | 0.800 | - | 0.900 |")
+
+
 def test_what_cannot_be_judged_says_what_it_needs(tmp_path):
     groups = groups_of(tmp_path, baseline={})
     verdict = verdict_of("became sharper", groups)

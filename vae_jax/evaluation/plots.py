@@ -222,7 +222,7 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
         columns = [curves[f"{split}_{term}"] for _, curves in runs for split in _SPLITS]
         # The first epochs would flatten all that follows.
         low, high = np.quantile(np.concatenate(columns), _SHOWN_QUANTILES)
-        margin = 0.08 * (high - low)
+        margin = 0.08 * (high - low) or 1.0  # all alike: of a collapsed posterior
         axes.set_ylim(low - margin, high + margin)
     for axes in rows[-1]:
         axes.set_xlabel("epoch")

@@ -45,7 +45,9 @@ def save_interpolation(replica: Replica, test: datasets.Split) -> None:
 
 def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     """Plots the first test images above their reconstructions."""
-    shape = (_NUM_RECONSTRUCTION_ROWS, _GRID[1], *test.images.shape[1:])
+    columns = min(_GRID[1], len(test))
+    rows = min(_NUM_RECONSTRUCTION_ROWS, len(test) // columns)
+    shape = (rows, columns, *test.images.shape[1:])
     images = test.images[: shape[0] * shape[1]]
     reconstructions = generation.reconstruct(replica.model, replica.params, images)
     plots.save_reconstructions(

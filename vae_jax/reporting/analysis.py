@@ -28,9 +28,11 @@ from vae_jax.evaluation.measures import (
     ReconstructionMeasures,
     SampleMeasures,
 )
+from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.sample_quality import Reference
 from vae_jax.evaluation.trained_run import Replica, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.model.vae import Params
 from vae_jax.reporting.runs import Run
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_record
@@ -50,16 +52,19 @@ def _intensities(images: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def _reference_and_ceiling(
     name: str, data_dir: str | None, manual_dir: str | None, validation_size: int
-) -> tuple[Reference, SampleMeasures]:
+) -> tuple[Reference, SampleMeasures | None]:
     """Makes the reference for samples, and measures real training images against it.
 
     As many training images as there are test images take the samples' place: no generator can
-    be expected to do better. The others alone are then what they might be copies of.
+    be expected to do better. The others alone are then what they might be copies of; where there
+    are none, nothing is measured.
     """
     dataset = datasets.load(name, data_dir, manual_dir, validation_size)
     params = digit_classifier.load_weights()
     train, test = _intensities(dataset.train.images), _intensities(dataset.test.images)
     reference = sample_quality.make_reference(params, train, test)
+    if len(train) <= len(test):
+        return reference, None
     others = sample_quality.make_reference(params, train[len(test) :], test)
     return reference, sample_quality.measure(others, train[: len(test)])
 
@@ -69,23 +74,47 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasu
     train, _ = generation.encode(replica.model, replica.params, dataset.train.images)
     mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
     shown, labels = mean[:_NUM_MAPPED], dataset.test.labels[:_NUM_MAPPED]
+    measured, path = Measurer(), replica.plots / "latent_map.png"
     maps = {
-        "PCA": latent_statistics.pca_map(shown),
-        "t-SNE": latent_statistics.tsne_map(shown),
+        "PCA": measured("PCA map", latent_statistics.pca_map, shown),
+        "t-SNE": measured("t-SNE map", latent_statistics.tsne_map, shown),
     }
-    plots.save_latent_map(replica.plots / "latent_map.png", maps, labels)
+    if found := {title: points for title, points in maps.items() if points is not None}:
+        plots.save_latent_map(path, found, labels)
+    else:
+        path.unlink(missing_ok=True)  # one of another epoch
     if mean.shape[1] == 2:
         grid = generation.manifold(replica.model, replica.params, _MANIFOLD_STEPS)
         title = "The latent plane, at quantiles of the prior"
         plots.save_image_grid(replica.plots / "manifold.png", grid, title)
-    kl = latent_statistics.kl_per_dimension(replica.model.prior, mean, log_var)
+    kl = functools.partial(latent_statistics.kl_per_dimension, replica.model.prior)
     return LatentMeasures(
-        active_units=latent_statistics.active_units(mean),
-        kl_per_dimension=kl.tolist(),
-        probe_accuracy=latent_statistics.linear_probe(
-            train, dataset.train.labels, mean, dataset.test.labels
+        active_units=measured("active_units", latent_statistics.active_units, mean),
+        kl_per_dimension=measured("kl_per_dimension", kl, mean, log_var),
+        probe_accuracy=measured(
+            "probe_accuracy",
+            latent_statistics.linear_probe,
+            train,
+            dataset.train.labels,
+            mean,
+            dataset.test.labels,
         ),
+        not_measured=measured.not_measured,
     )
+
+
+def _mean_squared_error(images: np.ndarray, originals: np.ndarray) -> float:
+    return float(((images - originals) ** 2).mean(dtype=np.float64))
+
+
+def _accuracy(params: Params, labels: np.ndarray, images: np.ndarray) -> float:
+    return float((digit_classifier.classify(params, images).labels == labels).mean())
+
+
+def _mean_confidence(params: Params, paths: np.ndarray) -> float:
+    """Averages the classifier's confidence between the ends of interpolations."""
+    inside = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
+    return float(digit_classifier.classify(params, inside).confidence.mean(dtype=np.float64))
 
 
 def _measure_reconstructions(
@@ -94,14 +123,15 @@ def _measure_reconstructions(
     """Measures the test images' reconstructions from the posterior means."""
     originals = _intensities(test.images)
     images = generation.reconstruct(replica.model, replica.params, test.images)
-    accuracy = None
+    measured, accuracy = Measurer(), None
     if reference:
-        predicted = digit_classifier.classify(reference.classifier_params, images).labels
-        accuracy = float((predicted == test.labels).mean())
+        function = functools.partial(_accuracy, reference.classifier_params, test.labels)
+        accuracy = measured("classifier_accuracy", function, images)
     return ReconstructionMeasures(
-        mean_squared_error=float(((images - originals) ** 2).mean(dtype=np.float64)),
-        sharpness=sample_quality.sharpness(images, originals),
+        mean_squared_error=measured("mean_squared_error", _mean_squared_error, images, originals),
+        sharpness=measured("sharpness", sample_quality.sharpness, images, originals),
         classifier_accuracy=accuracy,
+        not_measured=measured.not_measured,
     )
 
 
@@ -111,23 +141,30 @@ def _measure_interpolations(
     """Measures lines between test images, the first to the second and so on."""
     images = test.images[: 2 * _NUM_PATHS]
     first, last = images[0::2], images[1::2]
+    if not len(last):
+        reason = {"max_mean_step_ratio": "there is a single test image"}
+        return InterpolationMeasures(None, None, reason)
     paths = generation.interpolate(
         replica.model, replica.params, first[: len(last)], last, _NUM_PATH_STEPS
     )
-    confidence = None
+    measured, confidence = Measurer(), None
     if reference:
-        inside = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
-        predictions = digit_classifier.classify(reference.classifier_params, inside)
-        confidence = float(predictions.confidence.mean(dtype=np.float64))
-    ratio = sample_quality.max_mean_step_ratio(paths)
-    return InterpolationMeasures(max_mean_step_ratio=ratio, mean_confidence=confidence)
+        function = functools.partial(_mean_confidence, reference.classifier_params)
+        confidence = measured("mean_confidence", function, paths)
+    return InterpolationMeasures(
+        max_mean_step_ratio=measured(
+            "max_mean_step_ratio", sample_quality.max_mean_step_ratio, paths
+        ),
+        mean_confidence=confidence,
+        not_measured=measured.not_measured,
+    )
 
 
 def _analyze(
     replica: Replica, dataset: datasets.Dataset, config: ml_collections.ConfigDict
 ) -> Analysis:
     """Measures one model; samples where the data are digits: the classifier knows nothing else."""
-    reference, ceiling, samples = None, None, None
+    reference, ceiling, samples, reasons = None, None, None, {}
     if config.data.name in _DIGIT_DATASETS:
         data = config.data
         reference, ceiling = _reference_and_ceiling(
@@ -136,7 +173,12 @@ def _analyze(
         images = generation.sample_for_metrics(
             replica.model, replica.params, replica.root_key, len(dataset.test)
         )
-        samples = sample_quality.measure(reference, images)
+        if np.isfinite(images).all():
+            samples = sample_quality.measure(reference, images)
+        else:
+            reasons["samples"] = "they are not finite"
+        if ceiling is None:
+            reasons["ceiling"] = "there are no more training images than test images"
     return Analysis(
         version=ANALYSIS_VERSION,
         best_step=replica.step,
@@ -145,6 +187,7 @@ def _analyze(
         interpolations=_measure_interpolations(replica, dataset.test, reference),
         samples=samples,
         ceiling=ceiling,
+        not_measured=reasons or None,
     )
 
 
