@@ -4,6 +4,7 @@ import copy
 import html.parser
 import json
 import re
+import unittest.mock
 
 import matplotlib.image
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from configs import baseline, deeper_decoder, default, optimized, reference
 from vae_jax import report
-from vae_jax.reporting import claims, runs
+from vae_jax.reporting import analysis, claims, runs
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_json
 from vae_jax.training import run_directory
@@ -39,7 +40,7 @@ SAMPLES = {
 }
 
 
-def write_model(folder, loss, **samples):
+def write_model(folder, loss, latent_size=64, **samples):
     """What one trained model leaves, its plots one pixel each."""
     (folder / "plots").mkdir(parents=True)
     for name in ("reconstructions", "samples", "interpolation", "latent_map"):
@@ -58,7 +59,11 @@ def write_model(folder, loss, **samples):
     analysis = {
         "version": 2,
         "best_step": 22_000,
-        "latents": {"active_units": 20, "kl_per_dimension": [1.2] * 64, "probe_accuracy": 0.93},
+        "latents": {
+            "active_units": 20,
+            "kl_per_dimension": [1.2] * latent_size,
+            "probe_accuracy": 0.93,
+        },
         "reconstructions": {
             "mean_squared_error": 0.0085,
             "sharpness": 0.73,
@@ -87,7 +92,7 @@ def write_run(workdir, config, losses, **samples):
     write_json(workdir / "config.json", record)
     folders = run_directory.replica_folders(workdir, config.seed, len(losses))
     for folder, loss in zip(folders, losses, strict=True):
-        write_model(folder, loss, **samples)
+        write_model(folder, loss, config.latent_size, **samples)
     if len(losses) > 1:
         summary = json.loads((folders[0] / "summary.json").read_text())
         write_json(workdir / "summary.json", summary | {"seeds": [0, 1]})
@@ -220,6 +225,70 @@ def test_what_is_not_complete_or_damaged_is_named_and_the_rest_reported(tmp_path
     assert (
         "| optimized | 100.60 | 76.60 | 24.00 | 100.60 | 40 | 25 | 10,000,000 | - | - |" in markdown
     )
+
+
+def damage(path, change):
+    """Changes what a JSON file holds."""
+    record = json.loads(path.read_text())
+    write_json(path, change(record) or record)
+
+
+DAMAGES = {
+    "short": lambda run: (run / "metrics.csv").write_text(
+        "".join((run / "metrics.csv").read_text().splitlines(True)[:20])
+    ),
+    "column": lambda run: (run / "metrics.csv").write_text(
+        (run / "metrics.csv").read_text().replace("train_kl", "train_lk")
+    ),
+    "nan": lambda run: (run / "metrics.csv").write_text(
+        (run / "metrics.csv").read_text().replace("16.0", "nan")
+    ),
+    "versions": lambda run: damage(run / "config.json", lambda r: r | {"versions": [1]}),
+    "commit": lambda run: damage(run / "config.json", lambda r: r | {"git_commit": 3}),
+    "sha256": lambda run: damage(run / "config.json", lambda r: r | {"data_sha256": []}),
+    "plot": lambda run: (
+        (run / "plots" / "samples.png").unlink() or (run / "plots" / "samples.png").mkdir()
+    ),
+    "fractions": lambda run: damage(
+        run / "analysis.json", lambda r: r["samples"].update(class_fractions=[0.1])
+    ),
+    "kl": lambda run: damage(
+        run / "analysis.json", lambda r: r["latents"].update(kl_per_dimension=[1.0])
+    ),
+    "summary": lambda run: (run / "summary.json").unlink() or (run / "summary.json").mkdir(),
+    "utf8": lambda run: (run / "metrics.csv").write_bytes(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_the_trouble_of_a_run_is_its_own(tmp_path, capsys, name):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    other = copy.deepcopy(NAMED["baseline"])
+    other.seed = 1
+    write_run(tmp_path / "damaged", other, [100.6])
+    DAMAGES[name](tmp_path / "damaged")
+    _, markdown = write_report(tmp_path)
+    skipped = tables_below(markdown, "## Skipped runs, wholly or in part")
+    assert f"- {tmp_path / 'damaged'}: " in skipped
+    assert str(tmp_path / "baseline") not in skipped
+    assert "| baseline | 100.60 |" in markdown  # one seed
+
+
+def test_an_analysis_that_fails_is_that_runs_own_trouble(tmp_path, monkeypatch):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    write_run(tmp_path / "failing", NAMED["optimized"], [100.6])
+    (tmp_path / "failing" / "analysis.json").unlink()
+    for error, expected in (
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (OSError(28, "No space left on device", "x.json"), "x.json: No space left on device"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("one\ntwo"), "ValueError: one"),
+    ):
+        failing = unittest.mock.Mock(side_effect=error)
+        monkeypatch.setattr(analysis, "restore_best", failing)
+        _, markdown = write_report(tmp_path)
+        assert f"- {tmp_path / 'failing'}: not analyzed: {expected}\n" in markdown
+        assert "| optimized | 100.60 |" in markdown
 
 
 def tables_below(markdown, heading):

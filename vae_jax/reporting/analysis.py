@@ -34,7 +34,7 @@ from vae_jax.evaluation.trained_run import Replica, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.vae import Params
 from vae_jax.reporting.runs import Run
-from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.errors import describe
 from vae_jax.runtime.files import write_record
 from vae_jax.training import run_directory
 
@@ -235,6 +235,6 @@ def analyze_missing(
             print(f"analyzing {workdir}", flush=True)
         try:
             analyzed[index] = analyze_run(runs[index], data_paths)
-        except UserError as error:
-            problems[workdir] = f"not analyzed: {error}"
+        except Exception as error:  # whatever it is, the others are reported
+            problems[workdir] = f"not analyzed: {describe(error)}"
     return analyzed, problems

@@ -13,7 +13,7 @@ import numpy as np
 from vae_jax.configuration import flatten
 from vae_jax.evaluation import plots
 from vae_jax.reporting.claims import CLAIMS, judge
-from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_to
+from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_to, group_runs
 from vae_jax.training import metrics, run_directory
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -169,7 +169,9 @@ def _sample_table(groups: Sequence[Group]) -> Table:
     if not measured:
         return table
     # One data set, one ceiling: its row is the first that was measured.
-    [[_, *ceiling]] = _table(measured[:1], _sample_columns(Model.ceiling)).rows
+    with_ceiling = [g for g in measured if any(model.ceiling() for model in g.models)]
+    first = (with_ceiling or measured)[:1]
+    [[_, *ceiling]] = _table(first, _sample_columns(Model.ceiling)).rows
     return Table(table.header, [[Cell("real digits (ceiling)"), *ceiling], *table.rows])
 
 
@@ -320,6 +322,14 @@ def _environment(is_html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def check(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict]) -> None:
+    """Makes what is of this run alone in a report: what is wrong with it is raised here."""
+    groups = group_runs([run], configs_by_name)
+    render(groups, {}, configs_by_name, is_html=False)
+    for group in groups:
+        _gallery(group)
 
 
 def render(
