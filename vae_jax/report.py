@@ -66,9 +66,10 @@ def write_report(
                 f"--config.{path} has no meaning in --mode=report, where only {allowed} can be set"
             )
     complete, skipped_runs = runs.read_runs(workdir, default)
+    complete, repeated = runs.drop_repeated_seeds(complete)
     complete, not_analyzed = analysis.analyze_missing(complete, data_paths)
     complete, not_reported = _check_each(complete, configs_by_name)
-    skipped_runs |= not_analyzed | _not_measured(complete) | not_reported
+    skipped_runs |= repeated | not_analyzed | _not_measured(complete) | not_reported
     if not complete:
         reasons = "; ".join(f"{folder}: {what}" for folder, what in skipped_runs.items())
         found = f" ({reasons})" if reasons else ""

@@ -4,6 +4,7 @@ import copy
 import html.parser
 import json
 import re
+import shutil
 import unittest.mock
 
 import matplotlib.image
@@ -157,6 +158,25 @@ def test_seeds_and_replicas_of_a_configuration_are_one_row_with_a_deviation(tmp_
     assert "(baseline: 3)" in markdown
     assert "--workdir=runs/a --config.train.num_replicas=2" in markdown
     assert "--workdir=runs/b --config.seed=7" in markdown
+
+
+def test_a_seed_counts_once_however_often_it_is_there(tmp_path, capsys):
+    write_run(tmp_path / "a", NAMED["baseline"], [100.0])
+    shutil.copytree(tmp_path / "a", tmp_path / "a_backup")
+    (tmp_path / "a_backup" / "analysis.json").unlink()  # which is not missed
+    write_run(tmp_path / "both", NAMED["baseline"], [100.5, 102.0])  # of seed 0, and of another
+    other = copy.deepcopy(NAMED["baseline"])
+    other.train.learning_rate = 0.5
+    write_run(tmp_path / "other", other, [100.0])
+    _, markdown = write_report(tmp_path)
+    assert "| baseline | 101.00 ± 1.41 |" in markdown
+    assert "(baseline: 2, other: 1)" in markdown
+    output = capsys.readouterr().out
+    assert "analyzing" not in output
+    for folder in ("a_backup", "both/replicas/seed_0"):
+        line = f"{tmp_path / folder}: seed 0 counts once: it is in {tmp_path / 'a'} already\n"
+        assert line in output
+        assert f"- {line}" in markdown
 
 
 def test_runs_that_differ_in_the_latent_size_are_plotted_against_it(tmp_path):

@@ -206,8 +206,9 @@ def analyze_run(run: Run, data_paths: Mapping[str, Any]) -> Run:
     trained = restore_best(config, run.workdir)
     dataset = datasets.load(**config.data)
     run_directory.check_same_data(run.workdir, dataset.sha256)
-    models = []
-    for model, replica in zip(run.models, trained.replicas, strict=True):
+    replicas, models = {replica.seed: replica for replica in trained.replicas}, []
+    for model in run.models:
+        replica = replicas[model.seed]
         analysis = _analyze(replica, dataset, config)
         write_record(replica.folder / ANALYSIS_NAME, analysis)
         models.append(dataclasses.replace(model, analysis=analysis))

@@ -294,6 +294,28 @@ def read_runs(
     return complete, skipped_runs
 
 
+def drop_repeated_seeds(runs: Sequence[Run]) -> tuple[list[Run], dict[Path, str]]:
+    """Drops models whose seed another run of that configuration and data has: copies of a run.
+
+    Returns:
+      The runs with what is left of their models, and for each model that is dropped why.
+    """
+    folders: dict[tuple[str, int], Path] = {}
+    kept, repeated = [], {}
+    for run in runs:
+        alike = str((sorted(run.identity.items()), run.comparison))
+        models = []
+        for model in run.models:
+            first = folders.setdefault((alike, model.seed), model.folder)
+            if first is model.folder:
+                models.append(model)
+            else:
+                repeated[model.folder] = f"seed {model.seed} counts once: it is in {first} already"
+        if models:
+            kept.append(dataclasses.replace(run, models=models))
+    return kept, repeated
+
+
 def group_runs(
     runs: Sequence[Run], configs_by_name: Mapping[str, ml_collections.ConfigDict]
 ) -> list[Group]:
