@@ -34,6 +34,9 @@ _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(_MODES)}."
 _COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache", True, "Keep compiled programs in the user's cache folder."
 )
+_DETECT_CLUSTER = flags.DEFINE_bool(
+    "detect_cluster", True, "Look for other processes of the run: SLURM, Kubernetes, MPI, TPU."
+)
 
 
 def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
@@ -89,7 +92,7 @@ def _start_jax() -> bool:
     compilation.set_cpu_flags()
     if _COMPILATION_CACHE.value:
         compilation.use_cache()
-    devices.connect()
+    devices.connect(_DETECT_CLUSTER.value)
     return devices.is_first_process()
 
 
