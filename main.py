@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from configs import REFERENCE_CONFIGS, default, get_configs_by_name
 from vae_jax import command_line, configuration
-from vae_jax.runtime import interrupts
+from vae_jax.runtime import interrupts, output
 from vae_jax.runtime.errors import UserError, check_choice
 from vae_jax.training import run_directory
 
@@ -128,4 +128,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    output.escape_what_cannot_be_encoded()
+    with output.quiet_without_reader():
+        app.run(main, flags_parser=parse_flags)

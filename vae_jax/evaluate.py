@@ -33,7 +33,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     run_directory.check_same_data(workdir, dataset.sha256)
     print(format_summary(summarize(run, dataset)))
     for replica in run.replicas:
-        posterior, likelihood = _measure_posterior(replica, dataset.test.images), None
+        mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
+        posterior = latent_statistics.posterior_measures(replica.model.prior, mean, log_var)
+        likelihood = None
         if config.data.binarization != "none":
             num_samples = config.evaluate.num_importance_samples
             likelihood = _measure_likelihood(
@@ -41,18 +43,21 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
             )
         evaluation = Evaluation(UNITS, replica.step, posterior, likelihood)
         write_record(replica.folder / EVALUATION_NAME, evaluation)
+        (replica.folder / log_likelihood.PARTIAL_NAME).unlink(missing_ok=True)
+        # Only now, when nothing that printing may raise can lose them.
+        _print_posterior(replica.folder, posterior, mean.shape[1])
+        if likelihood:
+            _print_likelihood(replica.folder, likelihood)
 
 
-def _measure_posterior(replica: Replica, images: np.ndarray) -> PosteriorMeasures:
-    """Measures the posteriors of images; warns where they say nothing of them."""
-    mean, log_var = generation.encode(replica.model, replica.params, images)
-    measures = latent_statistics.posterior_measures(replica.model.prior, mean, log_var)
-    active, size = measures.active_units, mean.shape[1]
+def _print_posterior(folder: Path, measures: PosteriorMeasures, size: int) -> None:
+    """Tells how many latent variables are active; warns where they say nothing of the images."""
+    active = measures.active_units
     for name, reason in (measures.not_measured or {}).items():
-        print(f"{replica.folder}: {name} is not measured: {reason}")
+        print(f"{folder}: {name} is not measured: {reason}")
     if active is None:
-        return measures
-    print(f"{replica.folder}: {active} of {size} latent variables are active")
+        return
+    print(f"{folder}: {active} of {size} latent variables are active")
     if latent_statistics.is_collapsed(active, size):
         print(
             f"warning: the posterior has collapsed, only {active} of {size} latent variables say "
@@ -60,7 +65,6 @@ def _measure_posterior(replica: Replica, images: np.ndarray) -> PosteriorMeasure
             "loss.kl_weight",
             file=sys.stderr,
         )
-    return measures
 
 
 def _measure_likelihood(
@@ -77,11 +81,13 @@ def _measure_likelihood(
         replica.folder,
         identity=f"{parameters} {replica.seed} {sha256} {num_samples}",
     )
-    measures = estimates.summarize(num_samples, datasets.EVALUATION_BINARIZATION_SEED)
+    return estimates.summarize(num_samples, datasets.EVALUATION_BINARIZATION_SEED)
+
+
+def _print_likelihood(folder: Path, measures: LikelihoodMeasures) -> None:
     print(
-        f"{replica.folder}: test -log p(x) {measures.negative_log_likelihood:.2f} ± "
-        f"{measures.standard_error:.2f} nats per image, {num_samples} importance samples "
-        f"(effective {measures.effective_sample_size:.1f}); ELBO "
+        f"{folder}: test -log p(x) {measures.negative_log_likelihood:.2f} ± "
+        f"{measures.standard_error:.2f} nats per image, {measures.num_importance_samples} "
+        f"importance samples (effective {measures.effective_sample_size:.1f}); ELBO "
         f"{-measures.negative_elbo:.2f}, gap {measures.gap:.2f}"
     )
-    return measures

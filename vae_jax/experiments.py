@@ -23,6 +23,8 @@ def _train_each(configs: Mapping[str, ml_collections.ConfigDict], workdir: Path)
         try:
             with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
                 train.train_and_evaluate(config, workdir / name)
+        except BrokenPipeError:
+            raise  # nobody reads what is printed
         except Exception as error:  # whatever it is, the others are trained and reported
             failed[name] = describe(error)
         jax.clear_caches()  # the next one's programs are others
