@@ -58,6 +58,7 @@ def test_help_without_a_reader_ends_quietly():
     assert result.returncode in (1, 141), result  # 1: all of it fitted into the pipe
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
 def test_an_output_on_a_full_disk_is_said_to_be():
     code = (
         "from vae_jax.runtime import output\nwith output.quiet_without_reader():\n    print('told')"
