@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from configs import REFERENCE_CONFIGS, default, get_configs_by_name
 from vae_jax import command_line, configuration
-from vae_jax.runtime import interrupts
+from vae_jax.runtime import interrupts, output
 from vae_jax.runtime.errors import UserError, check_choice
 from vae_jax.training import run_directory
 
@@ -33,6 +33,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a folder of them
 _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(_MODES)}.")
 _COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache", True, "Keep compiled programs in the user's cache folder."
+)
+_DETECT_CLUSTER = flags.DEFINE_bool(
+    "detect_cluster", True, "Look for other processes of the run: SLURM, Kubernetes, MPI, TPU."
 )
 
 
@@ -89,7 +92,7 @@ def _start_jax() -> bool:
     compilation.set_cpu_flags()
     if _COMPILATION_CACHE.value:
         compilation.use_cache()
-    devices.connect()
+    devices.connect(_DETECT_CLUSTER.value)
     return devices.is_first_process()
 
 
@@ -125,4 +128,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    output.escape_what_cannot_be_encoded()
+    with output.quiet_without_reader():
+        app.run(main, flags_parser=parse_flags)

@@ -179,5 +179,5 @@ def test_an_environment_that_does_not_fit(tmp_path):
     process = processes.start(tmp_path / "run", *ARGUMENTS, JAX_NUM_PROCESSES="2")
     status, _, errors = processes.finish(process)
     assert status == 1
-    assert errors.startswith("error: cannot join the other processes: ")
+    assert errors.startswith("error: cannot join the other processes (JAX_NUM_PROCESSES=2): ")
     assert errors.count("\n") == 1

@@ -10,8 +10,6 @@ from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_json
 from vae_jax.training import run_directory
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def configs(small_config):
@@ -23,6 +21,7 @@ def configs(small_config):
     return {"failing": failing, "replicas": small_config}
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_named_and_does_not_stop_the_rest(tmp_path, capsys, configs, small_config):
     def run():
         run_experiments(tmp_path, [*configs], configs, small_config, {"seed": 3})
@@ -44,6 +43,16 @@ def test_a_failing_run_is_named_and_does_not_stop_the_rest(tmp_path, capsys, con
     assert output.count("the run is complete") == 1
     assert "analyzing" not in output
     assert (tmp_path / "report.html").read_bytes() == first
+
+
+def test_an_error_of_whatever_type_stops_no_other_run(tmp_path, configs, small_config, monkeypatch):
+    def train(config, workdir):
+        raise ZeroDivisionError("division by zero") if workdir.name == "failing" else OSError(28)
+
+    monkeypatch.setattr("vae_jax.train.train_and_evaluate", train)
+    expected = "2 of 2 runs failed: failing: ZeroDivisionError: division by zero; replicas: OSError"
+    with pytest.raises(UserError, match=expected):
+        run_experiments(tmp_path, [*configs], configs, small_config, {})
 
 
 def check_analysis(folder):

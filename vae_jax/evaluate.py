@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import ml_collections
-import numpy as np
 
 from vae_jax import datasets
 from vae_jax.evaluation import generation, latent_statistics, log_likelihood
@@ -34,20 +33,29 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     run_directory.check_same_data(workdir, dataset.sha256)
     print(format_summary(summarize(run, dataset)))
     for replica in run.replicas:
-        posterior, likelihood = _measure_posterior(replica, dataset.test.images), None
+        mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
+        posterior = latent_statistics.posterior_measures(replica.model.prior, mean, log_var)
+        likelihood = None
         # The cross-entropy of gray pixels is none.
         if config.likelihood.kind != "bernoulli" or config.data.binarization != "none":
             likelihood = _measure_likelihood(replica, dataset, config)
         evaluation = Evaluation(UNITS, replica.step, posterior, likelihood)
         write_record(replica.folder / EVALUATION_NAME, evaluation)
+        (replica.folder / log_likelihood.PARTIAL_NAME).unlink(missing_ok=True)
+        # Only now, when nothing that printing may raise can lose them.
+        _print_posterior(replica.folder, posterior, mean.shape[1])
+        if likelihood:
+            _print_likelihood(replica.folder, likelihood)
 
 
-def _measure_posterior(replica: Replica, images: np.ndarray) -> PosteriorMeasures:
-    """Measures the posteriors of images; warns where they say nothing of them."""
-    mean, log_var = generation.encode(replica.model, replica.params, images)
-    measures = latent_statistics.posterior_measures(replica.model.prior, mean, log_var)
-    active, size = measures.active_units, mean.shape[1]
-    print(f"{replica.folder}: {active} of {size} latent variables are active")
+def _print_posterior(folder: Path, measures: PosteriorMeasures, size: int) -> None:
+    """Tells how many latent variables are active; warns where they say nothing of the images."""
+    active = measures.active_units
+    for name, reason in (measures.not_measured or {}).items():
+        print(f"{folder}: {name} is not measured: {reason}")
+    if active is None:
+        return
+    print(f"{folder}: {active} of {size} latent variables are active")
     if latent_statistics.is_collapsed(active, size):
         print(
             f"warning: the posterior has collapsed, only {active} of {size} latent variables say "
@@ -55,7 +63,6 @@ def _measure_posterior(replica: Replica, images: np.ndarray) -> PosteriorMeasure
             "loss.kl_weight",
             file=sys.stderr,
         )
-    return measures
 
 
 def _measure_likelihood(
@@ -74,18 +81,20 @@ def _measure_likelihood(
         replica.folder,
         identity=f"{parameters} {replica.seed} {dataset.sha256} {num_samples}",
     )
-    measures = estimates.summarize(
+    return estimates.summarize(
         num_samples,
         datasets.EVALUATION_BINARIZATION_SEED if is_binarized else None,
         math.prod(dataset.image_shape) if replica.model.likelihood.is_discrete else None,
     )
+
+
+def _print_likelihood(folder: Path, measures: LikelihoodMeasures) -> None:
     bits = measures.bits_per_dimension
     print(
-        f"{replica.folder}: test -log p(x) {measures.negative_log_likelihood:.2f} ± "
+        f"{folder}: test -log p(x) {measures.negative_log_likelihood:.2f} ± "
         f"{measures.standard_error:.2f} nats per image"
         + (f" ({bits:.3f} bits per dimension)" if bits is not None else "")
-        + f", {num_samples} importance samples "
-        f"(effective {measures.effective_sample_size:.1f}); ELBO "
+        + f", {measures.num_importance_samples} "
+        f"importance samples (effective {measures.effective_sample_size:.1f}); ELBO "
         f"{-measures.negative_elbo:.2f}, gap {measures.gap:.2f}"
     )
-    return measures

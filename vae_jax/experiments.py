@@ -9,7 +9,7 @@ import ml_collections
 
 from vae_jax import configuration, report, train
 from vae_jax.runtime import devices
-from vae_jax.runtime.errors import UserError, check_choice
+from vae_jax.runtime.errors import UserError, check_choice, describe
 from vae_jax.runtime.system_errors import system_errors_as_user_errors
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
 
@@ -23,8 +23,10 @@ def _train_each(configs: Mapping[str, ml_collections.ConfigDict], workdir: Path)
         try:
             with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
                 train.train_and_evaluate(config, workdir / name)
-        except UserError as error:
-            failed[name] = str(error)
+        except BrokenPipeError:
+            raise  # nobody reads what is printed
+        except Exception as error:  # whatever it is, the others are trained and reported
+            failed[name] = describe(error)
         jax.clear_caches()  # the next one's programs are others
     return failed
 

@@ -1,15 +1,44 @@
 """Mode `report`: one page about all runs below a folder, `report.html` and `report.md`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from vae_jax.reporting import analysis, page, runs
-from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.errors import UserError, describe
 from vae_jax.runtime.files import write_atomically
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
+
+
+def _not_measured(complete: Sequence[runs.Run]) -> dict[Path, str]:
+    """Lists what could not be measured of a model, and why, by its folder."""
+    reasons = {
+        model.folder: model.analysis.reasons()
+        for run in complete
+        for model in run.models
+        if model.analysis
+    }
+    return {
+        folder: "; ".join(f"{name} is not measured: {why}" for name, why in each.items())
+        for folder, each in reasons.items()
+        if each
+    }
+
+
+def _check_each(
+    complete: Sequence[runs.Run], configs_by_name: Mapping[str, ml_collections.ConfigDict]
+) -> tuple[list[runs.Run], dict[Path, str]]:
+    """Separates the runs that can be shown from those that cannot, and says why."""
+    shown, problems = [], {}
+    for run in complete:
+        try:
+            page.check(run, configs_by_name)
+            shown.append(run)
+        except Exception as error:  # whatever it is, the others are reported
+            problems[run.workdir] = f"cannot be shown: {describe(error)}"
+    return shown, problems
 
 
 def write_report(
@@ -37,12 +66,14 @@ def write_report(
                 f"--config.{path} has no meaning in --mode=report, where only {allowed} can be set"
             )
     complete, skipped_runs = runs.read_runs(workdir, default)
+    complete, repeated = runs.drop_repeated_seeds(complete)
+    complete, not_analyzed = analysis.analyze_missing(complete, data_paths)
+    complete, not_reported = _check_each(complete, configs_by_name)
+    skipped_runs |= repeated | not_analyzed | _not_measured(complete) | not_reported
     if not complete:
         reasons = "; ".join(f"{folder}: {what}" for folder, what in skipped_runs.items())
         found = f" ({reasons})" if reasons else ""
         raise UserError(f"--workdir={workdir}: holds no complete run{found}")
-    complete, not_analyzed = analysis.analyze_missing(complete, data_paths)
-    skipped_runs |= not_analyzed
     groups = runs.group_runs(complete, configs_by_name)
     for name in ("report.html", "report.md"):
         text = page.render(groups, skipped_runs, configs_by_name, is_html=name.endswith("html"))

@@ -158,6 +158,11 @@ def test_overlaid_curves_show_every_run():
     assert three[1] > one[1]
 
 
+def test_curves_that_are_flat_are_drawn_without_a_warning():
+    curves = dict.fromkeys(COLUMNS, np.zeros(2))  # the KL of a collapsed posterior
+    assert colored_pixels(plots.overlay_loss_curves([("a", curves)]))[0]
+
+
 def test_latent_sizes_are_drawn_with_error_bars():
     terms = {"loss": 100.0, "reconstruction": 75.0, "kl": 25.0}
     drawn = [

@@ -4,6 +4,8 @@ import copy
 import html.parser
 import json
 import re
+import shutil
+import unittest.mock
 
 import matplotlib.image
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from configs import baseline, deeper_decoder, default, optimized, reference
 from vae_jax import report
-from vae_jax.reporting import claims, runs
+from vae_jax.reporting import analysis, claims, runs
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_json
 from vae_jax.training import run_directory
@@ -22,6 +24,7 @@ NAMED = {
     for module in (baseline, deeper_decoder, optimized, reference)
 }
 SAMPLES = {
+    "features": "digit classifier",
     "num_samples": 10_000,
     "frechet_distance": 150.0,
     "precision": 0.8,
@@ -39,7 +42,7 @@ SAMPLES = {
 }
 
 
-def write_model(folder, loss, **samples):
+def write_model(folder, loss, latent_size=64, **samples):
     """What one trained model leaves, its plots one pixel each."""
     (folder / "plots").mkdir(parents=True)
     for name in ("reconstructions", "samples", "interpolation", "latent_map"):
@@ -56,9 +59,13 @@ def write_model(folder, loss, **samples):
         "training_seconds": 3600.0,
     }
     analysis = {
-        "version": 2,
+        "version": 3,
         "best_step": 22_000,
-        "latents": {"active_units": 20, "kl_per_dimension": [1.2] * 64, "probe_accuracy": 0.93},
+        "latents": {
+            "active_units": 20,
+            "kl_per_dimension": [1.2] * latent_size,
+            "probe_accuracy": 0.93,
+        },
         "reconstructions": {
             "mean_squared_error": 0.0085,
             "sharpness": 0.73,
@@ -84,10 +91,11 @@ def write_run(workdir, config, losses, **samples):
     config.train.num_replicas = len(losses)
     workdir.mkdir(parents=True, exist_ok=True)
     record = {"config": config.to_dict(), "versions": {"jax": "0.10.2"}, "device_kind": "cpu"}
+    record["image_shape"] = [28, 28, 1]
     write_json(workdir / "config.json", record)
     folders = run_directory.replica_folders(workdir, config.seed, len(losses))
     for folder, loss in zip(folders, losses, strict=True):
-        write_model(folder, loss, **samples)
+        write_model(folder, loss, config.latent_size, **samples)
     if len(losses) > 1:
         summary = json.loads((folders[0] / "summary.json").read_text())
         write_json(workdir / "summary.json", summary | {"seeds": [0, 1]})
@@ -133,7 +141,7 @@ def test_a_report_holds_its_plots_and_no_external_link(tmp_path):
     for text in (html_text, markdown):
         assert "102.30" in text
         assert "**100.60**" in text or '<td class="best">100.60</td>' in text
-        assert "real digits (ceiling)" in text
+        assert "training images (ceiling)" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "baseline",
         "optimized",
@@ -152,6 +160,25 @@ def test_seeds_and_replicas_of_a_configuration_are_one_row_with_a_deviation(tmp_
     assert "(baseline: 3)" in markdown
     assert "--workdir=runs/a --config.train.num_replicas=2" in markdown
     assert "--workdir=runs/b --config.seed=7" in markdown
+
+
+def test_a_seed_counts_once_however_often_it_is_there(tmp_path, capsys):
+    write_run(tmp_path / "a", NAMED["baseline"], [100.0])
+    shutil.copytree(tmp_path / "a", tmp_path / "a_backup")
+    (tmp_path / "a_backup" / "analysis.json").unlink()  # which is not missed
+    write_run(tmp_path / "both", NAMED["baseline"], [100.5, 102.0])  # of seed 0, and of another
+    other = copy.deepcopy(NAMED["baseline"])
+    other.train.learning_rate = 0.5
+    write_run(tmp_path / "other", other, [100.0])
+    _, markdown = write_report(tmp_path)
+    assert "| baseline | 101.00 ± 1.41 |" in markdown
+    assert "(baseline: 2, other: 1)" in markdown
+    output = capsys.readouterr().out
+    assert "analyzing" not in output
+    for folder in ("a_backup", "both/replicas/seed_0"):
+        line = f"{tmp_path / folder}: seed 0 counts once: it is in {tmp_path / 'a'} already\n"
+        assert line in output
+        assert f"- {line}" in markdown
 
 
 def test_runs_that_differ_in_the_latent_size_are_plotted_against_it(tmp_path):
@@ -220,6 +247,70 @@ def test_what_is_not_complete_or_damaged_is_named_and_the_rest_reported(tmp_path
     assert (
         "| optimized | 100.60 | 76.60 | 24.00 | 100.60 | 40 | 25 | 10,000,000 | - | - |" in markdown
     )
+
+
+def damage(path, change):
+    """Changes what a JSON file holds."""
+    record = json.loads(path.read_text())
+    write_json(path, change(record) or record)
+
+
+DAMAGES = {
+    "short": lambda run: (run / "metrics.csv").write_text(
+        "".join((run / "metrics.csv").read_text().splitlines(True)[:20])
+    ),
+    "column": lambda run: (run / "metrics.csv").write_text(
+        (run / "metrics.csv").read_text().replace("train_kl", "train_lk")
+    ),
+    "nan": lambda run: (run / "metrics.csv").write_text(
+        (run / "metrics.csv").read_text().replace("16.0", "nan")
+    ),
+    "versions": lambda run: damage(run / "config.json", lambda r: r | {"versions": [1]}),
+    "commit": lambda run: damage(run / "config.json", lambda r: r | {"git_commit": 3}),
+    "sha256": lambda run: damage(run / "config.json", lambda r: r | {"data_sha256": []}),
+    "plot": lambda run: (
+        (run / "plots" / "samples.png").unlink() or (run / "plots" / "samples.png").mkdir()
+    ),
+    "fractions": lambda run: damage(
+        run / "analysis.json", lambda r: r["samples"].update(class_fractions=[0.1])
+    ),
+    "kl": lambda run: damage(
+        run / "analysis.json", lambda r: r["latents"].update(kl_per_dimension=[1.0])
+    ),
+    "summary": lambda run: (run / "summary.json").unlink() or (run / "summary.json").mkdir(),
+    "utf8": lambda run: (run / "metrics.csv").write_bytes(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_the_trouble_of_a_run_is_its_own(tmp_path, capsys, name):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    other = copy.deepcopy(NAMED["baseline"])
+    other.seed = 1
+    write_run(tmp_path / "damaged", other, [100.6])
+    DAMAGES[name](tmp_path / "damaged")
+    _, markdown = write_report(tmp_path)
+    skipped = tables_below(markdown, "## Skipped runs, wholly or in part")
+    assert f"- {tmp_path / 'damaged'}: " in skipped
+    assert str(tmp_path / "baseline") not in skipped
+    assert "| baseline | 100.60 |" in markdown  # one seed
+
+
+def test_an_analysis_that_fails_is_that_runs_own_trouble(tmp_path, monkeypatch):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    write_run(tmp_path / "failing", NAMED["optimized"], [100.6])
+    (tmp_path / "failing" / "analysis.json").unlink()
+    for error, expected in (
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (OSError(28, "No space left on device", "x.json"), "x.json: No space left on device"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("one\ntwo"), "ValueError: one"),
+    ):
+        failing = unittest.mock.Mock(side_effect=error)
+        monkeypatch.setattr(analysis, "restore_best", failing)
+        _, markdown = write_report(tmp_path)
+        assert f"- {tmp_path / 'failing'}: not analyzed: {expected}\n" in markdown
+        assert "| optimized | 100.60 |" in markdown
 
 
 def tables_below(markdown, heading):
@@ -359,6 +450,30 @@ def test_the_curves_of_a_baseline_are_judged(tmp_path):
     assert verdict.evidence.startswith("3% of")
     # 16 nats in epoch 1, 20 in epoch 2, 23.84 at last.
     assert not verdict_of("KL divergence increased gradually", groups).reproduced
+
+
+def test_a_curve_that_is_flat_is_not_judged(tmp_path):
+    groups = groups_of(tmp_path, baseline={})
+    path = tmp_path / "baseline" / "metrics.csv"
+    path.write_text("\n".join([",".join(COLUMNS), *[",".join(["1"] * len(COLUMNS))] * 50]))
+    verdict = verdict_of("stabilized by epoch 20", groups_of(tmp_path))
+    assert verdict.reproduced is None
+    assert verdict.evidence == "baseline's training reconstruction loss has not changed"
+    assert verdict_of("stabilized by epoch 20", groups).reproduced
+
+
+def test_what_could_not_be_measured_is_said_with_its_reason(tmp_path):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    path = tmp_path / "baseline" / "analysis.json"
+    analysis = json.loads(path.read_text())
+    del analysis["samples"]["recall"], analysis["ceiling"]
+    analysis["samples"]["not_measured"] = {"recall": "too few images"}
+    write_json(path, analysis | {"not_measured": {"ceiling": "no more images"}})
+    for text in write_report(tmp_path):
+        assert "ceiling is not measured: no more images" in text
+        assert "samples.recall is not measured: too few images" in text
+    [row] = [line for line in text.splitlines() if line.startswith("| baseline | 150.00")]
+    assert row.startswith("| baseline | 150.00 | 0.800 | 0.900 |")  # no column of nothing
 
 
 def test_what_cannot_be_judged_says_what_it_needs(tmp_path):

@@ -3,10 +3,13 @@
 Latents are `<float>[n, latent]`. scikit-learn is imported where it is used: it is slow to import.
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.evaluation.measures import PosteriorMeasures
+from vae_jax.evaluation.measuring import Measurer, NotMeasured
 from vae_jax.model.priors import StandardNormal
 
 # Above this variance of its posterior mean a latent variable counts as active.
@@ -15,6 +18,10 @@ _ACTIVE_VARIANCE = 0.01
 _COLLAPSED_FRACTION = 0.1
 _MAP_SEED = 0
 _MAX_PROBE_STEPS = 1000
+# What t-SNE calls perplexity: it looks at about as many neighbors of each point.
+_NUM_NEIGHBORS = 30
+# Of the latents that a map is made of: squares of less, or more, leave single precision.
+_SPREADS = (1e-15, 1e15)
 
 
 def active_units(mean: np.ndarray) -> int:
@@ -31,14 +38,14 @@ def is_collapsed(num_active: int, latent_size: int) -> bool:
     return num_active < _COLLAPSED_FRACTION * latent_size
 
 
-def kl_per_dimension(prior: StandardNormal, mean: np.ndarray, log_var: np.ndarray) -> np.ndarray:
+def kl_per_dimension(prior: StandardNormal, mean: np.ndarray, log_var: np.ndarray) -> list[float]:
     """Averages over images each latent variable's KL from the prior.
 
     Returns:
-      `<float64>[latent]`, nats per image; they sum to the KL of the loss.
+      Nats per image; they sum to the KL of the loss.
     """
     kl = prior.kl_per_dimension(jnp.asarray(mean), jnp.asarray(log_var))
-    return np.asarray(kl, np.float64).mean(0)
+    return np.asarray(kl, np.float64).mean(0).tolist()
 
 
 def aggregate_posterior(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,12 +65,18 @@ def posterior_measures(
     prior: StandardNormal, mean: np.ndarray, log_var: np.ndarray
 ) -> PosteriorMeasures:
     """Measures posteriors against the prior."""
-    aggregate_mean, aggregate_variance = aggregate_posterior(mean, log_var)
+    measure = Measurer()
+
+    def moment(index: int) -> list[float]:
+        return aggregate_posterior(mean, log_var)[index].tolist()
+
+    kl = functools.partial(kl_per_dimension, prior)
     return PosteriorMeasures(
-        active_units=active_units(mean),
-        kl_per_dimension=kl_per_dimension(prior, mean, log_var).tolist(),
-        aggregate_mean=aggregate_mean.tolist(),
-        aggregate_variance=aggregate_variance.tolist(),
+        active_units=measure("active_units", active_units, mean),
+        kl_per_dimension=measure("kl_per_dimension", kl, mean, log_var),
+        aggregate_mean=measure("aggregate_mean", lambda: moment(0)),
+        aggregate_variance=measure("aggregate_variance", lambda: moment(1)),
+        not_measured=measure.not_measured,
     )
 
 
@@ -74,27 +87,52 @@ def linear_probe(
 
     Multinomial logistic regression (scikit-learn, L2 weight 1) on standardized latents; the
     linear classifier probe of Alain and Bengio 2016 (arXiv:1610.01644).
+
+    Raises:
+      NotMeasured: the training images are of one class.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    if len(np.unique(train_labels)) < 2:
+        raise NotMeasured("the training images are of one class")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_MAX_PROBE_STEPS))
     return float(probe.fit(train, train_labels).score(test, test_labels))
 
 
+def _check_spread(latents: np.ndarray) -> None:
+    """Raises NotMeasured where the latents do not differ, or beyond all measure."""
+    spread = float(np.ptp(latents.astype(np.float64), axis=0).max())
+    if not _SPREADS[0] < spread < _SPREADS[1]:
+        raise NotMeasured(f"the latent means differ by {spread:.3g}, which cannot be mapped")
+
+
 def pca_map(latents: np.ndarray) -> np.ndarray:
-    """Computes the first two principal components, `<float>[n, 2]` (Pearson 1901)."""
+    """Computes the first two principal components, `<float>[n, 2]` (Pearson 1901).
+
+    Raises:
+      NotMeasured: the latents do not differ.
+    """
     from sklearn.decomposition import PCA
 
+    _check_spread(latents)
     if latents.shape[1] == 1:
         return np.concatenate([latents, np.zeros_like(latents)], 1)
     return PCA(2, random_state=_MAP_SEED).fit_transform(latents)
 
 
 def tsne_map(latents: np.ndarray) -> np.ndarray:
-    """Computes the t-SNE map, `<float>[n, 2]` (van der Maaten and Hinton 2008), of over 100."""
+    """Computes the t-SNE map, `<float>[n, 2]` (van der Maaten and Hinton 2008).
+
+    Raises:
+      NotMeasured: the latents do not differ, of which scikit-learn would die, or are too few.
+    """
     from sklearn.manifold import TSNE
 
+    _check_spread(latents)
+    if len(latents) <= _NUM_NEIGHBORS:
+        raise NotMeasured(f"{len(latents)} images, and it looks at {_NUM_NEIGHBORS} neighbors")
     init = "pca" if latents.shape[1] > 1 else "random"
-    return TSNE(random_state=_MAP_SEED, init=init).fit_transform(latents)
+    tsne = TSNE(perplexity=_NUM_NEIGHBORS, random_state=_MAP_SEED, init=init)
+    return tsne.fit_transform(latents)

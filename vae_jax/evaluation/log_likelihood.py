@@ -207,7 +207,8 @@ def estimate(
     """Estimates log p(x) of every image of a split by importance weights.
 
     Memory does not grow with the number of samples or images. What is finished is kept in
-    `folder` from time to time, and a later call with the same identity goes on there.
+    `folder` from time to time, and a later call with the same identity goes on there. The file,
+    `PARTIAL_NAME`, is the caller's to remove, once the result is written.
 
     Args:
       model: the autoencoder.
@@ -248,5 +249,4 @@ def estimate(
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)
-    path.unlink(missing_ok=True)
     return Likelihoods(*estimates)

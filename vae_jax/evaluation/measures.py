@@ -72,12 +72,14 @@ class PosteriorMeasures:
       kl_per_dimension: KL of each latent variable, averaged over images; they sum to the KL.
       aggregate_mean: mean of each latent variable over all images' posteriors together.
       aggregate_variance: variance of each, likewise.
+      not_measured: why measures are None, by name, where any is.
     """
 
-    active_units: int
-    kl_per_dimension: list[float]
-    aggregate_mean: list[float]
-    aggregate_variance: list[float]
+    active_units: int | None
+    kl_per_dimension: list[float] | None
+    aggregate_mean: list[float] | None
+    aggregate_variance: list[float] | None
+    not_measured: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +135,13 @@ class LatentMeasures:
       active_units: as in `PosteriorMeasures`.
       kl_per_dimension: as in `PosteriorMeasures`.
       probe_accuracy: of a linear classifier of the labels; None where there are none.
+      not_measured: as in `PosteriorMeasures`; of the maps too.
     """
 
-    active_units: int
-    kl_per_dimension: list[float]
+    active_units: int | None
+    kl_per_dimension: list[float] | None
     probe_accuracy: float | None = None
+    not_measured: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +152,13 @@ class ReconstructionMeasures:
       mean_squared_error: of the intensities.
       sharpness: gradient energy relative to the originals'.
       classifier_accuracy: of the digit classifier on them; None where the images are no digits.
+      not_measured: as in `PosteriorMeasures`.
     """
 
-    mean_squared_error: float
-    sharpness: float
+    mean_squared_error: float | None
+    sharpness: float | None
     classifier_accuracy: float | None = None
+    not_measured: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,10 +168,12 @@ class InterpolationMeasures:
     Attributes:
       max_mean_step_ratio: the longest step over the mean step, in pixels' distance: 1 is even.
       mean_confidence: of the digit classifier between the ends; None where there are no digits.
+      not_measured: as in `PosteriorMeasures`.
     """
 
-    max_mean_step_ratio: float
+    max_mean_step_ratio: float | None
     mean_confidence: float | None = None
+    not_measured: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,23 +197,25 @@ class SampleMeasures:
       mean_confidence: of the classifier.
       low_confidence_rate: fraction of samples to no class of which it gives 0.9.
       blank_fraction: fraction of samples that show nothing.
+      not_measured: as in `PosteriorMeasures`.
     """
 
     features: str
     num_samples: int
-    frechet_distance: float
-    precision: float
-    recall: float
-    density: float
-    coverage: float
+    frechet_distance: float | None
+    precision: float | None
+    recall: float | None
+    density: float | None
+    coverage: float | None
     copy_fraction: float
-    nearest_distance_ratio: float
+    nearest_distance_ratio: float | None
     class_fractions: list[float] | None = None
     class_kl: float | None = None
     digits_present: int | None = None
     mean_confidence: float | None = None
     low_confidence_rate: float | None = None
     blank_fraction: float | None = None
+    not_measured: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +230,7 @@ class Analysis:
       interpolations: between test images.
       samples: measured against the test images.
       ceiling: the same of training images in the samples' place.
+      not_measured: why `samples` or `ceiling` is None.
     """
 
     version: int
@@ -227,8 +238,17 @@ class Analysis:
     latents: LatentMeasures
     reconstructions: ReconstructionMeasures
     interpolations: InterpolationMeasures
-    samples: SampleMeasures
-    ceiling: SampleMeasures
+    samples: SampleMeasures | None = None
+    ceiling: SampleMeasures | None = None
+    not_measured: dict[str, str] | None = None
+
+    def reasons(self) -> dict[str, str]:
+        """Returns why each measure that is missing is, by its dotted name."""
+        reasons = dict(self.not_measured or {})
+        for name, part in vars(self).items():
+            for measure, reason in (getattr(part, "not_measured", None) or {}).items():
+                reasons[f"{name}.{measure}"] = reason
+        return reasons
 
 
 def read_analysis(folder: Path, best_step: int) -> Analysis | None:

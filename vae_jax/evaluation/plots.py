@@ -19,7 +19,7 @@ from vae_jax.runtime.files import write_atomically
 _DPI = 150
 _INCHES_PER_IMAGE = 0.5
 _MAX_INCHES_PER_IMAGE = 4.0
-_MIN_INCHES = 3.0  # a title needs so much
+_MIN_INCHES = 4.5  # a title needs so much
 _GAP = 2  # white pixels between images
 _TITLES = {"loss": "Loss", "reconstruction": "Reconstruction", "kl": "KL divergence"}
 _SPLITS = {"train": "Training", "validation": "Validation"}
@@ -158,7 +158,7 @@ def save_latent_map(
       class_names: by label.
     """
     num_classes = len(class_names)
-    is_colored = labels is not None and num_classes <= _MAX_COLORED_CLASSES
+    is_colored = labels is not None and 0 < num_classes <= _MAX_COLORED_CLASSES
     colors = "tab10" if num_classes <= len(_COLORS) else "tab20"
     # As many colors as the color map has: the first of them are the classes'.
     limits = (-0.5, (len(_COLORS) if colors == "tab10" else _MAX_COLORED_CLASSES) - 0.5)
@@ -253,7 +253,7 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
         columns = [curves[f"{split}_{term}"] for _, curves in runs for split in _SPLITS]
         # The first epochs would flatten all that follows.
         low, high = np.quantile(np.concatenate(columns), _SHOWN_QUANTILES)
-        margin = 0.08 * (high - low)
+        margin = 0.08 * (high - low) or 1.0  # all alike: of a collapsed posterior
         axes.set_ylim(low - margin, high + margin)
     for axes in rows[-1]:
         axes.set_xlabel("epoch")

@@ -6,12 +6,14 @@ Sets of them are `<float>[n, dims]`, images `<float>[n, height, width, channels]
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from vae_jax.evaluation import principal_components
 from vae_jax.evaluation.digit_classifier import Predictions, classify
 from vae_jax.evaluation.measures import SampleMeasures
+from vae_jax.evaluation.measuring import Measurer, NotMeasured
 from vae_jax.evaluation.principal_components import PrincipalComponents
 from vae_jax.model.vae import Params
 
@@ -39,7 +41,13 @@ def _chunks(array: np.ndarray) -> list[np.ndarray]:
 
 
 def _radii(features: np.ndarray, num_neighbors: int) -> np.ndarray:
-    """Computes each vector's distance to its k-th nearest neighbor in the same set."""
+    """Computes each vector's distance to its k-th nearest neighbor in the same set.
+
+    Raises:
+      NotMeasured: there are no k others.
+    """
+    if len(features) <= num_neighbors:
+        raise NotMeasured(f"{len(features)} images have no {num_neighbors} neighbors each")
     # Number 0 is the vector itself.
     nearest = [np.partition(_distances(c, features), num_neighbors, 1) for c in _chunks(features)]
     return np.concatenate([chunk[:, num_neighbors] for chunk in nearest])
@@ -50,7 +58,12 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
     |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), Heusel et al. 2017 (arXiv:1706.08500),
     equation 6. The features are not Inception's: compare with values of the same features alone.
+
+    Raises:
+      NotMeasured: a set has no covariance.
     """
+    if min(len(real), len(generated)) < 2:
+        raise NotMeasured("a single image has no covariance")
     means = [features.mean(0, dtype=np.float64) for features in (real, generated)]
     covariances = [np.cov(features.astype(np.float64).T) for features in (real, generated)]
     # tr (C_1 C_2)^(1/2) is the trace of the root of the symmetric R C_2 R with R^2 = C_1.
@@ -104,10 +117,15 @@ def class_fractions(labels: np.ndarray, num_classes: int = 10) -> np.ndarray:
 
 
 def categorical_kl(fractions: np.ndarray, reference: np.ndarray) -> float:
-    """Computes KL(fractions || reference) in nats; inf where the reference lacks a class."""
+    """Computes KL(fractions || reference) in nats.
+
+    Raises:
+      NotMeasured: it is infinite, because the reference lacks a class.
+    """
     there = fractions > 0.0
-    with np.errstate(divide="ignore"):
-        ratio = np.log(fractions[there]) - np.log(reference[there])
+    if not reference[there].all():
+        raise NotMeasured("it is infinite: the test images lack a class that the samples have")
+    ratio = np.log(fractions[there]) - np.log(reference[there])
     return float((fractions[there] * ratio).sum())
 
 
@@ -140,12 +158,18 @@ def sharpness(images: np.ndarray, originals: np.ndarray) -> float:
 
     The energy is the sum of squared differences of neighboring pixels (the energy of gradient
     of Subbarao et al. 1993), summed over all images before the ratio is taken.
+
+    Raises:
+      NotMeasured: each original is of one intensity.
     """
 
     def energy(images: np.ndarray) -> float:
         return sum(float((np.diff(images, axis=axis) ** 2).sum()) for axis in (1, 2))
 
-    return energy(images) / energy(originals)
+    of_originals = energy(originals)
+    if not of_originals:
+        raise NotMeasured("the originals have no gradients")
+    return energy(images) / of_originals
 
 
 def max_mean_step_ratio(paths: np.ndarray) -> float:
@@ -229,45 +253,60 @@ def make_reference(
     )
 
 
-def _with_class_measures(
-    measures: SampleMeasures, reference: Predictions, predictions: Predictions
-) -> SampleMeasures:
-    """Adds what the classifier says of samples."""
-    fractions = class_fractions(predictions.labels)
-    return dataclasses.replace(
-        measures,
-        class_fractions=fractions.tolist(),
-        class_kl=categorical_kl(fractions, class_fractions(reference.labels)),
-        digits_present=int((fractions >= MIN_DIGIT_FRACTION).sum()),
-        mean_confidence=float(predictions.confidence.mean(dtype=np.float64)),
-        low_confidence_rate=float((predictions.confidence < MIN_CONFIDENCE).mean()),
-    )
+def _class_measures(
+    measured: Measurer, reference: Predictions, predictions: Predictions
+) -> dict[str, Any]:
+    """Measures what the classifier says of samples."""
+    fractions, real_fractions = (class_fractions(each.labels) for each in (predictions, reference))
+    return {
+        "class_fractions": fractions.tolist(),
+        "class_kl": measured("class_kl", categorical_kl, fractions, real_fractions),
+        "digits_present": int((fractions >= MIN_DIGIT_FRACTION).sum()),
+        "mean_confidence": float(predictions.confidence.mean(dtype=np.float64)),
+        "low_confidence_rate": float((predictions.confidence < MIN_CONFIDENCE).mean()),
+    }
 
 
 def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
-    """Measures samples `<float>[n, height, width, channels]`, best as many as test images.
+    """Measures finite samples `<float>[n, height, width, channels]`, best as many as test images.
 
     Whether samples are copies is told by their distances to the training images beside those of
     the test images, after Meehan et al. 2020 (arXiv:2004.05675).
     """
     real = reference.features
     generated, predictions = _describe(reference.classifier_params, reference.components, samples)
-    precision, recall = precision_and_recall(real, generated)
-    density, coverage = density_and_coverage(real, generated)
     distances = nearest_distances(samples, reference.training_images)
-    measures = SampleMeasures(
+    measured = Measurer()
+    neither = (None, None)
+    precision, recall = (
+        measured("precision, recall", precision_and_recall, real, generated) or neither
+    )
+    density, coverage = (
+        measured("density, coverage", density_and_coverage, real, generated) or neither
+    )
+    classes = {}
+    if reference.predictions and predictions:
+        classes = _class_measures(measured, reference.predictions, predictions)
+        classes["blank_fraction"] = float(is_blank(samples, reference.min_intensity).mean())
+    return SampleMeasures(
         features="principal components" if predictions is None else "digit classifier",
         num_samples=len(samples),
-        frechet_distance=frechet_distance(real, generated),
+        frechet_distance=measured("frechet_distance", frechet_distance, real, generated),
         precision=precision,
         recall=recall,
         density=density,
         coverage=coverage,
         copy_fraction=float((distances < reference.copy_distance).mean()),
-        nearest_distance_ratio=float(np.median(distances)) / reference.median_distance,
+        nearest_distance_ratio=measured(
+            "nearest_distance_ratio",
+            lambda: _distance_ratio(float(np.median(distances)), reference.median_distance),
+        ),
+        **classes,
+        not_measured=measured.not_measured,
     )
-    if not (reference.predictions and predictions):
-        return measures
-    blank = float(is_blank(samples, reference.min_intensity).mean())
-    measures = dataclasses.replace(measures, blank_fraction=blank)
-    return _with_class_measures(measures, reference.predictions, predictions)
+
+
+def _distance_ratio(distance: float, reference_distance: float) -> float:
+    if not reference_distance:
+        raise NotMeasured("most test images are training images too")
+    return distance / reference_distance

@@ -57,8 +57,9 @@ def save_interpolation(replica: Replica, test: datasets.Split) -> None:
 
 def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     """Plots the first test images above their reconstructions."""
-    rows = min(_NUM_RECONSTRUCTION_ROWS, max(1, len(test) // _GRID[1]))
-    images = test.images[: rows * _GRID[1]]
+    columns = min(_GRID[1], len(test))
+    rows = min(_NUM_RECONSTRUCTION_ROWS, len(test) // columns)
+    images = test.images[: rows * columns]
     reconstructions = generation.reconstruct(replica.model, replica.params, images)
     plots.save_reconstructions(
         replica.plots / "reconstructions.png",

@@ -37,7 +37,7 @@ class Replica:
     step: int
     settings: EvaluationSettings
     params: Params
-    dark_on_light: bool
+    dark_on_light: bool = False
 
     @property
     def model(self) -> VAE:

@@ -28,11 +28,13 @@ from vae_jax.evaluation.measures import (
     ReconstructionMeasures,
     SampleMeasures,
 )
+from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.sample_quality import Reference
 from vae_jax.evaluation.trained_run import Replica, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.model.vae import Params
 from vae_jax.reporting.runs import Run
-from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.errors import describe
 from vae_jax.runtime.files import write_record
 from vae_jax.training import run_directory
 
@@ -47,18 +49,20 @@ def _intensities(images: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _reference_and_ceiling(**data: Any) -> tuple[Reference, SampleMeasures]:
+def _reference_and_ceiling(**data: Any) -> tuple[Reference, SampleMeasures | None]:
     """Makes the reference for samples, and measures real training images against it.
 
     The arguments are those of `datasets.load`. As many training images as there are test images
     take the samples' place: no generator can be expected to do better. The others alone are then
-    what they might be copies of.
+    what they might be copies of; where there are none, nothing is measured.
     """
     dataset = datasets.load(**data)
     is_digits = dataset.name in datasets.DIGIT_NAMES
     params = digit_classifier.load_weights() if is_digits else None
     train, test = _intensities(dataset.train.images), _intensities(dataset.test.images)
     reference = sample_quality.make_reference(params, train, test)
+    if len(train) <= len(test):
+        return reference, None
     others = sample_quality.make_reference(params, train[len(test) :], test)
     return reference, sample_quality.measure(others, train[: len(test)])
 
@@ -68,26 +72,44 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasu
     train, _ = generation.encode(replica.model, replica.params, dataset.train.images)
     mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
     train_labels, labels = dataset.train.labels, dataset.test.labels
-    shown = mean[:_NUM_MAPPED]
+    shown, measured, path = mean[:_NUM_MAPPED], Measurer(), replica.plots / "latent_map.png"
     maps = {
-        "PCA": latent_statistics.pca_map(shown),
-        "t-SNE": latent_statistics.tsne_map(shown),
+        "PCA": measured("PCA map", latent_statistics.pca_map, shown),
+        "t-SNE": measured("t-SNE map", latent_statistics.tsne_map, shown),
     }
-    shown_labels = None if labels is None else labels[:_NUM_MAPPED]
-    plots.save_latent_map(replica.plots / "latent_map.png", maps, shown_labels, dataset.class_names)
+    if found := {title: points for title, points in maps.items() if points is not None}:
+        shown_labels = None if labels is None else labels[:_NUM_MAPPED]
+        plots.save_latent_map(path, found, shown_labels, dataset.class_names)
+    else:
+        path.unlink(missing_ok=True)  # one of another epoch
     if mean.shape[1] == 2:
         grid = generation.manifold(replica.model, replica.params, _MANIFOLD_STEPS)
         title = "The latent plane, at quantiles of the prior"
         plots.save_image_grid(replica.plots / "manifold.png", replica.shown(grid), title)
-    kl = latent_statistics.kl_per_dimension(replica.model.prior, mean, log_var)
-    accuracy = None
+    kl = functools.partial(latent_statistics.kl_per_dimension, replica.model.prior)
+    probe, accuracy = latent_statistics.linear_probe, None
     if train_labels is not None and labels is not None:
-        accuracy = latent_statistics.linear_probe(train, train_labels, mean, labels)
+        accuracy = measured("probe_accuracy", probe, train, train_labels, mean, labels)
     return LatentMeasures(
-        active_units=latent_statistics.active_units(mean),
-        kl_per_dimension=kl.tolist(),
+        active_units=measured("active_units", latent_statistics.active_units, mean),
+        kl_per_dimension=measured("kl_per_dimension", kl, mean, log_var),
         probe_accuracy=accuracy,
+        not_measured=measured.not_measured,
     )
+
+
+def _mean_squared_error(images: np.ndarray, originals: np.ndarray) -> float:
+    return float(((images - originals) ** 2).mean(dtype=np.float64))
+
+
+def _accuracy(params: Params, labels: np.ndarray, images: np.ndarray) -> float:
+    return float((digit_classifier.classify(params, images).labels == labels).mean())
+
+
+def _mean_confidence(params: Params, paths: np.ndarray) -> float:
+    """Averages the classifier's confidence between the ends of interpolations."""
+    inside = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
+    return float(digit_classifier.classify(params, inside).confidence.mean(dtype=np.float64))
 
 
 def _measure_reconstructions(
@@ -96,14 +118,15 @@ def _measure_reconstructions(
     """Measures the test images' reconstructions from the posterior means."""
     originals = _intensities(test.images)
     images = generation.reconstruct(replica.model, replica.params, test.images)
-    accuracy = None
-    if reference.classifier_params is not None:
-        predicted = digit_classifier.classify(reference.classifier_params, images).labels
-        accuracy = float((predicted == test.labels).mean())
+    measured, accuracy = Measurer(), None
+    if reference.classifier_params is not None and test.labels is not None:
+        function = functools.partial(_accuracy, reference.classifier_params, test.labels)
+        accuracy = measured("classifier_accuracy", function, images)
     return ReconstructionMeasures(
-        mean_squared_error=float(((images - originals) ** 2).mean(dtype=np.float64)),
-        sharpness=sample_quality.sharpness(images, originals),
+        mean_squared_error=measured("mean_squared_error", _mean_squared_error, images, originals),
+        sharpness=measured("sharpness", sample_quality.sharpness, images, originals),
         classifier_accuracy=accuracy,
+        not_measured=measured.not_measured,
     )
 
 
@@ -113,16 +136,23 @@ def _measure_interpolations(
     """Measures lines between test images, the first to the second and so on."""
     images = test.images[: 2 * _NUM_PATHS]
     first, last = images[0::2], images[1::2]
+    if not len(last):
+        reason = {"max_mean_step_ratio": "there is a single test image"}
+        return InterpolationMeasures(None, None, reason)
     paths = generation.interpolate(
         replica.model, replica.params, first[: len(last)], last, _NUM_PATH_STEPS
     )
-    confidence = None
+    measured, confidence = Measurer(), None
     if reference.classifier_params is not None:
-        inside = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
-        predictions = digit_classifier.classify(reference.classifier_params, inside)
-        confidence = float(predictions.confidence.mean(dtype=np.float64))
-    ratio = sample_quality.max_mean_step_ratio(paths)
-    return InterpolationMeasures(max_mean_step_ratio=ratio, mean_confidence=confidence)
+        function = functools.partial(_mean_confidence, reference.classifier_params)
+        confidence = measured("mean_confidence", function, paths)
+    return InterpolationMeasures(
+        max_mean_step_ratio=measured(
+            "max_mean_step_ratio", sample_quality.max_mean_step_ratio, paths
+        ),
+        mean_confidence=confidence,
+        not_measured=measured.not_measured,
+    )
 
 
 def _analyze(
@@ -134,14 +164,22 @@ def _analyze(
     images = generation.sample_for_metrics(
         replica.model, replica.params, replica.root_key, len(dataset.test)
     )
+    samples, reasons = None, {}
+    if np.isfinite(images).all():
+        samples = sample_quality.measure(reference, images)
+    else:
+        reasons["samples"] = "they are not finite"
+    if ceiling is None:
+        reasons["ceiling"] = "there are no more training images than test images"
     return Analysis(
         version=ANALYSIS_VERSION,
         best_step=replica.step,
         latents=_measure_latents(replica, dataset),
         reconstructions=_measure_reconstructions(replica, dataset.test, reference),
         interpolations=_measure_interpolations(replica, dataset.test, reference),
-        samples=sample_quality.measure(reference, images),
+        samples=samples,
         ceiling=ceiling,
+        not_measured=reasons or None,
     )
 
 
@@ -160,8 +198,9 @@ def analyze_run(run: Run, data_paths: Mapping[str, Any]) -> Run:
     trained = restore_best(config, run.workdir)
     dataset = datasets.load(**config.data)
     run_directory.check_same_data(run.workdir, dataset.sha256)
-    models = []
-    for model, replica in zip(run.models, trained.replicas, strict=True):
+    replicas, models = {replica.seed: replica for replica in trained.replicas}, []
+    for model in run.models:
+        replica = replicas[model.seed]
         analysis = _analyze(replica, dataset, config)
         write_record(replica.folder / ANALYSIS_NAME, analysis)
         models.append(dataclasses.replace(model, analysis=analysis))
@@ -189,6 +228,6 @@ def analyze_missing(
             print(f"analyzing {workdir}", flush=True)
         try:
             analyzed[index] = analyze_run(runs[index], data_paths)
-        except UserError as error:
-            problems[workdir] = f"not analyzed: {error}"
+        except Exception as error:  # whatever it is, the others are reported
+            problems[workdir] = f"not analyzed: {describe(error)}"
     return analyzed, problems

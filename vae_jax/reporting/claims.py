@@ -77,6 +77,8 @@ def _stabilized(baseline: Group) -> Verdict:
     curve = baseline.curve("train_reconstruction")
     if len(curve) <= _STABLE_EPOCH:
         raise _Unmeasured(f"{baseline.name} has only {len(curve)} epochs")
+    if curve[0] == curve[-1]:
+        raise _Unmeasured(f"{baseline.name}'s training reconstruction loss has not changed")
     left = (curve[_STABLE_EPOCH - 1] - curve[-1]) / (curve[0] - curve[-1])
     validation = baseline.curve("validation_reconstruction")
     return Verdict(

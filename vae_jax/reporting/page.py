@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from vae_jax.configuration import flatten
 from vae_jax.evaluation import plots
 from vae_jax.reporting.claims import CLAIMS, judge
-from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_to
+from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_to, group_runs
 from vae_jax.training import metrics, run_directory
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -151,27 +152,40 @@ def _column_cells(groups: Sequence[Group], column: Column) -> list[Cell]:
 
 
 def _table(groups: Sequence[Group], columns: Sequence[Column]) -> Table:
-    """Makes a row for each configuration, and a column for all that was measured of any."""
-    measured = [c for c in columns if any(g.values(c.part, c.value) for g in groups)]
-    cells = [[Cell(group.name) for group in groups]]
-    cells += [_column_cells(groups, column) for column in measured]
-    header = ["configuration", *(column.title for column in measured)]
+    """Makes a row for each configuration."""
+    names = [Cell(group.name) for group in groups]
+    cells = [names, *(_column_cells(groups, column) for column in columns)]
+    header = ["configuration", *(column.title for column in columns)]
     return Table(header, [list(row) for row in zip(*cells, strict=True)])
+
+
+def _measured_table(groups: Sequence[Group], columns: Sequence[Column]) -> Table:
+    """Makes a row for each configuration, and a column for each number that any of them has."""
+    return _table(groups, [column for column in columns if _is_measured(groups, column)])
+
+
+def _is_measured(groups: Sequence[Group], column: Column) -> bool:
+    return any(group.values(column.part, column.value) for group in groups)
 
 
 def _likelihood_table(groups: Sequence[Group]) -> Table:
     measured = [g for g in groups if any(model.likelihood() for model in g.models)]
-    return _table(measured, _LIKELIHOOD_COLUMNS)
+    return _measured_table(measured, _LIKELIHOOD_COLUMNS)
 
 
 def _sample_table(groups: Sequence[Group]) -> Table:
     """Makes the samples' table; its first row has training images in the samples' place."""
     measured = [g for g in groups if any(model.samples() for model in g.models)]
-    table = _table(measured, _sample_columns(Model.samples))
+    columns = _sample_columns(Model.samples)
+    is_shown = [_is_measured(measured, column) for column in columns]
+    table = _table(measured, [*itertools.compress(columns, is_shown)])
     if not measured:
         return table
     # One data set, one ceiling: its row is the first that was measured.
-    [[_, *ceiling]] = _table(measured[:1], _sample_columns(Model.ceiling)).rows
+    with_ceiling = [g for g in measured if any(model.ceiling() for model in g.models)]
+    first = (with_ceiling or measured)[:1]
+    ceiling_columns = itertools.compress(_sample_columns(Model.ceiling), is_shown)
+    [[_, *ceiling]] = _table(first, [*ceiling_columns]).rows
     return Table(table.header, [[Cell("training images (ceiling)"), *ceiling], *table.rows])
 
 
@@ -290,9 +304,9 @@ def _comparison(title: str, groups: Sequence[Group], with_images: bool) -> dict[
     lines = _latent_size_lines(groups)
     content = {
         "title": title,
-        "losses": _table(groups, _LOSS_COLUMNS),
+        "losses": _measured_table(groups, _LOSS_COLUMNS),
         "likelihoods": _likelihood_table(groups),
-        "reconstructions": _table(groups, _RECONSTRUCTION_COLUMNS),
+        "reconstructions": _measured_table(groups, _RECONSTRUCTION_COLUMNS),
         "samples": _sample_table(groups),
         "features": " and ".join(
             sorted(
@@ -327,6 +341,14 @@ def _environment(is_html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def check(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict]) -> None:
+    """Makes what is of this run alone in a report: what is wrong with it is raised here."""
+    groups = group_runs([run], configs_by_name)
+    render(groups, {}, configs_by_name, is_html=False)
+    for group in groups:
+        _gallery(group)
 
 
 def render(

@@ -1,6 +1,7 @@
 """The runs below a folder, as their files tell: read, judged complete or not, grouped."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from vae_jax import configuration
 from vae_jax.configuration import flatten
 from vae_jax.evaluation.measures import (
+    ANALYSIS_NAME,
     EVALUATION_NAME,
     SUMMARY_NAME,
     Analysis,
@@ -24,12 +26,14 @@ from vae_jax.evaluation.measures import (
     Summary,
     read_analysis,
 )
-from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.errors import UserError, describe
 from vae_jax.runtime.files import read_record
 from vae_jax.training import metrics, run_directory
 
 # What two runs may differ in and still be of one configuration.
 _NOT_COMPARED = ("seed", "train.num_replicas", *run_directory.NOT_PART_OF_IDENTITY)
+
+_NUM_DIGITS = 10
 
 Part = TypeVar("Part")
 Value = TypeVar("Value")
@@ -200,7 +204,44 @@ def _folders(workdir: Path) -> Iterator[Path]:
         yield path.parent
 
 
-def _read_model(folder: Path, seed: int) -> Model:
+def _read_rows(path: Path, num_epochs: int) -> list[dict[str, float]]:
+    """Reads the rows of a run that is complete, of which curves are drawn and averaged.
+
+    Raises:
+      UserError: rows or columns are missing, or hold what is not finite.
+    """
+    rows = metrics.read_rows(path)
+    if len(rows) != num_epochs:
+        raise UserError(f"{path}: holds {len(rows)} of {num_epochs} epochs; the file is damaged")
+    for row in rows:
+        for column in metrics.COLUMNS:
+            if not math.isfinite(row.get(column, math.nan)):
+                raise UserError(f"{path}: {column} is missing or not finite; the file is damaged")
+    return rows
+
+
+def _read_analysis(folder: Path, best_step: int, latent_size: int) -> Analysis | None:
+    """Reads a replica's analysis; None where there is none of that step.
+
+    Raises:
+      UserError: the file is damaged, or holds lists of other lengths than those of other seeds.
+    """
+    analysis = read_analysis(folder, best_step)
+    kl = analysis and analysis.latents.kl_per_dimension
+    fractions = analysis and analysis.samples and analysis.samples.class_fractions
+    for name, values, length in (
+        ("kl_per_dimension", kl, latent_size),
+        ("class_fractions", fractions, _NUM_DIGITS),
+    ):
+        if values is not None and len(values) != length:
+            raise UserError(
+                f"{folder / ANALYSIS_NAME}: {name} has {len(values)} numbers, not {length}; the "
+                "file is damaged: remove it to measure again"
+            )
+    return analysis
+
+
+def _read_model(folder: Path, seed: int, latent_size: int) -> Model:
     summary = read_record(folder / SUMMARY_NAME, Summary)
     path = folder / EVALUATION_NAME
     evaluation = read_record(path, Evaluation) if path.exists() else None
@@ -209,9 +250,9 @@ def _read_model(folder: Path, seed: int) -> Model:
     return Model(
         folder=folder,
         seed=seed,
-        rows=metrics.read_rows(folder / "metrics.csv"),
+        rows=_read_rows(folder / "metrics.csv", summary.epochs_trained),
         losses=summary,
-        analysis=read_analysis(folder, summary.best_step),
+        analysis=_read_analysis(folder, summary.best_step, latent_size),
         evaluation=evaluation,
     )
 
@@ -232,7 +273,10 @@ def _read_run(workdir: Path, name: str, default: ml_collections.ConfigDict) -> R
     if summary.epochs_trained < num_epochs:
         return f"{summary.epochs_trained} of {num_epochs} epochs"
     folders = run_directory.replica_folders(workdir, config.seed, config.train.num_replicas)
-    models = [_read_model(folder, config.seed + index) for index, folder in enumerate(folders)]
+    models = [
+        _read_model(folder, config.seed + index, config.latent_size)
+        for index, folder in enumerate(folders)
+    ]
     return Run(workdir, name, record, config, models)
 
 
@@ -253,14 +297,36 @@ def read_runs(
         name = folder.name if folder == workdir else str(folder.relative_to(workdir))
         try:
             run = _read_run(folder, name, default)
-        except UserError as error:
-            skipped_runs[folder] = str(error)
+        except Exception as error:  # whatever it is, the others are reported
+            skipped_runs[folder] = describe(error)
             continue
         if isinstance(run, Run):
             complete.append(run)
         else:
             skipped_runs[folder] = run
     return complete, skipped_runs
+
+
+def drop_repeated_seeds(runs: Sequence[Run]) -> tuple[list[Run], dict[Path, str]]:
+    """Drops models whose seed another run of that configuration and data has: copies of a run.
+
+    Returns:
+      The runs with what is left of their models, and for each model that is dropped why.
+    """
+    folders: dict[tuple[str, int], Path] = {}
+    kept, repeated = [], {}
+    for run in runs:
+        alike = str((sorted(run.identity.items()), run.comparison))
+        models = []
+        for model in run.models:
+            first = folders.setdefault((alike, model.seed), model.folder)
+            if first is model.folder:
+                models.append(model)
+            else:
+                repeated[model.folder] = f"seed {model.seed} counts once: it is in {first} already"
+        if models:
+            kept.append(dataclasses.replace(run, models=models))
+    return kept, repeated
 
 
 def group_runs(

@@ -5,7 +5,12 @@ of the replicas if they divide evenly, otherwise some images of each batch; para
 images are then on every device. One device is the mesh of one.
 """
 
+import concurrent.futures
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -15,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.errors import UserError, describe
 
 REPLICA_AXIS = "replica"
 DATA_AXIS = "data"
@@ -25,14 +30,36 @@ Value = TypeVar("Value")
 # A process that JAX cannot place by itself is told by these, as the coordinator's address is.
 _NUM_PROCESSES = "JAX_NUM_PROCESSES"
 _PROCESS_ID = "JAX_PROCESS_ID"
+# How many processes there are, each set by what starts them; the first that is set is right: an
+# interactive step of SLURM has one task, whatever its allocation has.
+_COUNTS = (_NUM_PROCESSES, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+_KUBERNETES = "KUBERNETES_SERVICE_HOST"
+# Without it JAX cannot tell the pods of a job apart.
+_POD_INDEX = "JOB_COMPLETION_INDEX"
+# What tells a process whom it waits for.
+_NAMED = (
+    "JAX_COORDINATOR_ADDRESS",
+    _PROCESS_ID,
+    *_COUNTS,
+    "SLURM_PROCID",
+    "SLURM_STEP_NODELIST",
+    "OMPI_COMM_WORLD_RANK",
+    _POD_INDEX,
+    _KUBERNETES,
+    "TPU_WORKER_HOSTNAMES",
+)
+_PATIENCE_SECONDS = 10.0
 
 
-def connect() -> None:
+def connect(detect_cluster: bool = True) -> None:
     """Joins the other processes of the run, if there are others.
 
     JAX finds them under SLURM, Open MPI, Kubernetes and on Cloud TPU. Elsewhere the environment
     names them: `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES` and
-    `JAX_PROCESS_ID`. To be called before anything is computed.
+    `JAX_PROCESS_ID`. To be called before anything is computed. Signals are obeyed meanwhile.
+
+    Args:
+      detect_cluster: whether to look for others that the environment does not name.
 
     Raises:
       UserError: the environment does not fit, or the others cannot be reached.
@@ -44,15 +71,57 @@ def connect() -> None:
         for field, name in (("num_processes", _NUM_PROCESSES), ("process_id", _PROCESS_ID)):
             if name in os.environ:
                 numbers[field] = int(os.environ[name])
-        jax.distributed.initialize(**numbers)
-    except (ValueError, RuntimeError) as error:
+        if _is_alone(detect_cluster):
+            return
+        with _no_pod_without_index():
+            _initialize(
+                cluster_detection_method=None if detect_cluster else "deactivate", **numbers
+            )
+    except Exception as error:  # a cluster's own package may raise anything
         if not numbers and "coordinator_address should be defined" in str(error):
             return  # No cluster: this process alone.
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"cannot join the other processes: {reason}; JAX_COORDINATOR_ADDRESS (host:port of "
-            f"process 0), {_NUM_PROCESSES} and {_PROCESS_ID} must fit together"
+            f"cannot join the other processes ({_told_by() or 'a cluster'}): {describe(error)}; "
+            f"JAX_COORDINATOR_ADDRESS (host:port of process 0), {_NUM_PROCESSES} and {_PROCESS_ID} "
+            "must fit together; with --nodetect_cluster a cluster is not looked for"
         ) from error
+
+
+def _is_alone(detect_cluster: bool) -> bool:
+    """Tells whether the environment says that this is the one process there is."""
+    names = _COUNTS if detect_cluster else (_NUM_PROCESSES,)
+    count = next((os.environ[name] for name in names if name in os.environ), None)
+    return count == "1" and os.environ.get(_PROCESS_ID, "0") == "0"
+
+
+@contextlib.contextmanager
+def _no_pod_without_index() -> Iterator[None]:
+    """Keeps JAX from asking Kubernetes about a pod that is none of several of a job."""
+    hidden = {} if _POD_INDEX in os.environ else {_KUBERNETES: os.environ.pop(_KUBERNETES, None)}
+    try:
+        yield
+    finally:
+        os.environ.update({name: value for name, value in hidden.items() if value is not None})
+
+
+def _told_by() -> str:
+    """Lists what the environment says of the other processes."""
+    return " ".join(f"{name}={os.environ[name]}" for name in _NAMED if name in os.environ)
+
+
+def _initialize(**arguments: Any) -> None:
+    """Joins the others in a thread: its wait is native code, in which no signal is handled."""
+    with ThreadPoolExecutor(1) as pool:
+        joined = pool.submit(jax.distributed.initialize, **arguments)
+        done, _ = concurrent.futures.wait([joined], _PATIENCE_SECONDS)
+        if not done:
+            print(
+                f"waiting for the other processes of the run ({_told_by() or 'a cluster'}); with "
+                "--nodetect_cluster a cluster is not looked for",
+                file=sys.stderr,
+                flush=True,
+            )
+        joined.result()
 
 
 def is_out_of_memory(error: Exception) -> bool:

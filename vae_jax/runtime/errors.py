@@ -20,6 +20,16 @@ class UserError(Exception):
         super().__init__("".join(shown))
 
 
+def describe(error: Exception) -> str:
+    """Describes an error of whatever type in one line, to be shown beside what went well."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return str(UserError(f"{error.filename or 'a file'}: {error.strerror}"))
+    lines = str(error).strip().splitlines()
+    return str(UserError(": ".join([type(error).__name__, *lines[:1]])))
+
+
 def closest_match(name: str, allowed: Sequence[str]) -> str:
     """Returns the allowed name that is most like `name`."""
     name = name[:_COMPARED_CHARACTERS].lower()

@@ -22,7 +22,8 @@ Record = TypeVar("Record")
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is, at any moment, either the old one or the new one, whole."""
     if isinstance(content, str):
-        content = content.encode()
+        # A file's name may hold bytes that are no text.
+        content = content.encode(errors="backslashreplace")
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL_PREFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:

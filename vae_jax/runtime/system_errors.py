@@ -17,6 +17,8 @@ def system_errors_as_user_errors(batch_size: int = 0, num_replicas: int = 1) -> 
     """
     try:
         yield
+    except BrokenPipeError:
+        raise  # nobody reads what is printed: see `output.py`
     except OSError as error:
         name = error.filename2 or error.filename  # of a renaming, the name it should get
         where = f"{name}: " if name else ""

@@ -1,0 +1,92 @@
+"""Output that cannot carry what is told, or that nobody reads: nothing is lost by it."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.common import ROOT, make_settings, small_vae
+from tests.support.processes import ARGUMENTS, finish, start, wait_for_line
+from vae_jax import evaluate
+from vae_jax.evaluation.log_likelihood import PARTIAL_NAME
+from vae_jax.evaluation.measures import EVALUATION_NAME, Evaluation, LikelihoodMeasures
+from vae_jax.evaluation.trained_run import Replica, TrainedRun
+from vae_jax.runtime.files import read_record, write_atomically
+from vae_jax.training import steps
+
+
+@pytest.mark.parametrize("mode", ["escaped", "raising"])
+def test_results_are_written_before_they_are_told(tmp_path, monkeypatch, small_config, mode):
+    settings = make_settings(small_vae(3))
+    params = steps.initial_state(settings, seed=0).params
+    replica = Replica(tmp_path, 0, 1, 40, settings.evaluation, params)
+    likelihood = LikelihoodMeasures(90.0, 0.5, 91.0, 1.0, 2.0, 500, 5, 7)
+    monkeypatch.setattr(evaluate, "restore_best", lambda *_: TrainedRun(tmp_path, 1, [], [replica]))
+    monkeypatch.setattr(evaluate.run_directory, "check_same_data", lambda *_: None)
+    monkeypatch.setattr(evaluate, "summarize", lambda *_: None)
+    monkeypatch.setattr(evaluate, "format_summary", lambda _: "summary")
+    monkeypatch.setattr(evaluate, "_measure_likelihood", lambda *_: likelihood)
+    small_config.data.binarization = "dynamic"
+    (tmp_path / PARTIAL_NAME).touch()
+    errors = {"escaped": "backslashreplace", "raising": "strict"}[mode]
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors)
+    monkeypatch.setattr(sys, "stdout", stream)
+    if mode == "raising":
+        with pytest.raises(UnicodeEncodeError):
+            evaluate.evaluate(small_config, tmp_path)
+    else:
+        evaluate.evaluate(small_config, tmp_path)
+        stream.flush()
+        assert b"test -log p(x) 90.00 \\xb1 0.50 nats" in stream.buffer.getvalue()
+    assert read_record(tmp_path / EVALUATION_NAME, Evaluation).likelihood == likelihood
+    assert not (tmp_path / PARTIAL_NAME).exists()
+
+
+def test_a_name_that_is_no_text_is_written_escaped(tmp_path):
+    write_atomically(tmp_path / "report.md", os.fsdecode(b"run_\xff"))
+    assert (tmp_path / "report.md").read_bytes() == rb"run_\udcff"
+
+
+def test_help_without_a_reader_ends_quietly():
+    command = f"{sys.executable} main.py --help | head -1; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stderr == ""
+    assert result.returncode in (1, 141), result  # 1: all of it fitted into the pipe
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+def test_an_output_on_a_full_disk_is_said_to_be():
+    code = (
+        "from vae_jax.runtime import output\nwith output.quiet_without_reader():\n    print('told')"
+    )
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: standard output: No space left on device; what was done is saved\n"
+    )
+
+
+@pytest.mark.slow
+def test_training_without_a_reader_ends_quietly_and_goes_on(tmp_path):
+    process = start(tmp_path / "run", *ARGUMENTS)
+    wait_for_line(process, "epoch 1/3")
+    process.stdout.close()
+    assert process.wait(240) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    status, output, errors = finish(start(tmp_path / "run", *ARGUMENTS, PYTHONIOENCODING="ascii"))
+    assert (status, errors) == (0, "")
+    assert output.startswith("resuming after epoch 2 of 3\n")

@@ -1,0 +1,48 @@
+"""Measuring what may not be defined: a number, or "not measured" and the reason."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+Value = TypeVar("Value")
+
+
+class NotMeasured(Exception):
+    """A measure that its input does not define; the message says why."""
+
+
+class Measurer:
+    """Measures one thing after the other, and notes what could not be measured.
+
+    Attributes:
+      reasons: why, by the name of the measure.
+    """
+
+    def __init__(self):
+        self.reasons: dict[str, str] = {}
+
+    def __call__(
+        self, name: str, function: Callable[..., Value], *inputs: np.ndarray
+    ) -> Value | None:
+        """Returns what the function measures of the inputs; None where that is not defined.
+
+        What is measured of numbers that are not finite would look like a value, or end native
+        code: neither inputs nor what is returned may hold them.
+        """
+        try:
+            if not all(np.isfinite(array).all() for array in inputs):
+                raise NotMeasured("what it is measured of is not finite")
+            with np.errstate(all="ignore"):
+                value = function(*inputs)
+            if not np.isfinite(np.asarray(value)).all():
+                raise NotMeasured("it is not finite")
+        except (NotMeasured, np.linalg.LinAlgError) as reason:
+            self.reasons[name] = str(reason)
+            return None
+        return value
+
+    @property
+    def not_measured(self) -> dict[str, str] | None:
+        """The reasons, for a record; None where everything was measured."""
+        return self.reasons or None
