@@ -145,6 +145,7 @@ from vae_jax import datasets
 from vae_jax.datasets import official_files
 files = SmallFiles(pathlib.Path(sys.argv[1]) / "files")
 official_files.registered = files.registered
+official_files.content_sha256 = files.content_sha256
 
 def load():
     folders = {"data_dir": sys.argv[1], "manual_dir": str(files.folder)}

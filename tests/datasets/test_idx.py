@@ -72,8 +72,12 @@ def test_corrupt_gzip(write):
 
 
 def test_not_gzip(write):
-    assert "not a valid gzip file" in error_of(idx.read_images, write(image_file()))
-    assert "not a valid gzip file" in error_of(idx.read_images, write(b"<html>\n\n</html>\n"))
+    np.testing.assert_array_equal(idx.read_images(write(image_file())), IMAGES)
+    np.testing.assert_array_equal(idx.read_labels(write(label_file())), LABELS)
+    message = error_of(idx.read_images, write(b"<html>\n\n</html>\n"))
+    assert "magic number 1013478509" in message
+    assert "holds only 2351" in error_of(idx.read_images, write(image_file()[:-1]))
+    assert "holds more" in error_of(idx.read_images, write(image_file() + b"\0"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import requests
 
+from tests.support.common import MNIST_DIR, needs_mnist
 from vae_jax import datasets
 from vae_jax.datasets import builder, network, official_files, prepared
 from vae_jax.runtime.errors import UserError
@@ -95,12 +96,16 @@ def test_a_second_run_starts_from_the_prepared_files(load, small_files, monkeypa
     assert second.sha256 == first.sha256
 
 
-def test_default_data_dir_is_that_of_tensorflow_datasets(load, data_dir, monkeypatch):
+@pytest.mark.parametrize("folder", ["default", None])
+def test_default_data_dir_is_that_of_tensorflow_datasets(load, data_dir, monkeypatch, folder):
     from tensorflow_datasets.core import constants
 
-    monkeypatch.setattr(constants, "DATA_DIR", str(data_dir / "default"))
+    monkeypatch.setenv("HOME", str(data_dir))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    if folder:
+        monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir / folder))
     load(data_dir="")
-    assert (data_dir / "default" / "vae_jax_mnist" / "mnist" / "1.1.0").is_dir()
+    assert prepared_folder(pathlib.Path(constants.get_default_data_dir())).is_dir()
 
 
 def test_home_is_expanded(load, data_dir, monkeypatch):
@@ -159,8 +164,12 @@ def _truncated(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def _not_gzip(path):
+def _unpack(path):
     path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+def _not_idx(path):
+    path.write_bytes(b"<html>Not found</html>")
 
 
 def _other_magic(path):
@@ -190,12 +199,11 @@ def _recompressed(path):
     [
         (_missing, "is missing in data.manual_dir="),
         (_truncated, "truncated"),
-        (_not_gzip, "not a valid gzip file"),
+        (_not_idx, "magic number 1013478509"),
         (_other_magic, "magic number 3331"),
         (_longer, "holds more"),
         (_shorter, "holds only"),
         (_other_content, "SHA-256"),
-        (_recompressed, "SHA-256"),
     ],
 )
 @pytest.mark.parametrize("file_name", official_files.FILE_NAMES)
@@ -205,6 +213,47 @@ def test_spoiled_file(load, small_files, data_dir, file_name, spoil, expected):
     assert expected in message
     assert file_name in message and str(small_files.folder) in message
     assert not data_dir.exists()
+
+
+def _rename(path, name):
+    path.rename(path.with_name(name))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _recompressed,
+        _unpack,  # as browsers do, that keep the name
+        lambda path: _rename(path, path.name.replace("-idx", ".idx")),
+        lambda path: (_unpack(path), _rename(path, path.name.removesuffix(".gz"))),
+        lambda path: (
+            _unpack(path),
+            _rename(path, path.name.replace("-idx", ".idx").removesuffix(".gz")),
+        ),
+    ],
+)
+def test_files_may_be_unpacked_and_have_a_dot(load, small_files, change):
+    for file_name in official_files.FILE_NAMES:
+        change(small_files.folder / file_name)
+    assert_holds(load(), small_files.arrays)
+
+
+@pytest.mark.parametrize("change", [_recompressed, _unpack])
+def test_where_no_content_is_known_the_file_must_be_the_official_one(load, small_files, change):
+    assert not official_files._CONTENT_SHA256["kmnist"]
+    change(small_files.folder / TEST_LABELS)
+    message = error_of(functools.partial(load, "kmnist"))
+    assert "the official .gz file's is" in message and TEST_LABELS in message
+
+
+@needs_mnist
+def test_the_contents_of_mnist(tmp_path):
+    for file_name in official_files.FILE_NAMES:
+        content = gzip.decompress((pathlib.Path(MNIST_DIR) / file_name).read_bytes())
+        unpacked = tmp_path / file_name.replace("-idx", ".idx").removesuffix(".gz")
+        unpacked.write_bytes(content)
+    splits = official_files.read("mnist", official_files.find(str(tmp_path)))
+    assert [len(split) for split in splits.values()] == [60_000, 10_000]
 
 
 def test_images_and_labels_that_differ_in_number(load, small_files, data_dir):

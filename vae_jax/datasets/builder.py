@@ -1,6 +1,6 @@
 """A TensorFlow Datasets builder of MNIST and its relatives that needs no TensorFlow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +30,7 @@ class VaeJaxMnist(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=name) for name in ("mnist", "fashion_mnist", "kmnist")
     ]
+    official: Mapping[str, Split] | None = None  # splits to prepare; None to download the files
 
     @property
     def url_infos(self) -> dict[str, checksums.UrlInfo]:
@@ -56,9 +57,10 @@ class VaeJaxMnist(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        url_infos = self.url_infos
-        paths = dl_manager.download({info.filename: url for url, info in url_infos.items()})
-        splits = official_files.read(paths, url_infos)
+        splits = self.official
+        if splits is None:
+            urls = {info.filename: url for url, info in self.url_infos.items()}
+            splits = official_files.read(self.builder_config.name, dl_manager.download(urls))
         self.info.metadata.update({name: sha256_of(split) for name, split in splits.items()})
         return {name: self._generate_examples(split) for name, split in splits.items()}
 

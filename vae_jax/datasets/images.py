@@ -1,4 +1,127 @@
 """A user's own images: from a path to three splits."""
 
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from vae_jax.datasets.structs import Split
+from vae_jax.runtime.errors import UserError
+
 # By which images without splits of their own are shuffled, once: part of what the test set is.
 SPLIT_SEED = 20_260_321
+
+
+def load(
+    path: str | None,
+    data_folder: pathlib.Path,
+    image_size: Sequence[int],
+    channels: int,
+    validation_size: int,
+    test_size: int,
+    skip_damaged: bool,
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Loads images from a folder of image files, an `.npz` or an `.npy`.
+
+    Splits that the file has are kept. Others are taken from its images in the order of a fixed
+    shuffle, first the test split, then the validation split.
+
+    Args:
+      path: the folder or file.
+      data_folder: where decoded images are kept.
+      image_size: height and width to bring images to; () where they have one size already.
+      channels: 1 or 3; 0 for 1 where all are gray and else 3.
+      validation_size: the number of images of that split.
+      test_size: likewise.
+      skip_damaged: leave out image files that cannot be decoded.
+
+    Returns:
+      The splits "train", "validation" and "test", and the names of the classes.
+
+    Raises:
+      UserError: an argument is not allowed, the images cannot be read, or there are too few.
+    """
+    _check_arguments(path, image_size, channels)
+    assert path
+    resolved = os.path.expanduser(path)
+    try:
+        is_folder = os.path.isdir(resolved)
+        os.stat(resolved)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"data.path={path}: cannot be read ({reason})") from error
+    if is_folder:
+        splits, class_names = _load_folder(
+            resolved, data_folder, image_size, channels, skip_damaged
+        )
+    elif resolved.lower().endswith((".npz", ".npy")):
+        from vae_jax.datasets import image_arrays  # here and not above: this imports Pillow
+
+        splits, class_names = image_arrays.load(resolved, image_size, channels)
+    else:
+        raise UserError(f"data.path={path} is neither a folder of images, nor an .npz or .npy file")
+    return _split(splits, path, validation_size, test_size), class_names
+
+
+def _check_arguments(path: str | None, image_size: Sequence[int], channels: int) -> None:
+    if not path:
+        raise UserError(
+            "data.name is images, but data.path is not set: give a folder of images, an .npz or an "
+            ".npy file with --config.data.path=PATH"
+        )
+    if image_size and (len(image_size) != 2 or min(image_size) < 1):
+        raise UserError(f"data.image_size is {image_size!r}, must be (height, width), or ()")
+    if channels not in (0, 1, 3):
+        raise UserError(f"data.channels is {channels!r}, must be 1, 3, or 0 to keep what there is")
+
+
+def _load_folder(
+    path: str,
+    data_folder: pathlib.Path,
+    image_size: Sequence[int],
+    channels: int,
+    skip_damaged: bool,
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Loads the images of a folder; says on standard error which of its files are left out."""
+    from vae_jax.datasets import image_cache, image_folder  # here and not above: Pillow again
+
+    folder = image_folder.list_images(path)
+    labels, class_names = image_folder.classes(folder)
+    images, left_out = image_cache.load(folder, data_folder, image_size, channels, skip_damaged)
+    if folder.num_others:
+        print(f"{path!r}: {folder.num_others} files are no images by name", file=sys.stderr)
+    if left_out:
+        first, reason = next(iter(left_out.items()))
+        print(
+            f"{path!r}: {len(left_out)} of {len(folder.files)} images are left out, the first: "
+            f"{folder.files[first].name!r} {reason!r}",
+            file=sys.stderr,
+        )
+        if labels is not None:
+            labels = np.delete(labels, [*left_out])
+    return {"all": Split(images=images, labels=labels)}, class_names
+
+
+def _split(
+    splits: dict[str, Split], path: str, validation_size: int, test_size: int
+) -> dict[str, Split]:
+    """Takes validation and test images, where the splits have none, from the others."""
+    sizes = {"test": test_size, "validation": validation_size}
+    missing = {name: size for name, size in sizes.items() if name not in splits}
+    if not missing:
+        return splits
+    rest = splits.get("all") or splits["train"]
+    wanted = " and ".join(f"data.{name}_size {size}" for name, size in missing.items())
+    if min(missing.values()) < 1 or sum(missing.values()) >= len(rest):
+        raise UserError(
+            f"{wanted}: must be at least 1 each, and leave at least 1 of the {len(rest)} images of "
+            f"data.path={path} for training"
+        )
+    # RandomState and not default_rng: NumPy promises never to change its stream.
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(rest))
+    taken = dict(splits)
+    for name, size in missing.items():
+        taken[name], order = rest[order[:size]], order[size:]
+    return {"train": rest[order], "validation": taken["validation"], "test": taken["test"]}

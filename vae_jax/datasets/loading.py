@@ -1,9 +1,10 @@
 """Loading a data set by its name."""
 
 import os
+import pathlib
 from collections.abc import Sequence
 
-from vae_jax.datasets import embedded
+from vae_jax.datasets import embedded, images
 from vae_jax.datasets.binarization import BINARIZATIONS, binarize_for_evaluation
 from vae_jax.datasets.structs import Dataset, Split, sha256_of
 from vae_jax.runtime.errors import UserError, check_choice
@@ -48,8 +49,8 @@ def load(
       name: one of `NAMES`.
       data_dir: where prepared data lie or are put; None or "" for the default of TensorFlow
         Datasets (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`).
-      manual_dir: a folder that holds the four official `.gz` files; None or "" to download
-        them. Read only where `data_dir` holds no prepared data yet.
+      manual_dir: a folder that holds the four official files, compressed or not; None or "" to
+        download them. Read only where `data_dir` holds no prepared data yet.
       path: of "images", which alone takes this and the next four but `validation_size`: a folder
         of image files, an `.npz` or an `.npy`.
       image_size: height and width that images are brought to; () to leave them as they are.
@@ -66,17 +67,34 @@ def load(
     """
     check_choice("data.name", name, NAMES)
     check_choice("data.binarization", binarization, BINARIZATIONS)
+    class_names = _CLASS_NAMES.get(name, ())
     if name == "mnist_5k":
         splits = embedded.load()
+    elif name == "images":
+        splits, class_names = images.load(
+            path,
+            _data_folder(data_dir),
+            image_size,
+            channels,
+            validation_size,
+            test_size,
+            skip_damaged,
+        )
     else:
         splits = _load_official(name, data_dir, manual_dir, validation_size)
     sha256 = sha256_of(splits["train"], splits["validation"], splits["test"])
     if binarization == "dynamic":
         for split_name in ("validation", "test"):
             split = splits[split_name]
-            images = binarize_for_evaluation(split.images, split_name)
-            splits[split_name] = Split(images=images, labels=split.labels)
-    return Dataset(name=name, sha256=sha256, class_names=_CLASS_NAMES[name], **splits)
+            drawn = binarize_for_evaluation(split.images, split_name)
+            splits[split_name] = Split(images=drawn, labels=split.labels)
+    return Dataset(name=name, sha256=sha256, class_names=class_names, **splits)
+
+
+def _data_folder(data_dir: str | None) -> pathlib.Path:
+    """Returns where prepared data and decoded images lie: as TensorFlow Datasets has it."""
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(os.path.expanduser(data_dir or default))
 
 
 def _load_official(
@@ -88,7 +106,7 @@ def _load_official(
 
     splits = prepared.load(
         name,
-        data_dir=os.path.expanduser(data_dir) if data_dir else None,
+        root=_data_folder(data_dir),
         manual_dir=os.path.expanduser(manual_dir) if manual_dir else None,
     )
     train = splits["train"]

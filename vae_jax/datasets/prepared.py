@@ -13,7 +13,6 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from absl import logging
-from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
@@ -33,15 +32,16 @@ class _DamagedError(Exception):
     """Prepared data that cannot be read, or are not what was prepared; says why."""
 
 
-def load(name: str, data_dir: str | None, manual_dir: str | None) -> dict[str, Split]:
+def load(name: str, root: pathlib.Path, manual_dir: str | None) -> dict[str, Split]:
     """Loads an official data set, preparing it first where that has not been done.
 
     Prepared data that are damaged are said to be on standard error, and prepared again.
 
     Args:
       name: a builder configuration: "mnist", "fashion_mnist" or "kmnist".
-      data_dir: where prepared data lie; None for TensorFlow Datasets' own default.
-      manual_dir: a folder that holds the four official files. If set, nothing is downloaded.
+      root: the folder of prepared data.
+      manual_dir: a folder that holds the four official files, compressed or not. If set, nothing
+        is downloaded.
 
     Returns:
       The splits "train" and "test", in the official order.
@@ -50,7 +50,6 @@ def load(name: str, data_dir: str | None, manual_dir: str | None) -> dict[str, S
       UserError: the files cannot be had, or are not the official ones; the prepared data cannot
         be written.
     """
-    root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
     folder = _folder(name, root)
     with _quiet():
         try:
@@ -100,8 +99,9 @@ def _prepare(name: str, root: pathlib.Path, manual_dir: str | None) -> dict[str,
     """
     folder = _folder(name, root)
     url_infos = official_files.registered(name)
+    official = None
     if manual_dir:
-        _check_manual_dir(manual_dir, url_infos)
+        official = official_files.read(name, official_files.find(manual_dir))
     else:
         _check_network(folder, url_infos)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -113,11 +113,9 @@ def _prepare(name: str, root: pathlib.Path, manual_dir: str | None) -> dict[str,
     ):
         scratch = pathlib.Path(temporary)
         builder = _make_builder(name, scratch)
+        builder.official = official
         try:
-            builder.download_and_prepare(
-                download_dir=scratch / "downloads",
-                download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-            )
+            builder.download_and_prepare(download_dir=scratch / "downloads")
         except (
             requests.RequestException,
             tfds.download.DownloadError,
@@ -151,28 +149,6 @@ def _put(name: str, root: pathlib.Path, scratch: pathlib.Path) -> None:
     except OSError:
         if not folder.exists():  # else, again, another run was quicker
             raise
-
-
-def _check_manual_dir(manual_dir: str, url_infos: _UrlInfos) -> None:
-    """Raises a UserError unless `manual_dir` holds the four official files.
-
-    TensorFlow Datasets would download a missing file, and of a truncated one it would say no more
-    than that its checksum is wrong.
-    """
-    folder = pathlib.Path(manual_dir)
-    if not folder.is_dir():
-        raise UserError(
-            f"data.manual_dir={manual_dir} is not a folder; give the folder that holds "
-            f"{', '.join(official_files.FILE_NAMES)}"
-        )
-    for file_name in official_files.FILE_NAMES:
-        if not (folder / file_name).is_file():
-            raise UserError(
-                f"{file_name} is missing in data.manual_dir={manual_dir}; put the official file "
-                "there, under this name (nothing is downloaded while data.manual_dir is set)"
-            )
-    paths = {file_name: folder / file_name for file_name in official_files.FILE_NAMES}
-    official_files.read(paths, url_infos)
 
 
 def _check_network(folder: pathlib.Path, url_infos: _UrlInfos) -> None:

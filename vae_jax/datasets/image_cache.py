@@ -1,0 +1,128 @@
+"""The decoded images of a folder, kept on disk for the next start.
+
+They lie in `<data folder>/vae_jax_images/<source>-<files>`: `source` is the folder and what images
+are brought to, `files` the names, sizes and times of its files. When files have changed, what was
+kept of the same source is removed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import PIL
+
+from vae_jax.datasets import image_files
+from vae_jax.datasets.image_files import Decoded
+from vae_jax.datasets.image_folder import ImageFolder
+from vae_jax.runtime import interrupts
+from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import read_json, write_json
+
+FOLDER_NAME = "vae_jax_images"
+# To be raised whenever the same file would be decoded to other values.
+_VERSION = 1
+
+_IMAGES, _RECORD = "images.npy", "record.json"
+
+
+class _DamagedError(Exception):
+    """Kept images that cannot be read, or are not what was put there; says why."""
+
+
+def load(
+    folder: ImageFolder,
+    data_folder: pathlib.Path,
+    image_size: Sequence[int],
+    channels: int,
+    skip_damaged: bool,
+) -> Decoded:
+    """Returns the decoded images of a folder: those kept, or else decoded now and kept.
+
+    Args:
+      folder: the files.
+      data_folder: where images are kept.
+      image_size: as `image_files.decode` takes it, like what follows.
+      channels: likewise.
+      skip_damaged: likewise.
+
+    Raises:
+      UserError: the images cannot be decoded, or not be written.
+    """
+    settings = (folder.path, [*image_size], channels, skip_damaged, _VERSION, PIL.__version__)
+    kept = data_folder / FOLDER_NAME / f"{_digest(settings)}-{_digest(folder.files)}"
+    if os.path.exists(kept):
+        try:
+            return _read(kept)
+        except _DamagedError as damage:
+            line = f"{str(kept)!r}: the decoded images are damaged ({damage}); decoding again"
+            print(line, file=sys.stderr)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            interrupts.signals_as_exceptions(),  # else that folder would be left behind
+            tempfile.TemporaryDirectory(
+                dir=kept.parent, prefix=".decoding.", ignore_cleanup_errors=True
+            ) as temporary,
+        ):
+            decoded = image_files.decode(folder, image_size, channels, skip_damaged)
+            _put(decoded, kept, pathlib.Path(temporary))
+    except OSError as error:
+        raise UserError(
+            f"cannot write decoded images to {kept} ({error.strerror or type(error).__name__}); "
+            "give a folder that can be written to with --config.data.data_dir=FOLDER"
+        ) from error
+    return decoded
+
+
+def _digest(value: Any) -> str:
+    # As JSON, which escapes what is no text in a name.
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _read(kept: pathlib.Path) -> Decoded:
+    """Reads kept images.
+
+    Raises:
+      _DamagedError: they cannot be read, or their SHA-256 is not the one recorded.
+    """
+    try:
+        record = read_json(kept / _RECORD)
+        images = np.load(kept / _IMAGES, allow_pickle=False)
+        left_out = {int(index): str(why) for index, why in record["left_out"].items()}
+        recorded = record["sha256"]
+    except Exception as error:  # damage shows as almost any exception
+        raise _DamagedError(type(error).__name__) from error
+    if _sha256(images, left_out) != recorded:
+        raise _DamagedError("their SHA-256 is not the one recorded")
+    return Decoded(images, left_out)
+
+
+def _sha256(images: np.ndarray, left_out: dict[int, str]) -> str:
+    digest = hashlib.sha256(json.dumps([images.dtype.str, images.shape, [*left_out]]).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()
+
+
+def _put(decoded: Decoded, kept: pathlib.Path, scratch: pathlib.Path) -> None:
+    """Writes images under `scratch` and moves them to their place with one renaming."""
+    complete = scratch / "complete"
+    complete.mkdir()
+    np.save(complete / _IMAGES, decoded.images)
+    sha256 = _sha256(decoded.images, decoded.left_out)
+    write_json(complete / _RECORD, {"sha256": sha256, "left_out": decoded.left_out})
+    source = kept.name.partition("-")[0]
+    for index, outdated in enumerate(kept.parent.glob(f"{source}-*")):
+        with contextlib.suppress(FileNotFoundError):  # another run was quicker
+            outdated.rename(scratch / f"outdated{index}")
+    try:
+        complete.rename(kept)
+    except OSError:
+        if not kept.exists():  # else, again, another run was quicker
+            raise
