@@ -115,8 +115,8 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
         (["--config.train.learning_rate=-0.1"], "train.learning_rate is -0.1, must be finite"),
         (["--config.train.batch_size=4001"], "train.batch_size is 4001, must be at most 4000"),
         (
-            ["--config.decoder.strides=(1,1)"],
-            "decoder.strides is (1, 1), must be strides that lead",
+            ["--config.decoder.strides=(4,10)"],
+            "decoder.strides is (4, 10), whose product, 40, must be at most 28",
         ),
         (["--config.data.name=minst"], "data.name is 'minst', must be one of mnist, fashion_mnist"),
         (["--mode=trian"], "--mode is 'trian', must be one of train, evaluate, sample, interp"),

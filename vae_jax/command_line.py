@@ -68,8 +68,10 @@ def read_overrides(
         if argument.startswith("-") and name.startswith("config."):
             configuration.check_field(name.removeprefix("config."), schema)
     config = copy.deepcopy(schema)
-    valid = configuration.from_dict(fields, schema).to_dict()
-    config.update_from_flattened_dict(configuration.flatten(valid))
+    # Values are checked when the overrides are in: a file may leave some of them to these.
+    flat = configuration.flatten(fields)
+    configuration.check_types(flat, schema)
+    config.update_from_flattened_dict(flat)
     parsed = flags.FlagValues()
     parsed.set_gnu_getopt(True)
     try:

@@ -64,7 +64,7 @@ def _has_type_of(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
-def _check_types(fields: Mapping[str, Any], schema: ml_collections.ConfigDict) -> None:
+def check_types(fields: Mapping[str, Any], schema: ml_collections.ConfigDict) -> None:
     """Raises UserError if a field is unknown, missing or of a wrong type."""
     defaults = flatten(schema.to_dict())
     for path in fields:
@@ -258,7 +258,7 @@ def from_dict(
       UserError: names the field, its value and what is allowed.
     """
     fields = flatten(config) | dict(overrides or {})
-    _check_types(fields, schema)
+    check_types(fields, schema)
     _check_values(fields)
     result = schema.copy_and_resolve_references()
     result.update_from_flattened_dict(fields)
