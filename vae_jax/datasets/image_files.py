@@ -2,7 +2,8 @@
 
 What becomes of each kind of file:
 
-- gray (1 bit, 8 bits, 16 bits scaled to 8): gray; RGB, palettes, CMYK, YCbCr: color;
+- gray (1 bit, 8 bits, 16 bits scaled to 8, a palette of grays): gray;
+- RGB (of 16 bits, their upper 8), any other palette, CMYK, YCbCr: color;
 - transparent: shown on white;
 - animated, or of several pages: the first image;
 - an orientation noted by a camera (EXIF): applied;
@@ -25,7 +26,7 @@ from vae_jax.datasets.image_folder import ImageFolder
 from vae_jax.runtime.errors import UserError
 
 # A format not named here is not tried, whatever a file's name: some start other programs.
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 # Tags of TIFF, and what they must be for a 16-bit value to mean 0 (black) to 65535 (white).
 _BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
@@ -144,7 +145,9 @@ def read(path: str, image_size: Sequence[int], channels: int) -> np.ndarray:
     Raises:
       Exception: of almost any type, if the file is damaged.
     """
-    with Image.open(path, formats=_FORMATS) as image:
+    # An open file and not its path, else Pillow would map it into memory: it turns some TIFF files
+    # wrongly there, and a file that another program cuts meanwhile would end the process.
+    with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return np.asarray(fit(_to_gray_or_rgb(image), image_size, channels))
@@ -156,7 +159,7 @@ def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
     Raises:
       ValueError: the image's values have no one meaning as 256 levels.
     """
-    is_gray = image.mode in ("1", "L", "LA", "La")
+    is_gray = image.mode in ("1", "L", "LA", "La") or (image.mode == "P" and _is_gray(image))
     if image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format == "PPM"):
         return _from_16_bits(image)
     if not is_gray and image.mode not in ("RGB", "RGBA", "RGBa", "P", "PA", "CMYK", "YCbCr"):
@@ -166,6 +169,12 @@ def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
         white = Image.new(with_alpha.mode, with_alpha.size, "white")
         image = Image.composite(with_alpha, white, with_alpha.getchannel("A"))
     return image.convert("L" if is_gray else "RGB")
+
+
+def _is_gray(image: Image.Image) -> bool:
+    """Tells whether a palette holds no color."""
+    palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
+    return bool((palette == palette[:, :1]).all())
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
