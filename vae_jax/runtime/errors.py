@@ -1,6 +1,8 @@
 """The one exception this package raises for mistakes a user can mend."""
 
 import difflib
+import errno
+import os
 from collections.abc import Sequence
 
 # A name is shorter; comparing a hundred thousand characters would take a second.
@@ -28,6 +30,14 @@ def describe(error: Exception) -> str:
         return str(UserError(f"{error.filename or 'a file'}: {error.strerror}"))
     lines = str(error).strip().splitlines()
     return str(UserError(": ".join([type(error).__name__, *lines[:1]])))
+
+
+def system_reason(error: Exception) -> str:
+    """Returns the system's words for what is wrong: native libraries quote them in other errors."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    words = (os.strerror(number) for number in errno.errorcode)
+    return next((each for each in words if each in str(error)), describe(error))
 
 
 def closest_match(name: str, allowed: Sequence[str]) -> str:

@@ -1,9 +1,11 @@
 """Files that are whole or not there: atomic writes, JSON, records of dataclasses."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +21,27 @@ _MAX_DEPTH = 20
 Record = TypeVar("Record")
 
 
+@contextlib.contextmanager
+def errors_that_name(path: Path) -> Iterator[None]:
+    """Makes errors of writing name the file: those of an open one do not, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that is, at any moment, either the old one or the new one, whole."""
+    """Writes a file that is, at any moment, either the old one or the new one, whole.
+
+    Raises:
+      OSError: it cannot be written; names `path`.
+    """
+    with errors_that_name(path):
+        _write_atomically(path, content)
+
+
+def _write_atomically(path: Path, content: str | bytes) -> None:
     if isinstance(content, str):
         # A file's name may hold bytes that are no text.
         content = content.encode(errors="backslashreplace")

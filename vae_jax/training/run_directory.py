@@ -12,7 +12,7 @@ from typing import Any
 
 from vae_jax.configuration import flatten
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import PARTIAL_PREFIX, read_json
+from vae_jax.runtime.files import PARTIAL_PREFIX, errors_that_name, read_json
 
 CONFIG_NAME = "config.json"
 # Where the data lie is no part of what a run is: their SHA-256 is.
@@ -50,9 +50,10 @@ def locked(workdir: Path) -> Iterator[None]:
                 f"--workdir={workdir}: {file.read() or 'another process'} is training there; wait "
                 "for it, stop it, or give another folder"
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with errors_that_name(workdir / _LOCK_NAME):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
         for partial in workdir.rglob(f"{PARTIAL_PREFIX}*"):
             partial.unlink(missing_ok=True)
         yield
