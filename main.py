@@ -12,6 +12,7 @@ trains the reference configurations, or those that --configs names, and writes a
 runs in that folder; --mode=report writes the report alone.
 """
 
+import functools
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -37,6 +38,9 @@ _COMPILATION_CACHE = flags.DEFINE_bool(
 _DETECT_CLUSTER = flags.DEFINE_bool(
     "detect_cluster", True, "Look for other processes of the run: SLURM, Kubernetes, MPI, TPU."
 )
+_LOCK_WORKDIR = flags.DEFINE_bool(
+    "lock_workdir", True, "Keep other processes from training in the run directory."
+)
 
 
 def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
@@ -54,7 +58,7 @@ def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
     from vae_jax.runtime.system_errors import system_errors_as_user_errors
 
     run = {
-        "train": train.train_and_evaluate,
+        "train": functools.partial(train.train_and_evaluate, lock=_LOCK_WORKDIR.value),
         "evaluate": evaluate.evaluate,
         "sample": sample.sample,
         "interpolate": interpolate.interpolate,
@@ -80,7 +84,8 @@ def _run_folder(mode: str, workdir: Path, arguments: list[str]) -> None:
     with system_errors_as_user_errors():
         if mode == "experiments":
             names = REFERENCE_CONFIGS if _CONFIGS.value is None else _CONFIGS.value
-            experiments.run_experiments(workdir, names, configs_by_name, schema, overrides)
+            lock = _LOCK_WORKDIR.value
+            experiments.run_experiments(workdir, names, configs_by_name, schema, overrides, lock)
         elif is_first_process:
             report.write_report(workdir, configs_by_name, schema, overrides)
 

@@ -59,12 +59,13 @@ def _final_summary(workdir: Path, num_epochs: int) -> Summary | None:
     return summary if summary and summary.epochs_trained == num_epochs else None
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path, lock: bool = True) -> None:
     """Trains a model, or goes on where an earlier call stopped, and evaluates it.
 
     Args:
       config: a valid configuration, `configs/default.py` with some fields changed.
       workdir: the run directory; made where there is none.
+      lock: whether to keep other processes from training there meanwhile.
 
     Raises:
       UserError: the data cannot be had, the batch is larger than the training split or the
@@ -78,7 +79,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
     _check_against_data(config, len(dataset.train.images))
     mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
     first = devices.is_first_process()
-    with run_directory.locked(workdir) if first else contextlib.nullcontext():
+    with run_directory.locked(workdir, lock) if first else contextlib.nullcontext():
         if first:
             _begin_run(config, workdir, dataset)
         devices.barrier("run directory begun")

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib import metadata
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +26,54 @@ _LOCK_NAME = ".lock"
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, lock: bool = True) -> Iterator[None]:
     """Makes the run directory, and keeps other processes from training there.
 
     The lock ends with the process, whatever ends it. What an earlier one left half-written
     is removed.
 
+    Args:
+      workdir: the run directory.
+      lock: False where its file system has no locks: nothing then keeps others away.
+
     Raises:
-      UserError: the folder cannot be made, or another process is training there.
+      UserError: the folder cannot be made or locked, or another process is training there.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / _LOCK_NAME).open("a+")
+        # Without a buffer, which a full disk would make an error of closing.
+        file = (workdir / _LOCK_NAME).open("ab+", buffering=0)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); give another folder"
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"--workdir={workdir}: {file.read() or 'another process'} is training there; wait "
-                "for it, stop it, or give another folder"
-            ) from None
+        if lock:
+            _lock(file, workdir)
         with errors_that_name(workdir / _LOCK_NAME):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         for partial in workdir.rglob(f"{PARTIAL_PREFIX}*"):
             partial.unlink(missing_ok=True)
         yield
+
+
+def _lock(file: FileIO, workdir: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().decode(errors="replace") or "another process"
+        raise UserError(
+            f"--workdir={workdir}: {holder} is training there; wait for it, stop it, or give "
+            "another folder"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: its file system cannot lock files ({error.strerror}), which "
+            "keeps two processes from training there; give a folder of another file system, or "
+            "--nolock_workdir where no other process trains there"
+        ) from error
 
 
 def replica_folders(workdir: Path, seed: int, num_replicas: int) -> list[Path]:
