@@ -179,6 +179,22 @@ def test_a_seed_counts_once_however_often_it_is_there(tmp_path, capsys):
         assert f"- {line}" in markdown
 
 
+def test_runs_behind_symbolic_links_are_reported_once_each(tmp_path):
+    folder, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    write_run(folder / "baseline", NAMED["baseline"], [100.0])
+    write_run(elsewhere / "deep" / "optimized", NAMED["optimized"], [101.0])
+    (elsewhere / "loop").symlink_to(folder, target_is_directory=True)
+    (elsewhere / "loop_of_its_own").symlink_to(elsewhere / "loop_of_its_own")
+    (folder / "a_link").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "a_latest").symlink_to("baseline", target_is_directory=True)
+    (folder / "broken").symlink_to("nowhere")
+    _, markdown = write_report(folder)
+    assert "--workdir=runs/baseline\n" in markdown.replace(" |", "\n")
+    assert "--workdir=runs/a_link/deep/optimized" in markdown
+    assert "a_latest" not in markdown
+    assert "(baseline: 1, optimized: 1)" in markdown
+
+
 def test_runs_that_differ_in_the_latent_size_are_plotted_against_it(tmp_path):
     for size in (2, 16):
         config = copy.deepcopy(NAMED["baseline"])
