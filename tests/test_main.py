@@ -162,6 +162,33 @@ def test_mistakes_in_the_modes_of_a_folder(tmp_path, error_of, arguments, expect
 
 
 @pytest.mark.parametrize(
+    ("lines", "arguments", "expected"),
+    [
+        (["--config=configs/quickstart.py", "--config.seed=-1"], [], "seed is -1, must be"),
+        (["--config configs/quickstart.py", "--config.seed -1"], [], "seed is -1, must be"),
+        (["--config.seed=3", "# why"], [QUICKSTART, "--config.seed=-1"], "seed is -1, must be"),
+        (["--config.decoder.strides (1, 3)"], [QUICKSTART], "decoder.strides is (1, 3), must"),
+        (["--mode=experiments", "--configs=quickstart", "--config.seed=-2"], [], "seed is -2"),
+        (["--config.sed=1"], ["--mode=experiments"], "closest match: seed"),
+        (["--flagfile=missing"], [QUICKSTART], "Unable to open flagfile: [Errno 2] No such file"),
+        (["\udcff"], [QUICKSTART], "the file that --flagfile names is no text"),
+        (["--nocompilation_cache=1"], [QUICKSTART], "does not take an argument"),
+    ],
+)
+def test_flags_from_a_file(tmp_path, error_of, lines, arguments, expected):
+    path = tmp_path / "flags"
+    path.write_text("\n".join(lines), errors="surrogateescape")
+    workdir = tmp_path / "run"
+    assert expected in error_of(f"--flagfile={path}", f"--workdir={workdir}", *arguments)
+    assert not workdir.exists()
+
+
+def test_a_missing_file_of_flags(error_of):
+    message = error_of(QUICKSTART, "--flagfile=missing")
+    assert message.startswith("error: Unable to open flagfile: [Errno 2] No such file")
+
+
+@pytest.mark.parametrize(
     ("content", "expected"),
     [
         (None, "No such file"),
