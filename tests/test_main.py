@@ -161,6 +161,36 @@ def test_mistakes_in_the_modes_of_a_folder(tmp_path, error_of, arguments, expect
     assert not workdir.exists()
 
 
+MNIST = (QUICKSTART, "--config.data.name=mnist")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("--config", ()),
+        ("--workdir", (QUICKSTART,)),
+        ("--workdir", ("--mode=report",)),
+        ("data.data_dir", MNIST),
+        ("data.manual_dir", MNIST),
+    ],
+)
+def test_the_home_folder_of_nobody(tmp_path, monkeypatch, error_of, name, arguments):
+    path = "~no_such_user/folder"
+    workdir = f"--workdir={tmp_path / 'run'}"
+    flag = name if name.startswith("--") else f"--config.{name}"
+    message = error_of(workdir, *arguments, f"{flag}={path}")
+    assert message == f"error: {name}={path}: there is no such home folder; give the whole path\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_user_without_a_home_folder_names_one(tmp_path, error_of, monkeypatch, no_home):
+    from tensorflow_datasets.core import constants
+
+    monkeypatch.setattr(constants, "DATA_DIR", "~/tensorflow_datasets")  # as it is then
+    message = error_of(f"--workdir={tmp_path / 'run'}", *MNIST)
+    assert "data.data_dir=~/tensorflow_datasets: there is no such home folder" in message
+
+
 @pytest.mark.parametrize(
     ("lines", "arguments", "expected"),
     [

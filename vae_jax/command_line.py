@@ -15,6 +15,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from vae_jax import configuration
 from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import expand_user
 
 
 def parse_known(argv: Sequence[str], known: flags.FlagValues) -> list[str]:
@@ -46,8 +47,9 @@ def load_file(path: str) -> dict[str, Any]:
     Raises:
       UserError: whatever the file's code raises, or it describes something else.
     """
+    expanded = str(expand_user("--config", path))
     try:
-        return ConfigFileFlagParser("config").parse(path).to_dict()
+        return ConfigFileFlagParser("config").parse(expanded).to_dict()
     except Exception as error:
         # With a traceback in it: its last line says what is wrong.
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,11 +1,10 @@
 """Loading a data set by its name."""
 
-import os
-
 from vae_jax.datasets import embedded
 from vae_jax.datasets.binarization import BINARIZATIONS, binarize_for_evaluation
 from vae_jax.datasets.structs import Dataset, Split, sha256_of
 from vae_jax.runtime.errors import UserError, check_choice
+from vae_jax.runtime.files import expand_user
 
 NAMES = ("mnist", "fashion_mnist", "kmnist", "mnist_5k")
 
@@ -61,8 +60,8 @@ def _load_official(
 
     splits = prepared.load(
         name,
-        data_dir=os.path.expanduser(data_dir) if data_dir else None,
-        manual_dir=os.path.expanduser(manual_dir) if manual_dir else None,
+        data_dir=str(expand_user("data.data_dir", data_dir)) if data_dir else None,
+        manual_dir=str(expand_user("data.manual_dir", manual_dir)) if manual_dir else None,
     )
     train = splits["train"]
     if not 1 <= validation_size < len(train):

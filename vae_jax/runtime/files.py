@@ -21,6 +21,24 @@ _MAX_DEPTH = 20
 Record = TypeVar("Record")
 
 
+def expand_user(name: str, path: str | os.PathLike[str]) -> Path:
+    """Replaces `~` or `~user` at the beginning of a path by that user's home folder.
+
+    Args:
+      name: what the path is, for the error.
+      path: as the user gave it.
+
+    Raises:
+      UserError: there is no such user, or no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{name}={os.fspath(path)}: there is no such home folder; give the whole path"
+        ) from error
+
+
 @contextlib.contextmanager
 def errors_that_name(path: Path) -> Iterator[None]:
     """Makes errors of writing name the file: those of an open one do not, as of a full disk."""
