@@ -23,7 +23,7 @@ from configs import REFERENCE_CONFIGS, default, get_configs_by_name
 from vae_jax import command_line, configuration
 from vae_jax.runtime import interrupts, output
 from vae_jax.runtime.errors import UserError, check_choice
-from vae_jax.runtime.files import expand_user
+from vae_jax.runtime.files import local_path
 from vae_jax.training import run_directory
 
 _FOLDER_MODES = ("experiments", "report")
@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> None:
         if not _WORKDIR.value:
             raise UserError("--workdir is missing; give a run directory, e.g. runs/baseline")
         run = _run_folder if _MODE.value in _FOLDER_MODES else _run_one
-        run(_MODE.value, expand_user("--workdir", _WORKDIR.value), arguments)
+        run(_MODE.value, local_path("--workdir", _WORKDIR.value), arguments)
     except UserError as error:
         _fail(error)
     except interrupts.Interrupted as interrupted:

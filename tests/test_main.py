@@ -17,6 +17,7 @@ from absl.testing import flagsaver
 import main
 from tests.support.common import ROOT
 from tests.support.processes import SMALL_DECODER
+from vae_jax.runtime import files
 
 QUICKSTART = "--config=configs/quickstart.py"
 SMALL = ("--config.encoder.hidden_size=8", *SMALL_DECODER)
@@ -181,6 +182,34 @@ def test_the_home_folder_of_nobody(tmp_path, monkeypatch, error_of, name, argume
     message = error_of(workdir, *arguments, f"{flag}={path}")
     assert message == f"error: {name}={path}: there is no such home folder; give the whole path\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("--config", ()),
+        ("--workdir", (QUICKSTART,)),
+        ("--workdir", ("--mode=report",)),
+        ("--workdir", ("--mode=sample",)),
+        ("data.data_dir", MNIST),
+        ("data.manual_dir", MNIST),
+        ("data.manual_dir", ("--mode=experiments",)),
+        ("data.manual_dir", ("--mode=report",)),
+    ],
+)
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3:/bucket", "file:///run", "hdfs://a:1/b"])
+def test_addresses_are_refused_at_once(tmp_path, error_of, name, arguments, path):
+    flag = name if name.startswith("--") else f"--config.{name}"
+    message = error_of(f"--workdir={tmp_path / 'run'}", *arguments, f"{flag}={path}")
+    assert name in message
+    assert path in message
+    assert "a folder of this machine" in message
+    assert not os.path.exists(ROOT / path.partition("/")[0])
+
+
+def test_a_folder_with_a_colon_is_no_address():
+    for path in ("a:b/c", "./gs:/b", "C:/runs", "runs/x://y", "lr=1e-3:2/a"):
+        assert not files.is_address(path)
 
 
 def test_a_user_without_a_home_folder_names_one(tmp_path, error_of, monkeypatch, no_home):

@@ -15,7 +15,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from vae_jax import configuration
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import expand_user
+from vae_jax.runtime.files import local_path
 
 
 def parse_known(argv: Sequence[str], known: flags.FlagValues) -> list[str]:
@@ -47,7 +47,7 @@ def load_file(path: str) -> dict[str, Any]:
     Raises:
       UserError: whatever the file's code raises, or it describes something else.
     """
-    expanded = str(expand_user("--config", path))
+    expanded = str(local_path("--config", path))
     try:
         return ConfigFileFlagParser("config").parse(expanded).to_dict()
     except Exception as error:

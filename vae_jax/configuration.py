@@ -14,6 +14,7 @@ import ml_collections
 
 from vae_jax import datasets
 from vae_jax.runtime.errors import UserError, check_choice, closest_match
+from vae_jax.runtime.files import is_address
 
 ENCODERS = ("lstm", "dense")
 OUTPUT_BIAS_INITS = ("zeros", "data_mean")
@@ -94,8 +95,10 @@ class _Rules:
         check_choice(path, self.fields[path], names)
 
     def folder(self, path: str) -> None:
+        folder = self.fields[path] or ""
+        self.require(path, not is_address(folder), "a folder of this machine, not an address")
         try:
-            valid = b"\0" not in os.fsencode(self.fields[path] or "")
+            valid = b"\0" not in os.fsencode(folder)
         except UnicodeEncodeError:
             valid = False
         self.require(path, valid, "a name that a folder can have")

@@ -4,7 +4,7 @@ from vae_jax.datasets import embedded
 from vae_jax.datasets.binarization import BINARIZATIONS, binarize_for_evaluation
 from vae_jax.datasets.structs import Dataset, Split, sha256_of
 from vae_jax.runtime.errors import UserError, check_choice
-from vae_jax.runtime.files import expand_user
+from vae_jax.runtime.files import local_path
 
 NAMES = ("mnist", "fashion_mnist", "kmnist", "mnist_5k")
 
@@ -60,8 +60,8 @@ def _load_official(
 
     splits = prepared.load(
         name,
-        data_dir=str(expand_user("data.data_dir", data_dir)) if data_dir else None,
-        manual_dir=str(expand_user("data.manual_dir", manual_dir)) if manual_dir else None,
+        data_dir=str(local_path("data.data_dir", data_dir)) if data_dir else None,
+        manual_dir=str(local_path("data.manual_dir", manual_dir)) if manual_dir else None,
     )
     train = splits["train"]
     if not 1 <= validation_size < len(train):

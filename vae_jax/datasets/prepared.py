@@ -22,7 +22,7 @@ from vae_jax.datasets.builder import VaeJaxMnist
 from vae_jax.datasets.structs import Split, sha256_of
 from vae_jax.runtime import interrupts
 from vae_jax.runtime.errors import UserError, system_reason
-from vae_jax.runtime.files import expand_user
+from vae_jax.runtime.files import local_path
 
 # TensorFlow Datasets alone tries for over 200 s before it says that there is no network.
 PROBE_SECONDS = 10.0
@@ -51,7 +51,7 @@ def load(name: str, data_dir: str | None, manual_dir: str | None) -> dict[str, S
       UserError: the files cannot be had, or are not the official ones; the prepared data cannot
         be written.
     """
-    root = expand_user("data.data_dir", data_dir or constants.DATA_DIR)
+    root = local_path("data.data_dir", data_dir or constants.DATA_DIR)
     folder = _folder(name, root)
     with _quiet():
         try:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +22,23 @@ _MAX_DEPTH = 20
 Record = TypeVar("Record")
 
 
-def expand_user(name: str, path: str | os.PathLike[str]) -> Path:
-    """Replaces `~` or `~user` at the beginning of a path by that user's home folder.
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a path is an address, as gs://bucket, of which one slash may be left."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)))
+
+
+def local_path(name: str, path: str | os.PathLike[str]) -> Path:
+    """Makes a path of what the user gave; `~` or `~user` becomes that user's home folder.
 
     Args:
       name: what the path is, for the error.
       path: as the user gave it.
 
     Raises:
-      UserError: there is no such user, or no home folder.
+      UserError: it is an address, or there is no such user or no home folder.
     """
+    if is_address(path):
+        raise UserError(f"{name}={os.fspath(path)}: is an address; give a folder of this machine")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
