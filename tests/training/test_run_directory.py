@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 
 import pytest
@@ -66,9 +67,19 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="neither empty nor a run directory"):
-        run_directory.check_workdir(tmp_path, CONFIG)
+    (tmp_path / ".lock").write_text("")
+    for name, expected in ((".DS_Store", r"it holds \.DS_Store; give"), ("a", "and 1 more; give")):
+        (tmp_path / name).write_text("")
+        with pytest.raises(UserError, match="neither empty nor a run directory") as error:
+            run_directory.check_workdir(tmp_path, CONFIG)
+        assert re.search(expected, one_line(error))
+
+
+def test_a_name_too_long_for_a_folder_is_cut(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)") as error:
+        run_directory.read_config(tmp_path / ("a" * 3000))
+    assert len(one_line(error)) < 300
+    assert f"{'a' * 60}...{'a' * 19}" in one_line(error)
 
 
 def test_no_run_is_an_error(tmp_path):

@@ -90,10 +90,14 @@ def read_run_record(workdir: Path) -> dict[str, Any]:
       UserError: there is no run, or its `config.json` is damaged.
     """
     path = workdir / CONFIG_NAME
-    if not path.exists():
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"--workdir={workdir}: holds no run (no config.json); train one there first"
-        )
+        ) from None
+    except OSError as error:  # no permission, a name too long
+        raise UserError(f"--workdir={workdir}: cannot be read ({error.strerror})") from error
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{path}: has no 'config' entry; the file is damaged")
@@ -171,9 +175,11 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"--workdir={workdir}: {existing} is not writable; give another folder")
     if (workdir / CONFIG_NAME).exists():
         check_same_config(workdir, config)
-    elif existing == workdir and any(map(_is_foreign, workdir.iterdir())):
+    elif existing == workdir and (foreign := sorted(filter(_is_foreign, workdir.iterdir()))):
+        others = f" and {len(foreign) - 1} more" if foreign[1:] else ""
         raise UserError(
-            f"--workdir={workdir}: is neither empty nor a run directory; give a new folder"
+            f"--workdir={workdir}: is neither empty nor a run directory, it holds "
+            f"{foreign[0].name}{others}; give a new folder, or move that out of this one"
         )
 
 
