@@ -402,6 +402,32 @@ def test_names_from_outside_are_escaped(tmp_path):
     assert "<b>" not in html_text
 
 
+def test_names_are_escaped_in_markdown_and_quoted_in_commands(tmp_path):
+    config = copy.deepcopy(NAMED["baseline"])
+    names = ("a|b", "it's $HOME; x", "`*_[z](y)_*`", "日本", "two\nlines", "plain_name")
+    for size, name in enumerate(names, 1):
+        config.latent_size = size
+        write_run(tmp_path / name, config, [100.0])
+    write_run(tmp_path / "un|finished", config, [100.0])
+    (tmp_path / "un|finished" / "summary.json").unlink()
+    html_text, markdown = write_report(tmp_path)
+    assert "<td>" in html_text
+    [table] = re.findall(r"^\| configuration \| test loss.*?\n\n", markdown, re.M | re.S)
+    rows = [re.split(r" (?<!\\)\| ", line) for line in table.strip().splitlines()]
+    assert {len(row) for row in rows if "---" not in row[0]} == {10}
+    assert {row[0] for row in rows[2:]} == {
+        r"| a\|b",
+        r"| it's \$HOME; x",
+        r"| \`\*\_\[z\](y)\_\*\`",
+        "| 日本",
+        r"| two\\nlines",
+        "| plain_name",
+    }
+    assert r"--workdir='runs/a\|b' --config.latent_size=1" in markdown
+    assert "--workdir=runs/plain_name --config.latent_size=6" in markdown
+    assert r"un\|finished: 50 of 50 epochs" in markdown
+
+
 def groups_of(tmp_path, **overrides):
     """Groups of named configurations, the samples' measures overridden for each."""
     for name, samples in overrides.items():
