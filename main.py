@@ -55,6 +55,9 @@ def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
     overrides = command_line.read_overrides(arguments, fields, schema)
     config = configuration.from_dict(fields, schema, overrides)
     is_first_process = _start_jax()
+    if is_first_process:
+        # Of what the run directory holds it was said when that was trained.
+        configuration.warn_without_effect(config, schema, None if mode == "train" else overrides)
     from vae_jax import evaluate, interpolate, sample, train
     from vae_jax.runtime.system_errors import system_errors_as_user_errors
 

@@ -7,7 +7,7 @@ named, it is by its dotted path: `train.batch_size`.
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -228,6 +228,72 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     _check_train(rules)
     _check_loss(rules)
     rules.at_least("evaluate.num_importance_samples", 1)
+
+
+def _has_dense_layers(fields: Mapping[str, Any]) -> bool:
+    return fields["encoder.kind"] != "lstm" or bool(fields["encoder.mlp_sizes"])
+
+
+# Fields, when they do nothing, and what is then so.
+_WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool], str], ...] = (
+    (
+        tuple(
+            f"encoder.{name}"
+            for name in ("hidden_size", "num_layers", "bidirectional", "mlp_sizes")
+        ),
+        lambda fields: fields["encoder.kind"] != "lstm",
+        "encoder.kind is not lstm",
+    ),
+    (
+        ("encoder.dense_sizes",),
+        lambda fields: fields["encoder.kind"] != "dense",
+        "encoder.kind is not dense",
+    ),
+    (
+        ("encoder.activation",),
+        lambda fields: not _has_dense_layers(fields),
+        "encoder.mlp_sizes is empty",
+    ),
+    (
+        ("evaluate.num_importance_samples",),
+        lambda fields: fields["data.binarization"] == "none",
+        "data.binarization is none",
+    ),
+    (
+        ("data.data_dir", "data.manual_dir", "data.validation_size"),
+        lambda fields: fields["data.name"] == "mnist_5k",
+        "data.name is mnist_5k",
+    ),
+    (
+        ("loss.kl_warmup_steps", "loss.free_bits"),
+        lambda fields: fields["loss.kl_weight"] == 0.0,
+        "loss.kl_weight is 0",
+    ),
+)
+
+
+def warn_without_effect(
+    config: ml_collections.ConfigDict,
+    default: ml_collections.ConfigDict,
+    among: Collection[str] | None = None,
+) -> None:
+    """Warns, in one line, of fields that are set to other than their default and do nothing.
+
+    Args:
+      config: a valid configuration.
+      default: the default configuration.
+      among: the dotted paths to look at; all if None.
+    """
+    fields, defaults = flatten(config.to_dict()), flatten(default.to_dict())
+    found = [
+        f"{name} ({why})"
+        for names, does_nothing, why in _WITHOUT_EFFECT
+        if does_nothing(fields)
+        for name in names
+        if fields[name] != defaults[name] and (among is None or name in among)
+    ]
+    if found:
+        print(f"warning: set without effect: {', '.join(found)}", file=sys.stderr)
 
 
 def from_dict(

@@ -15,13 +15,17 @@ from vae_jax.training.run_directory import DATA_PATH_FIELDS
 
 
 def _train_each(
-    configs: Mapping[str, ml_collections.ConfigDict], workdir: Path, lock: bool
+    configs: Mapping[str, ml_collections.ConfigDict],
+    default: ml_collections.ConfigDict,
+    workdir: Path,
+    lock: bool,
 ) -> dict[str, str]:
     """Trains each in a folder of its name; returns what went wrong, by name."""
     failed = {}
     for number, (name, config) in enumerate(configs.items(), 1):
         if devices.is_first_process():
             print(f"{name}, {number} of {len(configs)}: {workdir / name}", flush=True)
+            configuration.warn_without_effect(config, default)
         try:
             with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
                 train.train_and_evaluate(config, workdir / name, lock)
@@ -61,7 +65,7 @@ def run_experiments(
         name: configuration.from_dict(configs_by_name[name].to_dict(), default, overrides)
         for name in names
     }
-    failed = _train_each(configs, workdir, lock)
+    failed = _train_each(configs, default, workdir, lock)
     if not devices.is_first_process():
         return
     if len(failed) < len(configs):

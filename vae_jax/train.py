@@ -1,6 +1,7 @@
 """Mode `train`: from a configuration to a complete run directory."""
 
 import contextlib
+import sys
 from pathlib import Path
 
 import jax
@@ -31,6 +32,17 @@ def _check_against_data(config: ml_collections.ConfigDict, num_images: int) -> N
         raise UserError(
             f"loss.kl_warmup_steps is {loss.kl_warmup_steps}, must be at most {elbo_steps} where "
             "loss.num_importance_samples is above 1, the steps of loss.elbo_warmup_epochs"
+        )
+
+
+def _warn_of_long_warmup(config: ml_collections.ConfigDict, num_images: int) -> None:
+    """Warns where the run ends before the KL has its whole weight."""
+    num_steps = config.train.num_epochs * (num_images // config.train.batch_size)
+    if config.loss.kl_warmup_steps > num_steps:
+        print(
+            f"warning: loss.kl_warmup_steps is {config.loss.kl_warmup_steps}, and the run has "
+            f"{num_steps} steps: loss.kl_weight is never reached",
+            file=sys.stderr,
         )
 
 
@@ -81,6 +93,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path, lock: b
     first = devices.is_first_process()
     with run_directory.locked(workdir, lock) if first else contextlib.nullcontext():
         if first:
+            _warn_of_long_warmup(config, len(dataset.train))
             _begin_run(config, workdir, dataset)
         devices.barrier("run directory begun")
         summary = _final_summary(workdir, config.train.num_epochs)
