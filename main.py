@@ -12,6 +12,7 @@ trains the reference configurations, or those that --configs names, and writes a
 runs in that folder; --mode=report writes the report alone.
 """
 
+import functools
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +23,7 @@ from configs import REFERENCE_CONFIGS, default, get_configs_by_name
 from vae_jax import command_line, configuration
 from vae_jax.runtime import interrupts, output
 from vae_jax.runtime.errors import UserError, check_choice
+from vae_jax.runtime.files import local_path
 from vae_jax.training import run_directory
 
 _FOLDER_MODES = ("experiments", "report")
@@ -37,6 +39,9 @@ _COMPILATION_CACHE = flags.DEFINE_bool(
 _DETECT_CLUSTER = flags.DEFINE_bool(
     "detect_cluster", True, "Look for other processes of the run: SLURM, Kubernetes, MPI, TPU."
 )
+_LOCK_WORKDIR = flags.DEFINE_bool(
+    "lock_workdir", True, "Keep other processes from training in the run directory."
+)
 
 
 def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
@@ -50,11 +55,14 @@ def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
     overrides = command_line.read_overrides(arguments, fields, schema)
     config = configuration.from_dict(fields, schema, overrides)
     is_first_process = _start_jax()
+    if is_first_process:
+        # Of what the run directory holds it was said when that was trained.
+        configuration.warn_without_effect(config, schema, None if mode == "train" else overrides)
     from vae_jax import evaluate, interpolate, sample, train
     from vae_jax.runtime.system_errors import system_errors_as_user_errors
 
     run = {
-        "train": train.train_and_evaluate,
+        "train": functools.partial(train.train_and_evaluate, lock=_LOCK_WORKDIR.value),
         "evaluate": evaluate.evaluate,
         "sample": sample.sample,
         "interpolate": interpolate.interpolate,
@@ -80,7 +88,8 @@ def _run_folder(mode: str, workdir: Path, arguments: list[str]) -> None:
     with system_errors_as_user_errors():
         if mode == "experiments":
             names = REFERENCE_CONFIGS if _CONFIGS.value is None else _CONFIGS.value
-            experiments.run_experiments(workdir, names, configs_by_name, schema, overrides)
+            lock = _LOCK_WORKDIR.value
+            experiments.run_experiments(workdir, names, configs_by_name, schema, overrides, lock)
         elif is_first_process:
             report.write_report(workdir, configs_by_name, schema, overrides)
 
@@ -105,7 +114,7 @@ def main(arguments: list[str]) -> None:
         if not _WORKDIR.value:
             raise UserError("--workdir is missing; give a run directory, e.g. runs/baseline")
         run = _run_folder if _MODE.value in _FOLDER_MODES else _run_one
-        run(_MODE.value, Path(_WORKDIR.value).expanduser(), arguments)
+        run(_MODE.value, local_path("--workdir", _WORKDIR.value), arguments)
     except UserError as error:
         _fail(error)
     except interrupts.Interrupted as interrupted:

@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import os
+import pwd
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def small_config() -> ml_collections.ConfigDict:
     """A valid configuration of a model with few parameters, on the embedded digits."""
     return make_small_config()
+
+
+@pytest.fixture
+def no_home(monkeypatch):
+    """A user without a home folder, as in a container."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["no such user"])
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import default
+from configs import default, get_configs_by_name
 from tests.support.common import ROOT
 from vae_jax import configuration
 from vae_jax.runtime.errors import UserError
@@ -220,3 +220,47 @@ def test_flatten_joins_names_and_takes_lists_as_tuples():
         "b.c": (1, 2),
         "b.d.e": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"encoder.kind": "dense", "encoder.hidden_size": 8, "encoder.mlp_sizes": (4,)},
+            "encoder.hidden_size (encoder.kind is not lstm), encoder.mlp_sizes (encoder.kind is not"
+            " lstm)",
+        ),
+        ({"encoder.dense_sizes": (8,)}, "encoder.dense_sizes (encoder.kind is not dense)"),
+        ({"encoder.activation": "swish"}, "encoder.activation (encoder.mlp_sizes is empty)"),
+        ({"encoder.activation": "swish", "encoder.mlp_sizes": (4,)}, None),
+        ({"encoder.activation": "swish", "encoder.kind": "dense"}, None),
+        (
+            {"evaluate.num_importance_samples": 7},
+            "evaluate.num_importance_samples (data.binarization is none)",
+        ),
+        ({"evaluate.num_importance_samples": 7, "data.binarization": "dynamic"}, None),
+        (
+            {"data.name": "mnist_5k", "data.manual_dir": "x"},
+            "data.manual_dir (data.name is mnist_5k)",
+        ),
+        (
+            {"loss.kl_weight": 0.0, "loss.free_bits": 1.0},
+            "loss.free_bits (loss.kl_weight is 0)",
+        ),
+        ({}, None),
+    ],
+)
+def test_fields_without_effect_are_said_in_one_line(capsys, changes, expected):
+    schema = default.get_config()
+    config = configuration.from_dict(schema.to_dict(), schema, changes)
+    configuration.warn_without_effect(config, schema)
+    line = f"warning: set without effect: {expected}\n" if expected else ""
+    assert capsys.readouterr().err == line
+    configuration.warn_without_effect(config, schema, among=())
+    assert capsys.readouterr().err == ""
+
+
+def test_no_shipped_configuration_has_a_field_without_effect(capsys):
+    for config in get_configs_by_name().values():
+        configuration.warn_without_effect(config, default.get_config())
+    assert capsys.readouterr().err == ""

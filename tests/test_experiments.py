@@ -46,7 +46,7 @@ def test_a_failing_run_is_named_and_does_not_stop_the_rest(tmp_path, capsys, con
 
 
 def test_an_error_of_whatever_type_stops_no_other_run(tmp_path, configs, small_config, monkeypatch):
-    def train(config, workdir):
+    def train(config, workdir, lock):
         raise ZeroDivisionError("division by zero") if workdir.name == "failing" else OSError(28)
 
     monkeypatch.setattr("vae_jax.train.train_and_evaluate", train)

@@ -17,6 +17,7 @@ from absl.testing import flagsaver
 import main
 from tests.support.common import ROOT
 from tests.support.processes import SMALL_DECODER
+from vae_jax.runtime import files
 
 QUICKSTART = "--config=configs/quickstart.py"
 SMALL = ("--config.encoder.hidden_size=8", *SMALL_DECODER)
@@ -159,6 +160,91 @@ def test_mistakes_in_the_modes_of_a_folder(tmp_path, error_of, arguments, expect
     workdir = tmp_path / "runs"
     assert expected in error_of(f"--workdir={workdir}", *arguments)
     assert not workdir.exists()
+
+
+MNIST = (QUICKSTART, "--config.data.name=mnist")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("--config", ()),
+        ("--workdir", (QUICKSTART,)),
+        ("--workdir", ("--mode=report",)),
+        ("data.data_dir", MNIST),
+        ("data.manual_dir", MNIST),
+    ],
+)
+def test_the_home_folder_of_nobody(tmp_path, monkeypatch, error_of, name, arguments):
+    path = "~no_such_user/folder"
+    workdir = f"--workdir={tmp_path / 'run'}"
+    flag = name if name.startswith("--") else f"--config.{name}"
+    message = error_of(workdir, *arguments, f"{flag}={path}")
+    assert message == f"error: {name}={path}: there is no such home folder; give the whole path\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("--config", ()),
+        ("--workdir", (QUICKSTART,)),
+        ("--workdir", ("--mode=report",)),
+        ("--workdir", ("--mode=sample",)),
+        ("data.data_dir", MNIST),
+        ("data.manual_dir", MNIST),
+        ("data.manual_dir", ("--mode=experiments",)),
+        ("data.manual_dir", ("--mode=report",)),
+    ],
+)
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3:/bucket", "file:///run", "hdfs://a:1/b"])
+def test_addresses_are_refused_at_once(tmp_path, error_of, name, arguments, path):
+    flag = name if name.startswith("--") else f"--config.{name}"
+    message = error_of(f"--workdir={tmp_path / 'run'}", *arguments, f"{flag}={path}")
+    assert name in message
+    assert path in message
+    assert "a folder of this machine" in message
+    assert not os.path.exists(ROOT / path.partition("/")[0])
+
+
+def test_a_folder_with_a_colon_is_no_address():
+    for path in ("a:b/c", "./gs:/b", "C:/runs", "runs/x://y", "lr=1e-3:2/a"):
+        assert not files.is_address(path)
+
+
+def test_a_user_without_a_home_folder_names_one(tmp_path, error_of, monkeypatch, no_home):
+    from tensorflow_datasets.core import constants
+
+    monkeypatch.setattr(constants, "DATA_DIR", "~/tensorflow_datasets")  # as it is then
+    message = error_of(f"--workdir={tmp_path / 'run'}", *MNIST)
+    assert "data.data_dir=~/tensorflow_datasets: there is no such home folder" in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "arguments", "expected"),
+    [
+        (["--config=configs/quickstart.py", "--config.seed=-1"], [], "seed is -1, must be"),
+        (["--config configs/quickstart.py", "--config.seed -1"], [], "seed is -1, must be"),
+        (["--config.seed=3", "# why"], [QUICKSTART, "--config.seed=-1"], "seed is -1, must be"),
+        (["--config.decoder.strides (1, 3)"], [QUICKSTART], "decoder.strides is (1, 3), must"),
+        (["--mode=experiments", "--configs=quickstart", "--config.seed=-2"], [], "seed is -2"),
+        (["--config.sed=1"], ["--mode=experiments"], "closest match: seed"),
+        (["--flagfile=missing"], [QUICKSTART], "Unable to open flagfile: [Errno 2] No such file"),
+        (["\udcff"], [QUICKSTART], "the file that --flagfile names is no text"),
+        (["--nocompilation_cache=1"], [QUICKSTART], "does not take an argument"),
+    ],
+)
+def test_flags_from_a_file(tmp_path, error_of, lines, arguments, expected):
+    path = tmp_path / "flags"
+    path.write_text("\n".join(lines), errors="surrogateescape")
+    workdir = tmp_path / "run"
+    assert expected in error_of(f"--flagfile={path}", f"--workdir={workdir}", *arguments)
+    assert not workdir.exists()
+
+
+def test_a_missing_file_of_flags(error_of):
+    message = error_of(QUICKSTART, "--flagfile=missing")
+    assert message.startswith("error: Unable to open flagfile: [Errno 2] No such file")
 
 
 @pytest.mark.parametrize(

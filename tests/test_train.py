@@ -215,6 +215,18 @@ def test_a_collapsed_posterior_is_warned_of(small_config, tmp_path, capsys):
     assert "likelihood" not in json.loads((tmp_path / "run" / "evaluation.json").read_text())
 
 
+def test_a_warmup_longer_than_the_run_is_warned_of(small_config, capsys):
+    small_config.loss.kl_warmup_steps = 80
+    train._warn_of_long_warmup(small_config, 4000)
+    assert capsys.readouterr().err == ""
+    small_config.loss.kl_warmup_steps = 81
+    train._warn_of_long_warmup(small_config, 4000)
+    assert capsys.readouterr().err == (
+        "warning: loss.kl_warmup_steps is 81, and the run has 80 steps: loss.kl_weight is never "
+        "reached\n"
+    )
+
+
 def test_a_batch_larger_than_the_split(small_config, tmp_path):
     small_config.train.batch_size = 4001
     with pytest.raises(UserError, match=r"train.batch_size is 4001, must be at most 4000"):

@@ -15,19 +15,30 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from vae_jax import configuration
 from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import local_path
 
 
 def parse_known(argv: Sequence[str], known: flags.FlagValues) -> list[str]:
     """Parses the flags that are known; returns the program's name and the other arguments.
 
     Raises:
-      UserError: a flag lacks its value, or has a wrong one.
+      UserError: a flag lacks its value, or has a wrong one; a file of flags cannot be read.
     """
     known.set_gnu_getopt(True)
     try:
-        return known(argv, known_only=True)
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
+        arguments = known.read_flags_from_files(argv[1:])
+        separate = (part for argument in arguments for part in _separate(argument))
+        return known([argv[0], *separate], known_only=True)
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file that --flagfile names is no text ({error})") from error
+    except (flags.Error, ValueError) as error:
+        raise UserError(" ".join(str(error).split()).removeprefix("ERROR:: ")) from error
+
+
+def _separate(argument: str) -> list[str]:
+    """Takes a flag and its value apart that are a line of a file, a space between them."""
+    found = re.fullmatch(r"(--?[\w.]+)[ \t]+(.+)", argument)
+    return [*found.groups()] if found else [argument]
 
 
 def load_file(path: str) -> dict[str, Any]:
@@ -36,8 +47,9 @@ def load_file(path: str) -> dict[str, Any]:
     Raises:
       UserError: whatever the file's code raises, or it describes something else.
     """
+    expanded = str(local_path("--config", path))
     try:
-        return ConfigFileFlagParser("config").parse(path).to_dict()
+        return ConfigFileFlagParser("config").parse(expanded).to_dict()
     except Exception as error:
         # With a traceback in it: its last line says what is wrong.
         lines = str(error).strip().splitlines() or [type(error).__name__]

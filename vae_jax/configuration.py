@@ -6,13 +6,14 @@ named, it is by its dotted path: `train.batch_size`.
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from vae_jax import datasets
 from vae_jax.runtime.errors import UserError, check_choice, closest_match
+from vae_jax.runtime.files import is_address
 
 ENCODERS = ("lstm", "dense")
 OUTPUT_BIAS_INITS = ("zeros", "data_mean")
@@ -26,6 +27,11 @@ _MAX_SEED = 2**32 - 1
 # What no size can exceed: larger ones would overflow in JAX, or when the checks multiply them.
 _MAX_SIZE = 2**31 - 1
 _MAX_SIZES = 100
+
+
+def has_likelihood(likelihood: str, binarization: str) -> bool:
+    """Tells whether the loss bounds a likelihood: the cross-entropy of gray pixels does not."""
+    return likelihood != "bernoulli" or binarization != "none"
 
 
 def check_field(path: str, schema: ml_collections.ConfigDict) -> None:
@@ -94,8 +100,10 @@ class _Rules:
         check_choice(path, self.fields[path], names)
 
     def path(self, path: str) -> None:
+        folder = self.fields[path] or ""
+        self.require(path, not is_address(folder), "a path of this machine, not an address")
         try:
-            valid = b"\0" not in os.fsencode(self.fields[path] or "")
+            valid = b"\0" not in os.fsencode(folder)
         except UnicodeEncodeError:
             valid = False
         self.require(path, valid, "a name that a file or folder can have")
@@ -240,6 +248,82 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     _check_train(rules)
     _check_loss(rules)
     rules.at_least("evaluate.num_importance_samples", 1)
+
+
+def _has_dense_layers(fields: Mapping[str, Any]) -> bool:
+    return fields["encoder.kind"] != "lstm" or bool(fields["encoder.mlp_sizes"])
+
+
+# Fields, when they do nothing, and what is then so.
+_WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool], str], ...] = (
+    (
+        tuple(
+            f"encoder.{name}"
+            for name in ("hidden_size", "num_layers", "bidirectional", "mlp_sizes")
+        ),
+        lambda fields: fields["encoder.kind"] != "lstm",
+        "encoder.kind is not lstm",
+    ),
+    (
+        ("encoder.dense_sizes",),
+        lambda fields: fields["encoder.kind"] != "dense",
+        "encoder.kind is not dense",
+    ),
+    (
+        ("encoder.activation",),
+        lambda fields: not _has_dense_layers(fields),
+        "encoder.mlp_sizes is empty",
+    ),
+    (
+        ("evaluate.num_importance_samples",),
+        lambda fields: not has_likelihood(fields["likelihood.kind"], fields["data.binarization"]),
+        "data.binarization is none",
+    ),
+    (
+        ("data.data_dir", "data.manual_dir", "data.validation_size"),
+        lambda fields: fields["data.name"] == "mnist_5k",
+        "data.name is mnist_5k",
+    ),
+    (
+        ("data.image_size", "data.channels", "data.skip_damaged", "data.test_size"),
+        lambda fields: fields["data.name"] != "images",
+        "data.name is not images",
+    ),
+    (
+        ("data.manual_dir",),
+        lambda fields: fields["data.name"] == "images",
+        "data.name is images",
+    ),
+    (
+        ("loss.kl_warmup_steps", "loss.free_bits"),
+        lambda fields: fields["loss.kl_weight"] == 0.0,
+        "loss.kl_weight is 0",
+    ),
+)
+
+
+def warn_without_effect(
+    config: ml_collections.ConfigDict,
+    default: ml_collections.ConfigDict,
+    among: Collection[str] | None = None,
+) -> None:
+    """Warns, in one line, of fields that are set to other than their default and do nothing.
+
+    Args:
+      config: a valid configuration.
+      default: the default configuration.
+      among: the dotted paths to look at; all if None.
+    """
+    fields, defaults = flatten(config.to_dict()), flatten(default.to_dict())
+    found = [
+        f"{name} ({why})"
+        for names, does_nothing, why in _WITHOUT_EFFECT
+        if does_nothing(fields)
+        for name in names
+        if fields[name] != defaults[name] and (among is None or name in among)
+    ]
+    if found:
+        print(f"warning: set without effect: {', '.join(found)}", file=sys.stderr)
 
 
 def from_dict(

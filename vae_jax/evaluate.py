@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_collections
 
 from vae_jax import datasets
+from vae_jax.configuration import has_likelihood
 from vae_jax.evaluation import generation, latent_statistics, log_likelihood
 from vae_jax.evaluation.measures import (
     EVALUATION_NAME,
@@ -36,8 +37,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
         mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
         posterior = latent_statistics.posterior_measures(replica.model.prior, mean, log_var)
         likelihood = None
-        # The cross-entropy of gray pixels is none.
-        if config.likelihood.kind != "bernoulli" or config.data.binarization != "none":
+        if has_likelihood(config.likelihood.kind, config.data.binarization):
             likelihood = _measure_likelihood(replica, dataset, config)
         evaluation = Evaluation(UNITS, replica.step, posterior, likelihood)
         write_record(replica.folder / EVALUATION_NAME, evaluation)

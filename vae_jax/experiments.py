@@ -14,15 +14,21 @@ from vae_jax.runtime.system_errors import system_errors_as_user_errors
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
 
 
-def _train_each(configs: Mapping[str, ml_collections.ConfigDict], workdir: Path) -> dict[str, str]:
+def _train_each(
+    configs: Mapping[str, ml_collections.ConfigDict],
+    default: ml_collections.ConfigDict,
+    workdir: Path,
+    lock: bool,
+) -> dict[str, str]:
     """Trains each in a folder of its name; returns what went wrong, by name."""
     failed = {}
     for number, (name, config) in enumerate(configs.items(), 1):
         if devices.is_first_process():
             print(f"{name}, {number} of {len(configs)}: {workdir / name}", flush=True)
+            configuration.warn_without_effect(config, default)
         try:
             with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
-                train.train_and_evaluate(config, workdir / name)
+                train.train_and_evaluate(config, workdir / name, lock)
         except BrokenPipeError:
             raise  # nobody reads what is printed
         except Exception as error:  # whatever it is, the others are trained and reported
@@ -37,6 +43,7 @@ def run_experiments(
     configs_by_name: Mapping[str, ml_collections.ConfigDict],
     default: ml_collections.ConfigDict,
     overrides: Mapping[str, Any],
+    lock: bool = True,
 ) -> None:
     """Trains configurations, skipping what is complete, and reports.
 
@@ -46,6 +53,7 @@ def run_experiments(
       configs_by_name: the configurations in `configs/`.
       default: the default configuration.
       overrides: fields to change in each, by dotted path.
+      lock: as for `train.train_and_evaluate`.
 
     Raises:
       UserError: a name or a value cannot be, or, after the report, some runs failed: it names them.
@@ -57,7 +65,7 @@ def run_experiments(
         name: configuration.from_dict(configs_by_name[name].to_dict(), default, overrides)
         for name in names
     }
-    failed = _train_each(configs, workdir)
+    failed = _train_each(configs, default, workdir, lock)
     if not devices.is_first_process():
         return
     if len(failed) < len(configs):

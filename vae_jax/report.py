@@ -8,7 +8,7 @@ import ml_collections
 
 from vae_jax.reporting import analysis, page, runs
 from vae_jax.runtime.errors import UserError, describe
-from vae_jax.runtime.files import write_atomically
+from vae_jax.runtime.files import local_path, write_atomically
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
 
 
@@ -59,12 +59,13 @@ def write_report(
       UserError: a field is no place of data, there is no complete run below `workdir`, or it
         cannot be written to.
     """
-    for path in data_paths:
+    for path, folder in data_paths.items():
         if path not in DATA_PATH_FIELDS:
             allowed = " and ".join(DATA_PATH_FIELDS)
             raise UserError(
                 f"--config.{path} has no meaning in --mode=report, where only {allowed} can be set"
             )
+        local_path(path, folder or "")
     complete, skipped_runs = runs.read_runs(workdir, default)
     complete, repeated = runs.drop_repeated_seeds(complete)
     complete, not_analyzed = analysis.analyze_missing(complete, data_paths)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from pathlib import Path
 
 import jax
@@ -42,6 +43,17 @@ def _check_against_data(config: ml_collections.ConfigDict, dataset: datasets.Dat
         )
 
 
+def _warn_of_long_warmup(config: ml_collections.ConfigDict, num_images: int) -> None:
+    """Warns where the run ends before the KL has its whole weight."""
+    num_steps = config.train.num_epochs * (num_images // config.train.batch_size)
+    if config.loss.kl_warmup_steps > num_steps:
+        print(
+            f"warning: loss.kl_warmup_steps is {config.loss.kl_warmup_steps}, and the run has "
+            f"{num_steps} steps: loss.kl_weight is never reached",
+            file=sys.stderr,
+        )
+
+
 def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datasets.Dataset) -> None:
     """Writes the run's `config.json`, or checks that the one there fits."""
     path = workdir / run_directory.CONFIG_NAME
@@ -67,12 +79,13 @@ def _final_summary(workdir: Path, num_epochs: int) -> Summary | None:
     return summary if summary and summary.epochs_trained == num_epochs else None
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path, lock: bool = True) -> None:
     """Trains a model, or goes on where an earlier call stopped, and evaluates it.
 
     Args:
       config: a valid configuration, `configs/default.py` with some fields changed.
       workdir: the run directory; made where there is none.
+      lock: whether to keep other processes from training there meanwhile.
 
     Raises:
       UserError: the data cannot be had, the batch is larger than the training split or the
@@ -86,8 +99,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None
     _check_against_data(config, dataset)
     mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
     first = devices.is_first_process()
-    with run_directory.locked(workdir) if first else contextlib.nullcontext():
+    with run_directory.locked(workdir, lock) if first else contextlib.nullcontext():
         if first:
+            _warn_of_long_warmup(config, len(dataset.train))
             _begin_run(config, workdir, dataset)
         devices.barrier("run directory begun")
         summary = _final_summary(workdir, config.train.num_epochs)

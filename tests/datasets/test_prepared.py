@@ -5,6 +5,7 @@ import gzip
 import http.server
 import json
 import pathlib
+import resource
 import shutil
 import socket
 import threading
@@ -536,3 +537,17 @@ def test_data_dir_that_cannot_be_written(load, data_dir):
     data_dir.write_text("a file, not a folder")
     message = error_of(load)
     assert str(data_dir) in message and "--config.data.data_dir=FOLDER" in message
+
+
+@pytest.mark.parametrize("num_bytes", [1, 100, 20_000])
+def test_a_disk_that_fills_up_while_data_are_prepared(load, small_files, data_dir, num_bytes):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))  # which fails as a full disk does
+    try:
+        message = error_of(load)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    folder = prepared_folder(data_dir)
+    assert message.startswith(f"cannot write prepared data to {folder} (File too large); give a ")
+    assert_nothing_prepared(data_dir)
+    assert_holds(load(), small_files.arrays)

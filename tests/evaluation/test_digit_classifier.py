@@ -1,5 +1,7 @@
 """The weights that come with the package: the right file, small, and as good as promised."""
 
+import unittest.mock
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,36 @@ def test_other_weights_are_refused(monkeypatch, tmp_path, params):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.npz: has SHA-256 .*, should have"):
         digit_classifier.load_weights()
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "expected"),
+    [
+        ("missing/weights.npz", (), "missing/weights.npz: No such file or directory; "),
+        (".", (), "is a folder; give a file"),
+        ("gs://bucket/weights.npz", (), "--output=gs://bucket/weights.npz: is an address"),
+        ("~no_such_user/weights.npz", (), "there is no such home folder"),
+        ("weights.npz", ("--manual_dir=missing",), "data.manual_dir=missing is not a folder"),
+        ("weights.npz", ("--data_dir=s3://bucket",), "data.data_dir=s3://bucket: is an address"),
+    ],
+)
+def test_a_mistake_is_one_line_before_the_training(tmp_path, monkeypatch, output, more, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(SystemExit) as exit_:
+        train.main([f"--output={output}", *more])
+    assert exit_.value.code.startswith("error: ")
+    assert expected in exit_.value.code
+    assert "\n" not in exit_.value.code
+    assert not list(tmp_path.glob("*"))
+
+
+def test_an_interrupted_training_ends_with_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.datasets, "load", unittest.mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit) as exit_:
+        train.main([f"--output={tmp_path / 'weights.npz'}"])
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "ended by SIGINT; no weights are written\n"
 
 
 @pytest.mark.slow

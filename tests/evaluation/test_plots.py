@@ -163,6 +163,16 @@ def test_curves_that_are_flat_are_drawn_without_a_warning():
     assert colored_pixels(plots.overlay_loss_curves([("a", curves)]))[0]
 
 
+def test_names_are_drawn_as_they_are_whatever_they_hold():
+    assert plots._label("lr_1e-3 ±é") == "lr_1e-3 ±é"
+    assert plots._label("模型") == r"\u6a21\u578b"  # which the font lacks
+    assert plots._label("$x^$") == r"\$x^\$"
+    names = ["模型", "$x^$", "_hidden", "a\nb", "\udcff", "%s {}"]
+    curves = dict.fromkeys(COLUMNS, np.arange(3.0))
+    plots.overlay_loss_curves([(name, curves) for name in names])
+    plots.plot_kl_per_dimension({name: np.ones(2) for name in names})
+
+
 def test_latent_sizes_are_drawn_with_error_bars():
     terms = {"loss": 100.0, "reconstruction": 75.0, "kl": 25.0}
     drawn = [

@@ -181,6 +181,22 @@ def test_a_seed_counts_once_however_often_it_is_there(tmp_path, capsys):
         assert f"- {line}" in markdown
 
 
+def test_runs_behind_symbolic_links_are_reported_once_each(tmp_path):
+    folder, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    write_run(folder / "baseline", NAMED["baseline"], [100.0])
+    write_run(elsewhere / "deep" / "optimized", NAMED["optimized"], [101.0])
+    (elsewhere / "loop").symlink_to(folder, target_is_directory=True)
+    (elsewhere / "loop_of_its_own").symlink_to(elsewhere / "loop_of_its_own")
+    (folder / "a_link").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "a_latest").symlink_to("baseline", target_is_directory=True)
+    (folder / "broken").symlink_to("nowhere")
+    _, markdown = write_report(folder)
+    assert "--workdir=runs/baseline\n" in markdown.replace(" |", "\n")
+    assert "--workdir=runs/a_link/deep/optimized" in markdown
+    assert "a_latest" not in markdown
+    assert "(baseline: 1, optimized: 1)" in markdown
+
+
 def test_runs_that_differ_in_the_latent_size_are_plotted_against_it(tmp_path):
     for size in (2, 16):
         config = copy.deepcopy(NAMED["baseline"])
@@ -386,6 +402,32 @@ def test_names_from_outside_are_escaped(tmp_path):
     html_text, _ = write_report(tmp_path)
     assert "&lt;b&gt;&amp;" in html_text
     assert "<b>" not in html_text
+
+
+def test_names_are_escaped_in_markdown_and_quoted_in_commands(tmp_path):
+    config = copy.deepcopy(NAMED["baseline"])
+    names = ("a|b", "it's $HOME; x", "`*_[z](y)_*`", "日本", "two\nlines", "plain_name")
+    for size, name in enumerate(names, 1):
+        config.latent_size = size
+        write_run(tmp_path / name, config, [100.0])
+    write_run(tmp_path / "un|finished", config, [100.0])
+    (tmp_path / "un|finished" / "summary.json").unlink()
+    html_text, markdown = write_report(tmp_path)
+    assert "<td>" in html_text
+    [table] = re.findall(r"^\| configuration \| test loss.*?\n\n", markdown, re.M | re.S)
+    rows = [re.split(r" (?<!\\)\| ", line) for line in table.strip().splitlines()]
+    assert {len(row) for row in rows if "---" not in row[0]} == {10}
+    assert {row[0] for row in rows[2:]} == {
+        r"| a\|b",
+        r"| it's \$HOME; x",
+        r"| \`\*\_\[z\](y)\_\*\`",
+        "| 日本",
+        r"| two\\nlines",
+        "| plain_name",
+    }
+    assert r"--workdir='runs/a\|b' --config.latent_size=1" in markdown
+    assert "--workdir=runs/plain_name --config.latent_size=6" in markdown
+    assert r"un\|finished: 50 of 50 epochs" in markdown
 
 
 def groups_of(tmp_path, **overrides):

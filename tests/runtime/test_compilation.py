@@ -55,6 +55,13 @@ def test_a_cache_that_cannot_be_made_is_said(monkeypatch, tmp_path, capsys, no_c
     assert "cannot be written, so programs are compiled anew" in capsys.readouterr().err
 
 
+def test_a_user_without_a_home_folder_is_told(monkeypatch, capsys, no_cache_yet, no_home):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    compilation.use_cache()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert capsys.readouterr().err.startswith("there is no home folder, so programs are compiled")
+
+
 @pytest.mark.parametrize("flag", ["--compilation_cache", "--nocompilation_cache"])
 def test_the_flag_turns_it_off(tmp_path, flag):
     environment = {

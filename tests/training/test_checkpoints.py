@@ -1,5 +1,6 @@
 """Which checkpoints stay, that they come back bit for bit, and what damage to them does."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -14,7 +15,7 @@ from tests.support.common import assert_trees_equal, make_settings, small_vae
 from vae_jax.model.losses import LossTerms
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
-from vae_jax.training import steps
+from vae_jax.training import metrics, steps
 from vae_jax.training.checkpoints import Checkpoints, Progress, checksum
 
 SETTINGS = make_settings(small_vae(hidden=4), optax.adam(0.1))
@@ -60,6 +61,26 @@ def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
         like = steps.abstract_state(SETTINGS).params
         params = checkpoints.restore_params(20, like, devices.single_device())
     assert_trees_equal(params, state_of(2).params)
+
+
+def test_the_best_epoch_is_kept_and_not_sought_again(monkeypatch):
+    rows = [[{"validation_loss": loss, "epoch": epoch}] for epoch, loss in enumerate(LOSSES)]
+    calls = []
+    mean_and_std = metrics.mean_and_std
+
+    def counted(rows):
+        calls.append(1)
+        return mean_and_std(rows)
+
+    monkeypatch.setattr(metrics, "mean_and_std", counted)
+    progress = Progress()
+    for epoch in rows:
+        progress = progress.after(epoch)
+    assert progress.best == {"validation_loss": 3.0, "epoch": 1.0}
+    assert progress.after([{"validation_loss": 3.0, "epoch": 9}]).best["epoch"] == 1.0
+    assert dataclasses.replace(progress, sums=None).best == progress.best
+    assert len(calls) == len(rows) + 1
+    assert Progress(tuple(rows)) == progress
 
 
 def test_the_sums_of_an_unfinished_epoch_come_back(tmp_path):

@@ -1,7 +1,10 @@
 """Files that are whole or not there, and what a run directory refuses."""
 
+import errno
 import json
 import os
+import re
+import resource
 
 import pytest
 
@@ -64,9 +67,19 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="neither empty nor a run directory"):
-        run_directory.check_workdir(tmp_path, CONFIG)
+    (tmp_path / ".lock").write_text("")
+    for name, expected in ((".DS_Store", r"it holds \.DS_Store; give"), ("a", "and 1 more; give")):
+        (tmp_path / name).write_text("")
+        with pytest.raises(UserError, match="neither empty nor a run directory") as error:
+            run_directory.check_workdir(tmp_path, CONFIG)
+        assert re.search(expected, one_line(error))
+
+
+def test_a_name_too_long_for_a_folder_is_cut(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)") as error:
+        run_directory.read_config(tmp_path / ("a" * 3000))
+    assert len(one_line(error)) < 300
+    assert f"{'a' * 60}...{'a' * 19}" in one_line(error)
 
 
 def test_no_run_is_an_error(tmp_path):
@@ -118,3 +131,42 @@ def test_provenance_names_versions_and_data():
 
 def test_outside_git_there_is_no_commit(tmp_path):
     assert run_directory.git_commit(tmp_path) is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_to_be_one_and_can_be_used(
+    tmp_path, monkeypatch, number
+):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(run_directory.fcntl, "flock", flock)
+    with pytest.raises(UserError) as error, run_directory.locked(tmp_path):
+        pass
+    message = one_line(error)
+    assert f"its file system cannot lock files ({os.strerror(number)})" in message
+    assert message.endswith("or --nolock_workdir where no other process trains there")
+    (tmp_path / ".partial.x").touch()
+    with run_directory.locked(tmp_path, lock=False):
+        assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_the_folder_of_another_process_is_refused(tmp_path):
+    with run_directory.locked(tmp_path):
+        with pytest.raises(UserError) as error, run_directory.locked(tmp_path):
+            pass
+        assert f"process {os.getpid()} on " in one_line(error)
+
+
+def test_a_full_disk_names_the_lock(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with (
+            pytest.raises(OSError, match="File too large") as error,
+            run_directory.locked(tmp_path),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.filename == str(tmp_path / ".lock")

@@ -9,6 +9,7 @@ import numpy as np
 
 from vae_jax.datasets.structs import Split
 from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import local_path
 
 # By which images without splits of their own are shuffled, once: part of what the test set is.
 SPLIT_SEED = 20_260_321
@@ -45,7 +46,7 @@ def load(
     """
     _check_arguments(path, image_size, channels)
     assert path
-    resolved = os.path.expanduser(path)
+    resolved = str(local_path("data.path", path))
     try:
         is_folder = os.path.isdir(resolved)
         os.stat(resolved)

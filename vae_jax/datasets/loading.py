@@ -8,6 +8,7 @@ from vae_jax.datasets import embedded, images
 from vae_jax.datasets.binarization import BINARIZATIONS, binarize_for_evaluation
 from vae_jax.datasets.structs import Dataset, Split, sha256_of
 from vae_jax.runtime.errors import UserError, check_choice
+from vae_jax.runtime.files import local_path
 
 NAMES = ("mnist", "fashion_mnist", "kmnist", "mnist_5k", "images")
 # What the digit classifier knows.
@@ -94,7 +95,7 @@ def load(
 def _data_folder(data_dir: str | None) -> pathlib.Path:
     """Returns where prepared data and decoded images lie: as TensorFlow Datasets has it."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(os.path.expanduser(data_dir or default))
+    return local_path("data.data_dir", data_dir or default)
 
 
 def _load_official(
@@ -107,7 +108,7 @@ def _load_official(
     splits = prepared.load(
         name,
         root=_data_folder(data_dir),
-        manual_dir=os.path.expanduser(manual_dir) if manual_dir else None,
+        manual_dir=str(local_path("data.manual_dir", manual_dir)) if manual_dir else None,
     )
     train = splits["train"]
     if not 1 <= validation_size < len(train):

@@ -20,7 +20,7 @@ from vae_jax.datasets import network, official_files
 from vae_jax.datasets.builder import VaeJaxMnist
 from vae_jax.datasets.structs import Split, sha256_of
 from vae_jax.runtime import interrupts
-from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.errors import UserError, system_reason
 
 # TensorFlow Datasets alone tries for over 200 s before it says that there is no network.
 PROBE_SECONDS = 10.0
@@ -61,11 +61,14 @@ def load(name: str, root: pathlib.Path, manual_dir: str | None) -> dict[str, Spl
                     print(line, file=sys.stderr)
             return _prepare(name, root, manual_dir)
         except OSError as error:
-            raise UserError(
-                f"cannot write prepared data to {folder} "
-                f"({error.strerror or type(error).__name__}); give a folder that can be written "
-                "to with --config.data.data_dir=FOLDER"
-            ) from error
+            raise _not_written(folder, error) from error
+
+
+def _not_written(folder: pathlib.Path, error: Exception) -> UserError:
+    return UserError(
+        f"cannot write prepared data to {folder} ({system_reason(error)}); give a folder that can "
+        "be written to with --config.data.data_dir=FOLDER"
+    )
 
 
 def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
@@ -122,6 +125,10 @@ def _prepare(name: str, root: pathlib.Path, manual_dir: str | None) -> dict[str,
             NonMatchingChecksumError,
         ) as error:
             raise UserError(_no_data(folder, url_infos, type(error).__name__)) from error
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # the native writer's, of a full disk too
+            raise _not_written(folder, error) from error
         try:
             splits = _read(name, scratch)
         except _DamagedError as damage:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
@@ -26,6 +27,19 @@ _SPLITS = {"train": "Training", "validation": "Validation"}
 _COLORS = [f"C{index}" for index in range(10)]
 _MAX_COLORED_CLASSES = 20
 _SHOWN_QUANTILES = (0.02, 0.97)
+
+
+def _label(name: str) -> str:
+    """Writes a name so that a legend shows it as it is; what its font lacks comes escaped.
+
+    A dollar sign would begin a formula, an underscore at the beginning would hide the line.
+    """
+    font = get_font(findfont(FontProperties()))
+    shown = (
+        c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in name
+    )
+    label = "".join(shown).replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
 
 
 def _png(figure: Figure) -> bytes:
@@ -246,7 +260,7 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
             for (name, curves), style in zip(runs, _styles(), strict=False):
                 curve = curves[f"{split}_{term}"]
                 epochs = np.arange(1, len(curve) + 1)
-                axes.plot(epochs, curve, label=name, linewidth=1.4, **style)
+                axes.plot(epochs, curve, label=_label(name), linewidth=1.4, **style)
             axes.set_title(f"{label}: {title}", fontsize=10)
             _dress(axes)
     for axes, term in zip(rows[0], titles, strict=True):
@@ -296,7 +310,7 @@ def plot_latent_sizes(lines: Mapping[str, Sequence[LatentSizePoint]]) -> bytes:
             sizes = [point.latent_size for point in points]
             values = [point.means[term] for point in points]
             stds = [point.stds[term] or 0.0 for point in points]
-            axes.errorbar(sizes, values, stds, marker="o", capsize=3, label=name)
+            axes.errorbar(sizes, values, stds, marker="o", capsize=3, label=_label(name))
         _dress(axes, "latent dimensions", "nats per image, test")
         axes.set_xscale("log", base=2)
         sizes = sorted({point.latent_size for points in lines.values() for point in points})
@@ -321,7 +335,7 @@ def plot_kl_per_dimension(runs: Mapping[str, np.ndarray]) -> bytes:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for (name, values), style in zip(runs.items(), _styles(), strict=False):
-        axes.plot(np.arange(1, len(values) + 1), values, label=name, marker=".", **style)
+        axes.plot(np.arange(1, len(values) + 1), values, label=_label(name), marker=".", **style)
     used = max(np.count_nonzero(values >= 0.01) for values in runs.values())
     axes.set_xlim(0.5, used + 1.5)
     _dress(axes, "latent dimension, by rank", "KL, nats per image")

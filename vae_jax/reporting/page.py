@@ -3,6 +3,8 @@
 import base64
 import dataclasses
 import itertools
+import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from vae_jax.configuration import flatten
 from vae_jax.evaluation import plots
 from vae_jax.reporting.claims import CLAIMS, judge
 from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_to, group_runs
+from vae_jax.runtime.errors import UserError
 from vae_jax.training import metrics, run_directory
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -31,6 +34,8 @@ _REFERENCE_LOG = {"loss": 111.03, "reconstruction": 87.01, "kl": 24.02}
 _REFERENCE_STANDARD_ERROR = 0.6
 _REFERENCE_EPOCHS = 10
 _NOT_MEASURED = "-"
+# What means something in a line of Markdown; an underscore within a word does not.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$]|(?<!\w)_|_(?!\w)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +221,8 @@ def _command(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict])
         f'--config.{path}="{value}"' if isinstance(value, tuple) else f"--config.{path}={value}"
         for path, value in differing[name].items()
     ]
-    command = f"python main.py --config=configs/{name}.py --workdir=runs/{run.name}"
+    workdir = shlex.quote(f"runs/{run.name}")
+    command = f"python main.py --config=configs/{name}.py --workdir={workdir}"
     return " ".join([command, *overrides])
 
 
@@ -332,8 +338,14 @@ def _comparison(title: str, groups: Sequence[Group], with_images: bool) -> dict[
     }
 
 
+def _escape_markdown(text: str) -> str:
+    """Writes a name so that Markdown shows it as it is, in a cell of a table too."""
+    line = str(UserError(text))  # line breaks, and what no page shows, escaped
+    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", line.replace("&", "&amp;"))
+
+
 def _environment(is_html: bool) -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=is_html,
         undefined=jinja2.StrictUndefined,
@@ -341,6 +353,9 @@ def _environment(is_html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # HTML is escaped by itself.
+    environment.filters["text"] = str if is_html else _escape_markdown
+    return environment
 
 
 def check(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -200,8 +201,19 @@ def epochs_to(curve: np.ndarray, target: float) -> int | None:
 
 
 def _folders(workdir: Path) -> Iterator[Path]:
-    for path in sorted(workdir.rglob(run_directory.CONFIG_NAME)):
-        yield path.parent
+    """Finds run directories, behind symbolic links too: each once, in a loop of links as well."""
+    seen, behind_links = set(), [workdir]
+    while behind_links:
+        for path, subfolders, files in os.walk(behind_links.pop(0)):
+            folder = Path(path)
+            if (real := folder.resolve()) in seen:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            # Later, so that a run that is here too is called by its own name.
+            behind_links += (folder / name for name in subfolders if (folder / name).is_symlink())
+            if run_directory.CONFIG_NAME in files:
+                yield folder
 
 
 def _read_rows(path: Path, num_epochs: int) -> list[dict[str, float]]:
@@ -293,7 +305,7 @@ def read_runs(
       The complete runs, and for each one that is skipped what is with it.
     """
     complete, skipped_runs = [], {}
-    for folder in _folders(workdir):
+    for folder in sorted(_folders(workdir)):
         name = folder.name if folder == workdir else str(folder.relative_to(workdir))
         try:
             run = _read_run(folder, name, default)

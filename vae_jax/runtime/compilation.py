@@ -52,16 +52,17 @@ def use_cache() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    folder = cache_folder()
+    folder = None
     try:
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)
-    except OSError:
+    except (OSError, RuntimeError):  # of a user without a home folder
         writable = False
     if not writable:
+        problem = f"{folder}: cannot be written" if folder else "there is no home folder"
         print(
-            f"{folder}: cannot be written, so programs are compiled anew; --nocompilation_cache "
-            "says this is meant",
+            f"{problem}, so programs are compiled anew; --nocompilation_cache says this is meant",
             file=sys.stderr,
         )
         return

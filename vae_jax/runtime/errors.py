@@ -1,10 +1,14 @@
 """The one exception this package raises for mistakes a user can mend."""
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Sequence
 
 # A name is shorter; comparing a hundred thousand characters would take a second.
 _COMPARED_CHARACTERS = 100
+_LONG_NAME = re.compile(r"[^\s/]{256,}")
 
 
 class UserError(Exception):
@@ -12,10 +16,11 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with status 1. It may quote
     what a damaged file or the command line holds: line breaks, and whatever else a terminal would
-    act upon, are shown escaped.
+    act upon, are shown escaped. Names longer than a file's can be are cut.
     """
 
     def __init__(self, message: str):
+        message = _LONG_NAME.sub(lambda name: f"{name[0][:60]}...{name[0][-20:]}", message)
         shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
         super().__init__("".join(shown))
 
@@ -28,6 +33,14 @@ def describe(error: Exception) -> str:
         return str(UserError(f"{error.filename or 'a file'}: {error.strerror}"))
     lines = str(error).strip().splitlines()
     return str(UserError(": ".join([type(error).__name__, *lines[:1]])))
+
+
+def system_reason(error: Exception) -> str:
+    """Returns the system's words for what is wrong: native libraries quote them in other errors."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    words = (os.strerror(number) for number in errno.errorcode)
+    return next((each for each in words if each in str(error)), describe(error))
 
 
 def closest_match(name: str, allowed: Sequence[str]) -> str:

@@ -1,9 +1,12 @@
 """Files that are whole or not there: atomic writes, JSON, records of dataclasses."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +22,52 @@ _MAX_DEPTH = 20
 Record = TypeVar("Record")
 
 
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a path is an address, as gs://bucket, of which one slash may be left."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)))
+
+
+def local_path(name: str, path: str | os.PathLike[str]) -> Path:
+    """Makes a path of what the user gave; `~` or `~user` becomes that user's home folder.
+
+    Args:
+      name: what the path is, for the error.
+      path: as the user gave it.
+
+    Raises:
+      UserError: it is an address, or there is no such user or no home folder.
+    """
+    if is_address(path):
+        raise UserError(f"{name}={os.fspath(path)}: is an address; give a path of this machine")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{name}={os.fspath(path)}: there is no such home folder; give the whole path"
+        ) from error
+
+
+@contextlib.contextmanager
+def errors_that_name(path: Path) -> Iterator[None]:
+    """Makes errors of writing name the file: those of an open one do not, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that is, at any moment, either the old one or the new one, whole."""
+    """Writes a file that is, at any moment, either the old one or the new one, whole.
+
+    Raises:
+      OSError: it cannot be written; names `path`.
+    """
+    with errors_that_name(path):
+        _write_atomically(path, content)
+
+
+def _write_atomically(path: Path, content: str | bytes) -> None:
     if isinstance(content, str):
         # A file's name may hold bytes that are no text.
         content = content.encode(errors="backslashreplace")

@@ -19,7 +19,7 @@ import sys
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +48,28 @@ class Progress:
       rows: for each finished epoch, each replica's row.
       sums: of each step of the epoch that is not over, `<float32>[steps, ...]`; None between
         epochs.
+      best: the row of the epoch with the lowest validation loss, averaged over the replicas; of
+        all rows where it is not given.
     """
 
     rows: tuple[list[dict[str, float]], ...] = ()
     sums: LossTerms | None = None
+    best: dict[str, float] | None = None
 
-    @property
-    def best(self) -> dict[str, float] | None:
-        """The row of the epoch with the lowest validation loss, averaged over the replicas."""
-        means = (metrics.mean_and_std(rows)[0] for rows in self.rows)
-        return min(means, key=lambda row: row["validation_loss"], default=None)
+    def __post_init__(self):
+        if self.best is None:
+            best = _best(metrics.mean_and_std(rows)[0] for rows in self.rows)
+            object.__setattr__(self, "best", best)
 
     def after(self, rows: list[dict[str, float]]) -> "Progress":
-        """Returns the progress when one more epoch is over."""
-        return Progress((*self.rows, rows))
+        """Returns the progress when one more epoch is over, in a time that does not grow."""
+        before = [self.best] if self.best else []
+        best = _best([*before, metrics.mean_and_std(rows)[0]])
+        return Progress((*self.rows, rows), best=best)
+
+
+def _best(means: Iterable[dict[str, float]]) -> dict[str, float] | None:
+    return min(means, key=lambda row: row["validation_loss"], default=None)
 
 
 @jax.jit

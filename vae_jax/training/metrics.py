@@ -14,7 +14,7 @@ import numpy as np
 
 from vae_jax.model.losses import LossTerms
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import write_atomically
+from vae_jax.runtime.files import errors_that_name, write_atomically
 
 TERMS = tuple(field.name for field in dataclasses.fields(LossTerms))
 COLUMNS = (
@@ -181,10 +181,12 @@ class MetricsWriter:
         self._columns = columns
         self._rows = list(rows)
         self._write_csv()
-        # The class puts the second in the file's name, in which a second file may be opened.
-        self._events = EventsWriter(str(workdir / "events"), f".{time.time_ns()}")
-        if rows:
-            self._purge_after(int(rows[-1]["step"]))
+        self._events_path = workdir / "events.out.tfevents"
+        with errors_that_name(self._events_path):
+            # The class puts the second in the file's name, in which a second file may be opened.
+            self._events = EventsWriter(str(workdir / "events"), f".{time.time_ns()}")
+            if rows:
+                self._purge_after(int(rows[-1]["step"]))
 
     def _write_csv(self) -> None:
         write_atomically(self._path, _format(self._rows, self._columns))
@@ -209,11 +211,13 @@ class MetricsWriter:
             for name in self._columns[2:]
         ]
         event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
-        self._events.write_event(event)
-        self._events.flush()
+        with errors_that_name(self._events_path):
+            self._events.write_event(event)
+            self._events.flush()
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._events.close()
+        with errors_that_name(self._events_path):
+            self._events.close()

@@ -7,13 +7,14 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib import metadata
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from vae_jax.configuration import flatten
 from vae_jax.datasets import SPLIT_SEED, Dataset
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import PARTIAL_PREFIX, read_json
+from vae_jax.runtime.files import PARTIAL_PREFIX, errors_that_name, read_json
 
 CONFIG_NAME = "config.json"
 # Where the data lie is no part of what a run is: their SHA-256 is.
@@ -26,37 +27,54 @@ _LOCK_NAME = ".lock"
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, lock: bool = True) -> Iterator[None]:
     """Makes the run directory, and keeps other processes from training there.
 
     The lock ends with the process, whatever ends it. What an earlier one left half-written
     is removed.
 
+    Args:
+      workdir: the run directory.
+      lock: False where its file system has no locks: nothing then keeps others away.
+
     Raises:
-      UserError: the folder cannot be made, or another process is training there.
+      UserError: the folder cannot be made or locked, or another process is training there.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / _LOCK_NAME).open("a+")
+        # Without a buffer, which a full disk would make an error of closing.
+        file = (workdir / _LOCK_NAME).open("ab+", buffering=0)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot be written to ({error.strerror}); give another folder"
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"--workdir={workdir}: {file.read() or 'another process'} is training there; wait "
-                "for it, stop it, or give another folder"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        if lock:
+            _lock(file, workdir)
+        with errors_that_name(workdir / _LOCK_NAME):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         for partial in workdir.rglob(f"{PARTIAL_PREFIX}*"):
             partial.unlink(missing_ok=True)
         yield
+
+
+def _lock(file: FileIO, workdir: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().decode(errors="replace") or "another process"
+        raise UserError(
+            f"--workdir={workdir}: {holder} is training there; wait for it, stop it, or give "
+            "another folder"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: its file system cannot lock files ({error.strerror}), which "
+            "keeps two processes from training there; give a folder of another file system, or "
+            "--nolock_workdir where no other process trains there"
+        ) from error
 
 
 def replica_folders(workdir: Path, seed: int, num_replicas: int) -> list[Path]:
@@ -73,10 +91,14 @@ def read_run_record(workdir: Path) -> dict[str, Any]:
       UserError: there is no run, or its `config.json` is damaged.
     """
     path = workdir / CONFIG_NAME
-    if not path.exists():
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"--workdir={workdir}: holds no run (no config.json); train one there first"
-        )
+        ) from None
+    except OSError as error:  # no permission, a name too long
+        raise UserError(f"--workdir={workdir}: cannot be read ({error.strerror})") from error
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{path}: has no 'config' entry; the file is damaged")
@@ -169,9 +191,11 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"--workdir={workdir}: {existing} is not writable; give another folder")
     if (workdir / CONFIG_NAME).exists():
         check_same_config(workdir, config)
-    elif existing == workdir and any(map(_is_foreign, workdir.iterdir())):
+    elif existing == workdir and (foreign := sorted(filter(_is_foreign, workdir.iterdir()))):
+        others = f" and {len(foreign) - 1} more" if foreign[1:] else ""
         raise UserError(
-            f"--workdir={workdir}: is neither empty nor a run directory; give a new folder"
+            f"--workdir={workdir}: is neither empty nor a run directory, it holds "
+            f"{foreign[0].name}{others}; give a new folder, or move that out of this one"
         )
 
 

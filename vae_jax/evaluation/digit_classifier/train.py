@@ -8,6 +8,10 @@ Add `--manual_dir=FOLDER` where the four MNIST files already lie in a folder.
 import argparse
 import functools
 import hashlib
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,7 +25,10 @@ from vae_jax.evaluation.digit_classifier import weights
 from vae_jax.evaluation.digit_classifier.model import NO_DIGIT, DigitClassifier, classify
 from vae_jax.model.likelihoods import MAX_PIXEL, to_intensities
 from vae_jax.model.vae import Params, apply
-from vae_jax.runtime.files import write_atomically
+from vae_jax.runtime import interrupts
+from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import errors_that_name, local_path, write_atomically
+from vae_jax.runtime.system_errors import system_errors_as_user_errors
 
 _SEED = 0
 _NUM_EPOCHS = 20
@@ -128,22 +135,48 @@ def accuracy(params: Params, split: datasets.Split) -> float:
     return float((predictions.labels == split.labels).mean())
 
 
-def main() -> None:
+def _check_output(path: Path) -> None:
+    """Finds out before the training whether its result can be written.
+
+    Raises:
+      UserError: the path is a folder's.
+      OSError: there is no such folder, or it cannot be written to.
+    """
+    if path.is_dir():
+        raise UserError(f"--output={path}: is a folder; give a file")
+    with errors_that_name(path), tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def _train_and_write(output: Path, data_dir: str | None, manual_dir: str | None) -> None:
     """Trains, writes the weights and says how good they are."""
-    parser = argparse.ArgumentParser(description="Trains the digit classifier.")
-    parser.add_argument("--output", type=Path, required=True, help="the file to write")
-    parser.add_argument("--data_dir", help="prepared data")
-    parser.add_argument("--manual_dir", help="where the four MNIST files already lie")
-    arguments = parser.parse_args()
-    dataset = datasets.load("mnist", arguments.data_dir, arguments.manual_dir)
+    _check_output(output)
+    dataset = datasets.load("mnist", data_dir, manual_dir)
     content = weights.to_bytes(train(dataset.train))
-    write_atomically(arguments.output, content)
+    write_atomically(output, content)
     rounded = weights.from_bytes(content)
     for name in ("validation", "test"):
         print(f"{name} accuracy {accuracy(rounded, getattr(dataset, name)):.2%}")
-    print(
-        f"{arguments.output}: {len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}"
-    )
+    print(f"{output}: {len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains with the command line's arguments; a mistake is one line."""
+    parser = argparse.ArgumentParser(description="Trains the digit classifier.")
+    parser.add_argument("--output", required=True, help="the file to write")
+    parser.add_argument("--data_dir", help="prepared data")
+    parser.add_argument("--manual_dir", help="where the four MNIST files already lie")
+    options = parser.parse_args(arguments)
+    try:
+        with system_errors_as_user_errors():
+            output = local_path("--output", options.output)
+            _train_and_write(output, options.data_dir, options.manual_dir)
+    except UserError as error:
+        # The data set's advice is for the command line of `main.py`.
+        sys.exit(f"error: {error}".replace("--config.data.", "--"))
+    except KeyboardInterrupt:
+        print("ended by SIGINT; no weights are written", file=sys.stderr)
+        sys.exit(interrupts.status(signal.SIGINT))
 
 
 if __name__ == "__main__":
