@@ -203,7 +203,7 @@ def test_addresses_are_refused_at_once(tmp_path, error_of, name, arguments, path
     message = error_of(f"--workdir={tmp_path / 'run'}", *arguments, f"{flag}={path}")
     assert name in message
     assert path in message
-    assert "a folder of this machine" in message
+    assert "of this machine" in message
     assert not os.path.exists(ROOT / path.partition("/")[0])
 
 
@@ -226,7 +226,7 @@ def test_a_user_without_a_home_folder_names_one(tmp_path, error_of, monkeypatch,
         (["--config=configs/quickstart.py", "--config.seed=-1"], [], "seed is -1, must be"),
         (["--config configs/quickstart.py", "--config.seed -1"], [], "seed is -1, must be"),
         (["--config.seed=3", "# why"], [QUICKSTART, "--config.seed=-1"], "seed is -1, must be"),
-        (["--config.decoder.strides (1, 3)"], [QUICKSTART], "decoder.strides is (1, 3), must"),
+        (["--config.decoder.strides (1, 0)"], [QUICKSTART], "decoder.strides is (1, 0), must"),
         (["--mode=experiments", "--configs=quickstart", "--config.seed=-2"], [], "seed is -2"),
         (["--config.sed=1"], ["--mode=experiments"], "closest match: seed"),
         (["--flagfile=missing"], [QUICKSTART], "Unable to open flagfile: [Errno 2] No such file"),
