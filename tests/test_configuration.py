@@ -135,7 +135,7 @@ def test_an_integer_that_no_float_can_hold(field):
     stored = default.get_config().to_dict()
     group, name = field.split(".")
     stored[group][name] = 10**400
-    with pytest.raises(UserError, match=f"^{field} is 10*(\.\.\.0*)?, must be finite"):
+    with pytest.raises(UserError, match=rf"^{field} is 10*(\.\.\.0*)?, must be finite"):
         configuration.from_dict(stored, default.get_config())
 
 

@@ -81,9 +81,48 @@ def test_convolutional_head():
     assert jax.jit(layer.apply)(variables, LATENTS).shape == (3, 28, 28, 1)
 
 
+SHAPES = [(28, 20, 1), (105, 105, 1), (8, 8, 1), (32, 32, 3), (64, 64, 3), (1, 40, 1), (3, 2, 1)]
+
+
+@pytest.mark.parametrize("head", ["dense", "conv"])
+@pytest.mark.parametrize("kind", ["lstm", "dense"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_images_of_any_shape(shape, kind, head):
+    fields = SMALL | {"filters": (3, 4, 2), "strides": (2, 2, 2), "head": head}
+    encoder = {"kind": kind, "hidden_size": 5, "dense_sizes": (9,)}
+    key, images = jax.random.key(0), jnp.zeros((2, *shape))
+    for likelihood, outputs in (("bernoulli", 1), ("gaussian", 2), ("discretized_logistic", 2)):
+        model = create_vae(6, encoder, fields, shape, likelihood)
+        output, _ = jax.eval_shape(lambda m=model: m.init_with_output(key, images, key))
+        assert output.outputs.shape == (2, *shape[:2], outputs * shape[2])
+
+
+def test_what_does_not_fit_is_cropped():
+    layer = ConvTransposeDecoder(output_shape=(5, 7, 3), **SMALL | {"head": "conv"})
+    whole = ConvTransposeDecoder(output_shape=(8, 8, 3), **SMALL | {"head": "conv"})
+    variables = jax.jit(whole.init)(jax.random.key(0), LATENTS)
+    cropped = jax.jit(layer.apply)(variables, LATENTS)
+    # A pixel at the edge sees zeros where the whole image has others.
+    expected = jax.jit(whole.apply)(variables, LATENTS)[:, :4, :6]
+    np.testing.assert_allclose(cropped[:, :4, :6], expected, rtol=1e-4, atol=1e-5)
+    assert cropped.shape == (3, 5, 7, 3)
+
+
+def test_a_learned_scale_follows_the_outputs_of_the_decoder():
+    model = create_vae(6, {"kind": "dense"}, SMALL, (4, 4, 3), "gaussian")
+    key, images = jax.random.key(0), jnp.zeros((2, 4, 4, 3))
+    params = dict(jax.jit(model.init)(key, images, key)["params"])
+    assert params["raw_scale"].shape == (3,)
+    params["raw_scale"] = jnp.array([1.0, 2.0, 3.0])
+    outputs = apply(model, params, LATENTS, method="decode")
+    np.testing.assert_array_equal(outputs[..., 3:], np.broadcast_to([1.0, 2.0, 3.0], (3, 4, 4, 3)))
+
+
 def test_kinds_that_do_not_exist():
     with pytest.raises(ValueError, match="encoder kind is 'gru', must be one of lstm, dense"):
         create_vae(6, {"kind": "gru"}, SMALL)
+    with pytest.raises(ValueError, match="likelihood kind is 'laplace', must be one of bernoulli"):
+        create_vae(6, {"kind": "lstm"}, SMALL, likelihood="laplace")
     with pytest.raises(ValueError, match="head is 'linear', must be 'dense' or 'conv'"):
         jax.jit(decoder(head="linear").init)(jax.random.key(0), LATENTS)
     with pytest.raises(ValueError, match="activation is 'elu', must be one of relu, swish"):

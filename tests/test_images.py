@@ -1,0 +1,94 @@
+"""Runs on a user's own images, in every mode, as from the command line."""
+
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from configs import default, get_configs_by_name
+from tests.support.common import make_small_config
+from vae_jax import configuration, evaluate, interpolate, report, sample, train
+from vae_jax.evaluation.measures import Analysis, Evaluation, Summary
+from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import read_record
+
+
+def make_config(path, **fields):
+    fields |= {
+        "data.name": "images",
+        "data.path": str(path),
+        "data.validation_size": 20,
+        "data.test_size": 30,
+        "decoder.strides": (2, 2),
+        "decoder.filters": (4, 4),
+        "train.batch_size": 10,
+        "train.num_epochs": 1,
+        "evaluate.num_importance_samples": 3,
+    }
+    return configuration.from_dict(make_small_config().to_dict(), default.get_config(), fields)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Small color images without labels: gradients of random colors."""
+    random = np.random.default_rng(0)
+    colors = random.uniform(size=(150, 1, 1, 3)) * np.linspace(0.2, 1.0, 7)[:, None]
+    images = np.round(255 * np.broadcast_to(colors, (150, 10, 7, 3))).astype(np.uint8)
+    path = tmp_path_factory.mktemp("photos") / "photos.npz"
+    np.savez(path, images=images)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["discretized_logistic", "gaussian"])
+def test_every_mode_works_on_color_images_without_labels(tmp_path, photos, likelihood):
+    config, workdir = make_config(photos, **{"likelihood.kind": likelihood}), tmp_path / "run"
+    train.train_and_evaluate(config, workdir)
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["image_shape"] == [10, 7, 3]
+    assert isinstance(record["split_seed"], int)
+    evaluate.evaluate(config, workdir)
+    measured = read_record(workdir / "evaluation.json", Evaluation).likelihood
+    summary = read_record(workdir / "summary.json", Summary)
+    if likelihood == "gaussian":
+        assert measured.bits_per_dimension is summary.test_bits_per_dimension is None
+    else:
+        bits = summary.test.loss / (10 * 7 * 3 * np.log(2.0))
+        assert summary.test_bits_per_dimension == pytest.approx(bits)
+        assert measured.bits_per_dimension <= measured.negative_elbo / (210 * np.log(2.0))
+    config.sample.pixels = True
+    sample.sample(config, workdir)
+    pixels = np.load(workdir / "samples.npy")
+    assert pixels.shape == (100, 10, 7, 3)
+    if likelihood == "discretized_logistic":
+        np.testing.assert_allclose(pixels * 255, np.round(pixels * 255), atol=1e-4)
+    interpolate.interpolate(config, workdir)
+    report.write_report(tmp_path, get_configs_by_name(), default.get_config(), {})
+    text = (tmp_path / "report.md").read_text()
+    assert f"## Photos.npz, color pixels, {likelihood.replace('_', ' ')}" in text
+    assert "### Samples, in features of the principal components" in text
+    assert ("bits per dimension" in text) == (likelihood == "discretized_logistic")
+    analysis = read_record(workdir / "analysis.json", Analysis)
+    assert analysis.latents.probe_accuracy is None
+    for name in ("reconstructions", "samples", "interpolation", "latent_map"):
+        plot = matplotlib.image.imread(workdir / "plots" / f"{name}.png")[..., :3]
+        assert (np.ptp(plot, axis=-1) > 0.1).any(), name  # it has color
+
+
+def test_strides_larger_than_the_images_are_refused(tmp_path, photos):
+    config = make_config(photos)
+    config.decoder.strides = (4, 4)
+    with pytest.raises(UserError, match=r"decoder.strides is \(4, 4\), .* 16, must be at most 10"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_images_than_those_of_the_run_are_refused(tmp_path, photos):
+    """The run names the images by what they hold, not by their path."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    record = {"config": make_config(photos).to_dict(), "data_sha256": "other"}
+    (workdir / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="the run was made from data with SHA-256 other"):
+        train.train_and_evaluate(make_config(photos), workdir)
