@@ -1,6 +1,6 @@
 """Writes images to try `configs/images.py` on: 8 x 8 digits and 32 x 32 color patches.
 
-  python -m benchmarks.example_images runs/images
+  python benchmarks/example_images.py runs/images
 
 `digits.npz` holds the 1,797 digits that come with scikit-learn, in ten classes; `patches.npz`
 4,000 patches of its two photographs, in two classes.
