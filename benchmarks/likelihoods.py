@@ -3,8 +3,8 @@
   python benchmarks/likelihoods.py runs/likelihoods/frey --config=configs/images.py \
       --config.data.path=freyfaces.npz
 
-trains one run for each kind below the folder, or goes on where it stopped, prints a table and writes
-`likelihoods.png` there: test images, and each kind's reconstructions and samples.
+trains one run for each kind below the folder, or goes on where it stopped, prints a table, and
+writes `likelihoods.png` there: test images, and each kind's reconstructions and samples.
 """
 
 import argparse

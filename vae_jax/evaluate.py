@@ -1,6 +1,7 @@
 """Mode `evaluate`: everything that is measured of one run by itself."""
 
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from vae_jax.training import run_directory
 from vae_jax.training.checkpoints import checksum
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> None:
     """Writes metrics and plots of the best epoch so far; log p(x) where the loss bounds it.
 
     Raises:
@@ -31,7 +32,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     run = restore_best(config, workdir)
     dataset = datasets.load(**config.data)
-    run_directory.check_same_data(workdir, dataset.sha256)
+    run_directory.check_same_data(run.workdir, dataset.sha256)
     print(format_summary(summarize(run, dataset)))
     for replica in run.replicas:
         mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)

@@ -1,5 +1,6 @@
 """Mode `experiments`: several configurations trained one after the other, and their report."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import ml_collections
 from vae_jax import configuration, report, train
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError, check_choice, describe
+from vae_jax.runtime.files import local_path
 from vae_jax.runtime.system_errors import system_errors_as_user_errors
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
 
@@ -38,7 +40,7 @@ def _train_each(
 
 
 def run_experiments(
-    workdir: Path,
+    workdir: str | os.PathLike[str],
     names: Sequence[str],
     configs_by_name: Mapping[str, ml_collections.ConfigDict],
     default: ml_collections.ConfigDict,
@@ -59,6 +61,7 @@ def run_experiments(
       UserError: a name or a value cannot be, or, after the report, some runs failed: it names them.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
+    workdir = local_path("workdir", workdir)
     for name in names:
         check_choice("--configs", name, [*configs_by_name])
     configs = {

@@ -1,5 +1,6 @@
 """Mode `report`: one page about all runs below a folder, `report.html` and `report.md`."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def _check_each(
 
 
 def write_report(
-    workdir: Path,
+    workdir: str | os.PathLike[str],
     configs_by_name: Mapping[str, ml_collections.ConfigDict],
     default: ml_collections.ConfigDict,
     data_paths: Mapping[str, Any],
@@ -59,6 +60,7 @@ def write_report(
       UserError: a field is no place of data, there is no complete run below `workdir`, or it
         cannot be written to.
     """
+    workdir = local_path("workdir", workdir)
     for path, folder in data_paths.items():
         if path not in DATA_PATH_FIELDS:
             allowed = " and ".join(DATA_PATH_FIELDS)

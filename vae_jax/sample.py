@@ -1,7 +1,7 @@
 """Mode `sample`: images from random latent vectors."""
 
 import io
-from pathlib import Path
+import os
 
 import ml_collections
 import numpy as np
@@ -11,7 +11,7 @@ from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime.files import write_atomically
 
 
-def sample(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def sample(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> None:
     """Writes a grid of 100 images from random latents, and the images as `.npy`.
 
     Raises:

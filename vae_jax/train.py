@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from vae_jax.evaluation.summary import format_summary, summarize
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime import devices, interrupts
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import read_record, write_json
+from vae_jax.runtime.files import local_path, read_record, write_json
 from vae_jax.training import run_directory
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.trainer import Trainer
@@ -79,7 +80,9 @@ def _final_summary(workdir: Path, num_epochs: int) -> Summary | None:
     return summary if summary and summary.epochs_trained == num_epochs else None
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path, lock: bool = True) -> None:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], lock: bool = True
+) -> None:
     """Trains a model, or goes on where an earlier call stopped, and evaluates it.
 
     Args:
@@ -94,6 +97,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path, lock: b
         is training there, or the loss is not finite.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
+    workdir = local_path("workdir", workdir)
     run_directory.check_workdir(workdir, config.to_dict())
     dataset = datasets.load(**config.data)
     _check_against_data(config, dataset)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vae_jax.model.likelihoods import to_intensities
+from vae_jax.model.likelihoods import check_pixels, to_intensities
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime.batching import map_batches
@@ -53,7 +53,13 @@ def _map_batches(function: Callable[..., Any], *rows: np.ndarray) -> Any:
 
 
 def encode(model: VAE, params: Params, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes images: mean and log-variance of q(z | x), each `<float>[n, latent]`."""
+    """Encodes images: mean and log-variance of q(z | x), each `<float>[n, latent]`.
+
+    Raises:
+      TypeError: the images are not `uint8`.
+      ValueError: there are none, or they are not of the model's shape.
+    """
+    check_pixels(images, model.image_shape)
     return _map_batches(functools.partial(encode_batch, model, params), images)
 
 

@@ -20,7 +20,7 @@ from vae_jax.evaluation.generation import encode_batch
 from vae_jax.evaluation.measures import LikelihoodMeasures
 from vae_jax.model import distributions, importance
 from vae_jax.model.importance import WeightSums
-from vae_jax.model.likelihoods import to_bits_per_dimension, to_intensities
+from vae_jax.model.likelihoods import check_pixels, to_bits_per_dimension, to_intensities
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
@@ -219,6 +219,7 @@ def estimate(
       folder: where what is finished is kept.
       identity: of these parameters, images and number of samples.
     """
+    check_pixels(images, model.image_shape)
     path = folder / PARTIAL_NAME
     estimates = _read_partial(path, identity)
     saved = time.monotonic()

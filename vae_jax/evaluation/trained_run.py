@@ -1,6 +1,7 @@
 """The best epoch of a run, restored from its checkpoints."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import local_path
 from vae_jax.training import run_directory
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.settings import EvaluationSettings, evaluation_settings
@@ -86,12 +88,13 @@ def abstract_params(settings: EvaluationSettings) -> Params:
     )
 
 
-def restore_best(config: ml_collections.ConfigDict, workdir: Path) -> TrainedRun:
+def restore_best(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> TrainedRun:
     """Restores the parameters of the best epoch of the run in `workdir`.
 
     Raises:
       UserError: there is no run, it is of another configuration, or it has no checkpoint.
     """
+    workdir = local_path("workdir", workdir)
     run_directory.check_same_config(workdir, config.to_dict())
     settings = evaluation_settings(config, run_directory.read_image_shape(workdir))
     with Checkpoints(workdir, read_only=True) as checkpoints:

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vae_jax.model.distributions import sum_per_example
 
@@ -39,6 +40,25 @@ def to_intensities(images: jax.Array) -> jax.Array:
     if images.dtype != jnp.uint8:
         raise TypeError(f"pixels are {images.dtype}, must be uint8, from 0 to 255")
     return images.astype(jnp.float32) / MAX_PIXEL
+
+
+def check_pixels(images: np.ndarray, image_shape: tuple[int, int, int]) -> None:
+    """Checks images before they go to a compiled function, where a mistake is hard to see.
+
+    Args:
+      images: must be `<uint8>[n, height, width, channels]`, at least one.
+      image_shape: `(height, width, channels)` of the model's images.
+
+    Raises:
+      TypeError: they are of another type: floats may be intensities already.
+      ValueError: they are of another shape, or there are none.
+    """
+    shape, dtype = np.shape(images), getattr(images, "dtype", type(images).__name__)
+    if dtype != np.uint8:
+        raise TypeError(f"images are {dtype}, must be uint8, from 0 to 255")
+    if shape[1:] != image_shape or not shape[0]:
+        sizes = ", ".join(map(str, image_shape))
+        raise ValueError(f"images have shape {shape}, must have (n, {sizes}) with n at least 1")
 
 
 def to_bits_per_dimension(nats: float, num_dimensions: int) -> float:

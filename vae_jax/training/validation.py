@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.model.likelihoods import to_intensities
+from vae_jax.model.likelihoods import check_pixels, to_intensities
 from vae_jax.model.losses import LossTerms
 from vae_jax.model.objective import evaluation_terms
 from vae_jax.model.rng_streams import Stream, stream_key
@@ -32,7 +32,12 @@ def evaluate_split(
 
     Returns:
       The terms of each replica, nats per image.
+
+    Raises:
+      TypeError: the images are not `uint8`.
+      ValueError: there are none, or they are not of the model's shape.
     """
+    check_pixels(images, settings.model.image_shape)
     # Every device has as many images of a batch as the others.
     num_devices = settings.mesh.size if settings.mesh and settings.splits_batches else 1
     batch_size = -(-_BATCH_SIZE // num_devices) * num_devices
