@@ -76,7 +76,7 @@ def draw(rows: dict[str, np.ndarray], path: Path) -> None:
         axes.imshow(page if page.shape[-1] == 3 else page[..., 0], "gray", vmin=0.0, vmax=1.0)
         axes.set_axis_off()
         axes.text(-4, page.shape[0] / 2, title, ha="right", va="center", fontsize=7)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
 def main() -> None:
