@@ -66,7 +66,7 @@ def test_every_mode_works_on_color_images_without_labels(tmp_path, photos, likel
     interpolate.interpolate(config, workdir)
     report.write_report(tmp_path, get_configs_by_name(), default.get_config(), {})
     text = (tmp_path / "report.md").read_text()
-    assert f"## Photos.npz, color pixels, {likelihood.replace('_', ' ')}" in text
+    assert f"## photos.npz, color pixels, {likelihood.replace('_', ' ')}" in text
     assert "### Samples, in features of the principal components" in text
     assert ("bits per dimension" in text) == (likelihood == "discretized_logistic")
     analysis = read_record(workdir / "analysis.json", Analysis)

@@ -343,11 +343,11 @@ def test_runs_that_cannot_be_compared_have_tables_of_their_own(tmp_path):
     write_run(tmp_path / "optimized", NAMED["optimized"], [102.3])
     write_run(tmp_path / "binarized", binarized, [90.0])
     html_text, markdown = write_report(tmp_path)
-    gray = tables_below(markdown, "## Mnist, gray pixels")
+    gray = tables_below(markdown, "## mnist, gray pixels")
     assert "| baseline | **100.60** |" in gray  # not beside the binarized 90
     assert "| optimized | 102.30 |" in gray
     assert "| binarized |" not in gray
-    alone = tables_below(markdown, "## Mnist, binarized pixels")
+    alone = tables_below(markdown, "## mnist, binarized pixels")
     assert "| binarized | 90.00 |" in alone  # the only one is not the best
     assert "| baseline |" not in alone
     assert Page(html_text).tags.count("h2") == 2 + 3  # and claims, plots, provenance
@@ -360,7 +360,7 @@ def test_runs_of_one_configuration_on_other_data_are_no_seeds_of_it(tmp_path):
         write_json(tmp_path / name / "config.json", record | {"data_sha256": name * 64})
     _, markdown = write_report(tmp_path)
     for name, loss in (("a", "100.00"), ("b", "110.00")):
-        heading = f"## Mnist, gray pixels, data {name * 8}"
+        heading = f"## mnist, gray pixels, data {name * 8}"
         assert f"| baseline | {loss} |" in tables_below(markdown, heading)
 
 

@@ -82,6 +82,7 @@ _LOSS_COLUMNS = (
     Column("test loss", Model.summary, lambda s: s.test.loss, best=min),
     Column("reconstruction", Model.summary, lambda s: s.test.reconstruction),
     Column("KL", Model.summary, lambda s: s.test.kl),
+    Column("bits per dimension", Model.summary, lambda s: s.test_bits_per_dimension, ".3f", min),
     Column("validation loss", Model.summary, lambda s: s.validation.loss, best=min),
     Column("best epoch", Model.summary, lambda s: s.best_epoch, ".0f"),
     Column("epochs to within 1 nat", _epochs_to_one_nat, float, ".0f", best=min),
