@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import gzip
+import io
 import json
 import math
 import os
@@ -22,11 +23,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 from hypothesis import strategies as st
+from PIL import Image
 
 from configs import default, quickstart
-from vae_jax import command_line, configuration
+from vae_jax import command_line, configuration, datasets
 from vae_jax.datasets import idx
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_json
@@ -40,7 +43,7 @@ _GROUPS = sorted({path.rpartition(".")[0] for path in _FIELDS} - {""})
 _MEBIBYTE = 2**20
 _BOMB_BYTES = 64 * _MEBIBYTE
 # What gzip can make of one byte, at most.
-_GZIP_RATIO = 1032
+_GZIP_RATIO = _DEFLATE_RATIO = 1032
 
 
 @dataclasses.dataclass(frozen=True)
@@ -404,10 +407,117 @@ _override_inputs = st.lists(_overrides(), min_size=1, max_size=3).map(
 )
 
 
+# A user's own images.
+
+
+def _check_own_images(suffix: str, value: bytes) -> Outcome:
+    """Own images are read as uint8 of the shape found, or refused, in bounded memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images"
+        is_file = suffix in (".npy", ".npz")
+        path.mkdir()
+        name = f"a{suffix}"
+        (path / name).write_bytes(value)
+        for other in ("b.png", "c.png"):
+            (path / other).write_bytes(_GOOD_PNG)
+        with _measured() as peak, contextlib.redirect_stderr(io.StringIO()):
+            dataset = _value_or_none(
+                lambda: datasets.load(
+                    "images",
+                    folder,
+                    path=str(path / name if is_file else path),
+                    # Without a size the two images would mostly differ in theirs.
+                    image_size=() if is_file else (4, 5),
+                    validation_size=1,
+                    test_size=1,
+                )
+            )
+            peak_bytes = peak()
+    assert peak_bytes <= 8 * _MEBIBYTE + 2 * _DEFLATE_RATIO * len(value)
+    if dataset is None:
+        return Outcome(False, peak_bytes)
+    splits = (dataset.train, dataset.validation, dataset.test)
+    assert all(split.images.dtype == "uint8" for split in splits)
+    assert all(split.images.shape[1:] == dataset.image_shape for split in splits)
+    return Outcome(True, peak_bytes)
+
+
+def _png(array: np.ndarray, suffix: str = ".png", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, Image.registered_extensions()[suffix], **options)
+    return stream.getvalue()
+
+
+_GOOD_PNG = _png(np.full((4, 5), 7, np.uint8))
+
+
+@st.composite
+def _image_files(draw: st.DrawFn, suffix: str) -> bytes:
+    """Files of a small image, gray or color, whole or damaged."""
+    shape = draw(st.sampled_from([(4, 5), (4, 5, 3), (1, 1), (9, 2, 3)]))
+    pixels = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 256, shape)
+    data = _png(pixels.astype(np.uint8), suffix)
+    for _ in range(draw(st.sampled_from([0, 1, 1, 2, 3]))):
+        data = _damaged(draw, data)
+    return data
+
+
+_any_shape = st.sampled_from(
+    [(6, 4, 5), (6, 4, 5, 1), (6, 4, 5, 3), (6, 4), (0, 4, 5), (6, 4, 5, 2)]
+)
+_dtypes = st.sampled_from(
+    ["u1", "u1", "u1", "f4", "f8", "f2", ">f4", "i8", "?", "U2", "c8", "M8[s]"]
+)
+
+
+@st.composite
+def _arrays(draw: st.DrawFn) -> np.ndarray:
+    shape, dtype = draw(_any_shape), draw(_dtypes)
+    values = np.random.default_rng(draw(st.integers(0, 99))).uniform(size=shape)
+    values *= draw(st.sampled_from([1.0, 1.0, 255.0, -1.0, np.nan, 1e30]))
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        array = values.astype(np.int64).astype(dtype) if dtype in ("U2", "M8[s]") else values
+        return (
+            np.asfortranarray(array.astype(dtype)) if draw(st.booleans()) else array.astype(dtype)
+        )
+
+
+@st.composite
+def _array_files(draw: st.DrawFn, suffix: str) -> bytes:
+    """NumPy's files of one array or several by key, whole or damaged."""
+    stream, array = io.BytesIO(), draw(_arrays())
+    if suffix == ".npy":
+        np.save(stream, array)
+    else:
+        keys = draw(st.sampled_from(["images", "x_train", "x_test", "train_images", "data"]))
+        arrays: dict[str, Any] = {keys: array}
+        if draw(st.booleans()):
+            arrays["labels"] = np.arange(draw(st.sampled_from([6, 6, 5, 0])))
+        if draw(st.integers(0, 2)) == 0:
+            arrays["x_test"] = draw(_arrays())
+        save = draw(st.sampled_from([np.savez, np.savez_compressed]))
+        save(stream, **arrays)
+    data = stream.getvalue()
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
+        data = _damaged(draw, data)
+    return data
+
+
+def _own_images(suffix: str, fraction: float) -> Target:
+    """The target of own images in one format."""
+    files = (_array_files if suffix in (".npy", ".npz") else _image_files)(suffix)
+    inputs = st.one_of(st.binary(max_size=100), files, files, files, files)
+    return Target(
+        f"own images, {suffix}", inputs, functools.partial(_check_own_images, suffix), fraction
+    )
+
+
 TARGETS = (
-    Target("IDX images", _idx_inputs("images"), functools.partial(_check_idx, "images"), 0.3),
-    Target("IDX labels", _idx_inputs("labels"), functools.partial(_check_idx, "labels"), 0.2),
+    Target("IDX images", _idx_inputs("images"), functools.partial(_check_idx, "images"), 0.2),
+    Target("IDX labels", _idx_inputs("labels"), functools.partial(_check_idx, "labels"), 0.1),
+    *(_own_images(suffix, 0.06) for suffix in (".npy", ".npz", ".png", ".jpg", ".gif")),
     Target("gzip bombs", _idx_bombs(), lambda bomb: _check_idx(*bomb), 0.0005),
-    Target("config.json", _config_json_inputs, _check_config_json, 0.3),
+    Target("config.json", _config_json_inputs, _check_config_json, 0.2),
     Target("overrides", _override_inputs, _check_overrides, 0.1995),
 )
