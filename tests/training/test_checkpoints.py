@@ -1,8 +1,10 @@
 """Which checkpoints stay, that they come back bit for bit, and what damage to them does."""
 
 import dataclasses
+import errno
 import itertools
 import json
+import os
 import shutil
 
 import jax
@@ -15,7 +17,7 @@ from tests.support.common import assert_trees_equal, make_settings, small_vae
 from vae_jax.model.losses import LossTerms
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
-from vae_jax.training import metrics, steps
+from vae_jax.training import checkpoints, metrics, steps
 from vae_jax.training.checkpoints import Checkpoints, Progress, checksum
 
 SETTINGS = make_settings(small_vae(hidden=4), optax.adam(0.1))
@@ -200,3 +202,78 @@ def test_the_checksum_sees_every_word():
     index = next(index for index, leaf in enumerate(leaves) if leaf.ndim == 2)
     other = jax.tree.unflatten(tree, [*leaves[:index], leaves[index][::-1], *leaves[index + 1 :]])
     assert int(checksum(other)) != before
+
+
+@pytest.mark.parametrize("name", ["lr[0.001]", "a*b?", "**", "50%7E#x {1,2} ~: é"])
+def test_no_character_of_the_path_is_a_pattern(tmp_path, name, capsys):
+    progress = save_epochs(tmp_path / name, LOSSES[:2])
+    state, restored = restore_latest(tmp_path / name)
+    assert_same_state(state, state_of(2))
+    assert restored == progress
+    assert capsys.readouterr().err == ""
+
+
+def test_no_folder_is_an_address():
+    assert not checkpoints._LocalPath("/gs/no such folder").exists()
+
+
+def refuse_files(monkeypatch, manager):
+    """As of another user's checkpoint: Orbax says that the files are not there."""
+
+    def refuse(path, *arguments, **keywords):
+        if "checkpoints/20" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open(path, *arguments, **keywords)
+
+    monkeypatch.setattr(checkpoints, "open", refuse, raising=False)
+    shutil.rmtree(manager.directory / "20" / "params")
+
+
+def refuse_by(error):
+    def refuse(monkeypatch, manager):
+        def restore(*arguments, **keywords):
+            raise error
+
+        monkeypatch.setattr(manager, "restore", restore)
+
+    return refuse
+
+
+NOT_DAMAGE = [
+    (refuse_files, r"Permission denied"),
+    (refuse_by(OSError(errno.EMFILE, "Too many open files")), "Too many open files"),
+    (refuse_by(ValueError("RESOURCE_EXHAUSTED: [os_error_code='24']")), "Too many open files"),
+    (refuse_by(RuntimeError("can't start new thread")), "can't start new thread"),
+]
+
+
+@pytest.mark.parametrize(("refuse", "reason"), NOT_DAMAGE)
+def test_what_may_not_be_read_is_not_damaged(tmp_path, refuse, reason, monkeypatch, capsys):
+    save_epochs(tmp_path, LOSSES[:2])
+    with Checkpoints(tmp_path) as opened:
+        refuse(monkeypatch, opened._manager)
+        for read in (
+            lambda: opened.restore_latest(steps.abstract_state(SETTINGS), devices.single_device()),
+            lambda: opened.restore_params(
+                20, steps.abstract_state(SETTINGS).params, devices.single_device()
+            ),
+        ):
+            with pytest.raises(
+                UserError, match=rf"/20: the checkpoint cannot be read \(.*{reason}"
+            ):
+                read()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "20"]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_first_checkpoint_is_read_back(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as opened:
+        save = opened._manager.save
+
+        def save_and_damage(step, **arguments):
+            save(step, **arguments)
+            flip_bits(tmp_path / "checkpoints" / str(step))
+
+        monkeypatch.setattr(opened._manager, "save", save_and_damage)
+        with pytest.raises(UserError, match=r"step 10 was written, but cannot be read again \("):
+            opened.save(10, state_of(1), Progress())

@@ -8,7 +8,9 @@ has a checksum.
 
 import contextlib
 import dataclasses
+import errno
 import gc
+import glob
 import inspect
 import itertools
 import json
@@ -27,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils.epath.gpath import PosixGPath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from vae_jax.model.losses import LossTerms
@@ -38,6 +41,8 @@ from vae_jax.training.train_state import TrainState
 
 NUM_LATEST = 3
 _JSON = ocp.args.JsonRestore()
+# What the system says of files that are lost; whatever else it says is no damage.
+_LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +115,67 @@ def _from_record(record: dict[str, Any]) -> tuple[Progress, dict[str, int]]:
     return progress, content["checksums"]
 
 
+def _native_error_number(error: BaseException) -> int | None:
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
+
+
 def _reason(error: Exception) -> str:
     """Shortens to a line what may be a page."""
-    if number := re.search(r"os_error_code='(\d+)'", str(error)):
-        return os.strerror(int(number[1]))
+    if number := _native_error_number(error):
+        return os.strerror(number)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 class _DamagedCheckpoint(Exception):
     """A checkpoint that cannot be read, or not as it was written."""
+
+
+class _LocalPath(PosixGPath):
+    """A path as Orbax takes it, of which no character is a pattern's or an address's."""
+
+    @property
+    def _uri_scheme(self) -> None:
+        """Says that /gs/run is no address; the class above takes it for gs://run."""
+        return None
+
+    def as_posix(self) -> str:
+        """Returns the path as it is; the class above makes slashes of its backslashes."""
+        return str(self)
+
+    def glob(self, pattern: str) -> Iterator["_LocalPath"]:
+        """Yields what matches in this folder; the class above reads its name as a pattern too."""
+        return (self / name for name in glob.glob(pattern, root_dir=self))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _system_problem(error: BaseException, folder: Path) -> str | None:
+    """Returns what keeps files from being read, whatever they hold; None where nothing does.
+
+    Args:
+      error: of reading them.
+      folder: where they are. Orbax takes one that may not be read for one that is not there.
+    """
+    chain: BaseException | None = error
+    while chain:
+        number = chain.errno if isinstance(chain, OSError) else _native_error_number(chain)
+        if number and number not in _LOST:
+            return os.strerror(number)
+        if isinstance(chain, RuntimeError) and "start new thread" in str(chain):
+            return str(chain)
+        chain = chain.__cause__ or chain.__context__
+    try:
+        for parent, _, names in os.walk(folder, onerror=_raise):
+            for name in names:
+                with open(os.path.join(parent, name), "rb") as file:
+                    file.read(1)
+    except OSError as problem:
+        return f"{problem.filename}: {problem.strerror}"
+    return None
 
 
 @contextlib.contextmanager
@@ -151,8 +207,13 @@ def _quiet_when_failing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reading_may_fail() -> Iterator[None]:
-    """Takes whatever goes wrong in reading for damage, but a lack of memory."""
+def _reading_may_fail(folder: Path) -> Iterator[None]:
+    """Takes whatever goes wrong in reading a checkpoint for damage, but what the system refuses.
+
+    Raises:
+      _DamagedCheckpoint: what is there is not what was written.
+      UserError: it cannot be read at all, whatever is there.
+    """
     try:
         with _quiet_when_failing():
             yield
@@ -164,6 +225,11 @@ def _reading_may_fail() -> Iterator[None]:
             warnings.simplefilter("ignore", RuntimeWarning)
             traceback.clear_frames(error.__traceback__)
             gc.collect()
+        if problem := _system_problem(error, folder):
+            raise UserError(
+                f"{folder}: the checkpoint cannot be read ({problem}) and may be whole; it is left "
+                "as it is: mend this, then give the same command again"
+            ) from None
         raise _DamagedCheckpoint(_reason(error)) from None
 
 
@@ -191,6 +257,7 @@ class Checkpoints:
         self._folder = workdir.absolute() / "checkpoints"
         self._best = _KeepBest()
         self._read_only = read_only
+        self._was_read_back = False
         keep = [preservation_policy.LatestN(NUM_LATEST), self._best]
         processes = {jax.process_index()} if read_only else None
         options = ocp.CheckpointManagerOptions(
@@ -204,7 +271,7 @@ class Checkpoints:
             ),
         )
         self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_names=("params", "state", "progress")
+            _LocalPath(self._folder), options=options, item_names=("params", "state", "progress")
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -216,8 +283,10 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
         """Saves the state after `step`; a checkpoint is there whole or not at all.
 
+        The first is read again: of a run whose checkpoints cannot be read nothing would be left.
+
         Raises:
-          UserError: it cannot be written; those before it are as they were.
+          UserError: it cannot be written, or not be read again; those before it are as they were.
         """
         params, rest = state.split()
         checksums = {
@@ -245,6 +314,25 @@ class Checkpoints:
                 f"({_reason(error)}); those before it are kept: mend this, then give the same "
                 "command again"
             ) from error
+        if not self._was_read_back:
+            self._read_back(step, {"params": params, "state": rest})
+            self._was_read_back = True
+
+    def _read_back(self, step: int, saved: dict[str, Any]) -> None:
+        """Reads what was just saved: what keeps one checkpoint from being read keeps all.
+
+        Raises:
+          UserError: it is not what was saved.
+        """
+        sharding = jax.tree.leaves(saved["params"])[0].sharding
+        try:
+            for name, tree in saved.items():  # one at a time: memory holds them twice meanwhile
+                self._read(step, {name: tree}, sharding)
+        except _DamagedCheckpoint as error:
+            raise UserError(
+                f"{self._folder}: the checkpoint of step {step} was written, but cannot be read "
+                f"again ({error}); train in a --workdir elsewhere, as on another disk"
+            ) from error
 
     def restore_params(self, step: int, like: Params, sharding: jax.sharding.Sharding) -> Params:
         """Restores the parameters to evaluate that were saved after `step`.
@@ -255,7 +343,7 @@ class Checkpoints:
           sharding: where they go.
 
         Raises:
-          UserError: the checkpoint is damaged.
+          UserError: the checkpoint is damaged, or the system lets it not be read.
         """
         try:
             return self._read(step, {"params": like}, sharding)[0]["params"]
@@ -277,7 +365,8 @@ class Checkpoints:
           sharding: where its arrays go.
 
         Raises:
-          UserError: there are checkpoints, and all of them are damaged.
+          UserError: there are checkpoints, and all of them are damaged, or the system lets one
+            not be read.
         """
         params, rest = like.split()
 
@@ -291,7 +380,8 @@ class Checkpoints:
         """Reads the progress of the newest whole checkpoint; None where there is none at all.
 
         Raises:
-          UserError: there are checkpoints, and all of them are damaged.
+          UserError: there are checkpoints, and all of them are damaged, or the system lets one
+            not be read.
         """
         return self._latest_valid(self._read_progress, self._leave_damaged)
 
@@ -350,7 +440,7 @@ class Checkpoints:
             )
             for name, tree in like.items()
         }
-        with _reading_may_fail():
+        with _reading_may_fail(self._folder / str(step)):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items, progress=_JSON))
             progress, checksums = _from_record(restored.progress)
             for name in like:
