@@ -118,3 +118,11 @@ def test_sample_gaussian_depends_on_the_key_alone():
     other = distributions.sample_gaussian(jax.random.key(4), MEAN, LOG_VAR)
     np.testing.assert_array_equal(*same)
     assert not np.any(same[0] == other)
+
+
+@pytest.mark.parametrize("log_var", [-40.0, 0.0])
+def test_the_density_of_a_sample_is_right_where_the_sample_is_rounded(log_var):
+    noise = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    actual = distributions.gaussian_log_density_of_noise(noise, jnp.full((5, 4), log_var))
+    expected = scipy.stats.norm.logpdf(noise.astype(np.float64)).sum(1) - 4 * log_var / 2
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)

@@ -64,9 +64,11 @@ def test_another_prior_is_asked_by_losses_bound_generation_and_statistics():
     for objective in (Objective(), Objective(free_bits=1e-6)):
         losses = [compute(objective, m, params, pixels, key, None, 0)[0] for m in (plain, model)]
         np.testing.assert_allclose(losses[1] - losses[0], shift, rtol=1e-4)
-    z = jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32)
+    noise = jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32)
+    z = mean + jnp.exp(0.5 * log_var) * noise
     weights = [
-        apply(m, params, pixels, mean, log_var, z, method="log_weights")[0] for m in (plain, model)
+        apply(m, params, pixels, mean, log_var, noise, method="log_weights")[0]
+        for m in (plain, model)
     ]
     expected = scipy.stats.norm.logpdf(z, 3.0).sum(2) - scipy.stats.norm.logpdf(z).sum(2)
     np.testing.assert_allclose(weights[1] - weights[0], expected, rtol=1e-3, atol=1e-3)

@@ -68,3 +68,10 @@ def test_a_record_of_other_fields_is_damaged(tmp_path, content, expected):
         read_record(tmp_path / "a.json", Outer)
     assert str(error.value).startswith(f"{tmp_path / 'a.json'}: ")
     assert str(error.value).endswith("; the file is damaged")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_no_json(tmp_path, number):
+    with pytest.raises(UserError, match="not finite"):
+        write_json(tmp_path / "a.json", {"a": number})
+    assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vae_jax.evaluation.generation import encode_batch
 from vae_jax.evaluation.measures import LikelihoodMeasures
-from vae_jax.model import distributions, importance
+from vae_jax.model import importance
 from vae_jax.model.importance import WeightSums
 from vae_jax.model.likelihoods import check_pixels, to_bits_per_dimension, to_intensities
 from vae_jax.model.rng_streams import Stream, stream_key
@@ -108,14 +108,14 @@ def add_importance_samples(
     """
     pixels = to_intensities(images)
 
-    def draw(index: jax.Array, number: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+    def draw(index: jax.Array, number: jax.Array) -> jax.Array:
         key = jax.random.fold_in(stream_key(root_key, Stream.IMPORTANCE, index), number)
-        return distributions.sample_gaussian(key, mean, log_var)
+        return jax.random.normal(key, mean.shape[1:], mean.dtype)
 
     def log_weights_of(number: jax.Array) -> jax.Array:
-        latents = jax.vmap(draw, in_axes=(0, None, 0, 0))(indices, number, mean, log_var)
+        noise = jax.vmap(draw, in_axes=(0, None))(indices, number)
         log_weights, _ = apply(
-            model, params, pixels, mean, log_var, latents[None], method="log_weights"
+            model, params, pixels, mean, log_var, noise[None], method="log_weights"
         )
         return log_weights[0]
 

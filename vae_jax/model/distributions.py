@@ -84,5 +84,25 @@ def sample_gaussian(key: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.
     Returns:
       `<float>[..., latent]`, one draw for each mean.
     """
-    noise = jax.random.normal(key, mean.shape, mean.dtype)
+    return reparameterize(mean, log_var, jax.random.normal(key, mean.shape, mean.dtype))
+
+
+def reparameterize(mean: jax.Array, log_var: jax.Array, noise: jax.Array) -> jax.Array:
+    """Makes a sample of a diagonal Gaussian of standard normal noise, `<float>[..., latent]`."""
     return mean + jnp.exp(0.5 * log_var) * noise
+
+
+def gaussian_log_density_of_noise(noise: jax.Array, log_var: jax.Array) -> jax.Array:
+    """Computes the log-density of the sample that `reparameterize` makes of this noise.
+
+    At a small variance the sample is rounded to near the mean, and its density would be wrong;
+    the noise is exact.
+
+    Args:
+      noise: `<float>[batch, latent]`, standard normal.
+      log_var: `<float>[batch, latent]`, the logarithm of the variance.
+
+    Returns:
+      `<float>[batch]`, nats.
+    """
+    return -0.5 * sum_per_example(math.log(2.0 * math.pi) + log_var + jnp.square(noise))

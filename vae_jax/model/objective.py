@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 
 from vae_jax.model import distributions, losses
 from vae_jax.model.losses import LossTerms
@@ -62,11 +61,12 @@ def training_loss(
     """
     if objective.num_importance_samples > 1:
         mean, log_var = apply(model, params, pixels, method="encode")
-        latents = _sample_several(objective.num_importance_samples, sample_key, mean, log_var)
+        noise = _noise_of_several(objective.num_importance_samples, sample_key, mean)
+        first = distributions.reparameterize(mean, log_var, noise[0])
         log_weights, log_likelihood = apply(
-            model, params, pixels, mean, log_var, latents, dropout_key, method="log_weights"
+            model, params, pixels, mean, log_var, noise, dropout_key, method="log_weights"
         )
-        kl = apply(model, params, mean, log_var, latents[0], method="kl")
+        kl = apply(model, params, mean, log_var, first, method="kl")
         terms = _importance_weighted_terms(log_weights, log_likelihood, kl)
         return terms.loss.mean(), terms
     kl_weight: float | jax.Array = objective.kl_weight
@@ -98,14 +98,15 @@ def evaluation_terms(
     mean, log_var = apply(model, params, pixels, method="encode")
     num_samples = objective.num_importance_samples
     if num_samples > 1:
-        draw = functools.partial(_sample_several, num_samples)
-        latents = jax.vmap(draw, out_axes=1)(sample_keys, mean, log_var)
+        draw = functools.partial(_noise_of_several, num_samples)
+        noise = jax.vmap(draw, out_axes=1)(sample_keys, mean)
+        first = distributions.reparameterize(mean, log_var, noise[0])
         # One sample of every image at a time: memory does not grow with their number.
         log_weights, log_likelihood = jax.lax.map(
-            lambda z: apply(model, params, pixels, mean, log_var, z, method="log_weights"),
-            latents[:, None],
+            lambda e: apply(model, params, pixels, mean, log_var, e, method="log_weights"),
+            noise[:, None],
         )
-        kl = apply(model, params, mean, log_var, latents[0], method="kl")
+        kl = apply(model, params, mean, log_var, first, method="kl")
         return _importance_weighted_terms(log_weights[:, 0], log_likelihood[:, 0], kl)
     latents = jax.vmap(distributions.sample_gaussian)(sample_keys, mean, log_var)
     outputs = apply(model, params, latents, method="decode")
@@ -113,14 +114,9 @@ def evaluation_terms(
     return losses.negative_elbo(model.likelihood.log_prob(outputs, pixels), kl, objective.kl_weight)
 
 
-def _sample_several(
-    num_samples: int, key: jax.Array, mean: jax.Array, log_var: jax.Array
-) -> jax.Array:
-    """Draws samples of the same Gaussians, `<float>[num_samples, ...]`."""
-    shape = (num_samples, *mean.shape)
-    return distributions.sample_gaussian(
-        key, jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_var, shape)
-    )
+def _noise_of_several(num_samples: int, key: jax.Array, mean: jax.Array) -> jax.Array:
+    """Draws the noise of samples of the same Gaussians, `<float>[num_samples, ...]`."""
+    return jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
 
 
 def _importance_weighted_terms(

@@ -110,7 +110,7 @@ class VAE(nn.Module):
         images: jax.Array,
         mean: jax.Array,
         log_var: jax.Array,
-        latents: jax.Array,
+        noise: jax.Array,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Computes importance weights of samples, log p(x | z) + log p(z) - log q(z | x).
@@ -119,7 +119,8 @@ class VAE(nn.Module):
           images: `<float>[batch, height, width, channels]`, intensities in [0, 1].
           mean: `<float>[batch, latent]`, of q(z | x).
           log_var: `<float>[batch, latent]`, of q(z | x).
-          latents: `<float>[num_samples, batch, latent]`, drawn from q(z | x).
+          noise: `<float>[num_samples, batch, latent]`, standard normal; `mean` and `log_var` make
+            samples of q(z | x) of it.
           dropout_key: key of the decoder's dropout; without one dropout is off.
 
         Returns:
@@ -128,20 +129,20 @@ class VAE(nn.Module):
         """
 
         def flat(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            return jnp.broadcast_to(array, (len(latents), *shape)).reshape(-1, *shape[1:])
+            return jnp.broadcast_to(array, (len(noise), *shape)).reshape(-1, *shape[1:])
 
-        z = flat(latents, latents.shape[1:])
+        flat_noise = flat(noise, noise.shape[1:])
+        flat_log_var = flat(log_var, log_var.shape)
+        z = distributions.reparameterize(flat(mean, mean.shape), flat_log_var, flat_noise)
         log_likelihood = self.likelihood.log_prob(
             self.decode(z, dropout_key), flat(images, images.shape)
         )
         log_weights = (
             log_likelihood
             + self.log_prior(z)
-            - distributions.gaussian_log_density(
-                z, flat(mean, mean.shape), flat(log_var, log_var.shape)
-            )
+            - distributions.gaussian_log_density_of_noise(flat_noise, flat_log_var)
         )
-        shape = latents.shape[:2]
+        shape = noise.shape[:2]
         return log_weights.reshape(shape), log_likelihood.reshape(shape)
 
 

@@ -85,8 +85,20 @@ def _write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file atomically."""
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
+    """Writes a JSON file atomically.
+
+    Raises:
+      UserError: a number in it is not finite, which JSON cannot hold.
+    """
+    try:
+        content = json.dumps(value, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: is not written, for a number in it is not finite (nan or infinite): the "
+            "model's parameters or outputs are beyond what can be measured; train with a lower "
+            "train.learning_rate"
+        ) from error
+    write_atomically(path, content + "\n")
 
 
 def read_json(path: Path) -> Any:
