@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from vae_jax.model.rng_streams import root_key_of
 from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
@@ -49,7 +50,7 @@ class Replica:
     @property
     def root_key(self) -> jax.Array:
         """The key that the seed makes."""
-        return jax.random.key(self.seed)
+        return root_key_of(self.seed)
 
     @property
     def plots(self) -> Path:

@@ -25,6 +25,11 @@ class Stream(enum.IntEnum):
     PIXELS = 9  # drawn in sample mode, by image index
 
 
+def root_key_of(seed: int | jax.Array) -> jax.Array:
+    """Makes a run's root key; names its kind, which the environment would choose else."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def stream_key(root_key: jax.Array, stream: Stream, index: int | jax.Array = 0) -> jax.Array:
     """Derives key number `index` of a stream.
 

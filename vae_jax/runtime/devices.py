@@ -66,6 +66,8 @@ def connect(detect_cluster: bool = True) -> None:
     """
     # Else it would take SIGTERM, which `interrupts.py` has its own way with.
     jax.config.update("jax_enable_preemption_service", False)
+    # It decides which numbers a key gives.
+    jax.config.update("jax_threefry_partitionable", True)
     numbers = {}
     try:
         for field, name in (("num_processes", _NUM_PROCESSES), ("process_id", _PROCESS_ID)):

@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from vae_jax.model.initialization import INITIALIZATIONS, tensorflow_params, with_data_bias
-from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.rng_streams import Stream, root_key_of, stream_key
 from vae_jax.model.vae import VAE, Params
 
 
@@ -112,7 +112,7 @@ def create_train_state(
     if initialization not in INITIALIZATIONS:
         allowed = " or ".join(map(repr, INITIALIZATIONS))
         raise ValueError(f"initialization is {initialization!r}, must be {allowed}")
-    root_key = jax.random.key(seed)
+    root_key = root_key_of(seed)
     params = init_params(model, root_key)
     if initialization == "tensorflow":
         params = tensorflow_params(params, stream_key(root_key, Stream.PARAMETERS))
