@@ -77,7 +77,7 @@ def test_the_fields_of_a_configuration_are_those_of_what_they_build():
 
     config = default.get_config()
     assert {*config.loss} == {field.name for field in dataclasses.fields(Objective)}
-    decoder = {*decoders.ConvTransposeDecoder.__annotations__} - {"image_shape", *FLAX_FIELDS}
+    decoder = {*decoders.ConvTransposeDecoder.__annotations__} - {"output_shape", *FLAX_FIELDS}
     assert {*config.decoder} == decoder
     attributes = {name for kind in encoders.ENCODERS.values() for name in kind.__annotations__}
     assert {*config.encoder} == {"kind", *attributes} - {"latent_size", *FLAX_FIELDS}

@@ -38,8 +38,8 @@ def quadrature(trained, latent_size):
     logits = np.asarray(logits, np.float64)
     pixels = IMAGES / 255.0
     # log p(x | z) = sum of x * logit - log(1 + exp(logit)).
-    log_joint = np.einsum("ghw,nhw->gn", logits, pixels)
-    log_joint -= np.logaddexp(0.0, logits).sum((1, 2))[:, None]
+    log_joint = np.einsum("ghwc,nhwc->gn", logits, pixels)
+    log_joint -= np.logaddexp(0.0, logits).sum((1, 2, 3))[:, None]
     log_joint += scipy.stats.norm.logpdf(grid).sum(1)[:, None]
     cell = (line[1] - line[0]) ** latent_size
     return scipy.special.logsumexp(log_joint, axis=0) + np.log(cell)

@@ -9,6 +9,7 @@ import resource
 import pytest
 
 from configs import default
+from vae_jax import datasets
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_json
 from vae_jax.training import run_directory
@@ -122,10 +123,13 @@ def test_what_a_damaged_config_holds_is_shown_in_one_line(tmp_path):
 
 
 def test_provenance_names_versions_and_data():
-    record = run_directory.provenance("cpu", 2, "abc", 7)
+    dataset = datasets.load("mnist_5k")
+    record = run_directory.provenance("cpu", 2, dataset, 7)
     assert set(record["versions"]) == {"jax", "jaxlib", "flax", "optax", "numpy"}
     assert record["device_kind"] == "cpu"
-    assert record["data_sha256"] == "abc"
+    assert record["data_sha256"] == dataset.sha256
+    assert record["image_shape"] == [28, 28, 1]
+    assert record["split_seed"] is None  # not split by one
     assert record["evaluation_binarization_seed"] == 7
 
 
