@@ -174,3 +174,8 @@ def test_a_full_disk_names_the_lock(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert error.value.filename == str(tmp_path / ".lock")
+
+
+def test_a_backslash_in_the_path_is_refused_before_training(tmp_path):
+    with pytest.raises(UserError, match="has a backslash in its whole path"):
+        run_directory.check_workdir(tmp_path / "a\\b", {})

@@ -140,10 +140,6 @@ class _LocalPath(PosixGPath):
         """Says that /gs/run is no address; the class above takes it for gs://run."""
         return None
 
-    def as_posix(self) -> str:
-        """Returns the path as it is; the class above makes slashes of its backslashes."""
-        return str(self)
-
     def glob(self, pattern: str) -> Iterator["_LocalPath"]:
         """Yields what matches in this folder; the class above reads its name as a pattern too."""
         return (self / name for name in glob.glob(pattern, root_dir=self))

@@ -182,6 +182,12 @@ def _is_foreign(path: Path) -> bool:
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     """Raises UserError unless a run of this configuration can begin or go on in `workdir`."""
+    if "\\" in str(workdir.absolute()):
+        # The checkpoint library takes it for a slash.
+        raise UserError(
+            f"--workdir={workdir}: has a backslash in its whole path, which checkpoints cannot "
+            "have; give another folder"
+        )
     existing = workdir
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
