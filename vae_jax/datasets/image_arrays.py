@@ -6,6 +6,7 @@ Floats in [0, 1] are intensities, rounded to 256 levels.
 
 import collections
 import contextlib
+import errno
 import math
 import os
 import sys
@@ -73,11 +74,14 @@ def _read_errors(path: str) -> Iterator[None]:
     """Turns what a file that is not as it should be raises into UserError."""
     try:
         yield
-    except (UserError, MemoryError):
+    except UserError:
         raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: holds more than fits in memory") from error
     except Exception as error:  # damage shows as almost any exception of zipfile's and NumPy's
+        # Seeking to before the file, as a damaged archive makes zipfile do, is an OSError too.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
         reason = str(error) or type(error).__name__
         raise UserError(
             f"{path}: is damaged, or no {path[-4:]} file ({reason[:_SHOWN_CHARACTERS]})"

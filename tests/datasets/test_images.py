@@ -1,0 +1,326 @@
+"""A user's own images as `load` gives them: splits, classes, bad paths, what is kept on disk."""
+
+import errno
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_jax import datasets
+from vae_jax.datasets import image_cache, image_files, image_folder
+from vae_jax.runtime import interrupts
+from vae_jax.runtime.errors import UserError
+
+
+def make_images(folder: pathlib.Path, count: int = 6, first: int = 0) -> None:
+    """Gray images of one value each, by which they are told."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for value in range(first, first + count):
+        Image.new("L", (4, 3), value).save(folder / f"{value:03d}.png")
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    make_images(folder)
+    return folder
+
+
+@pytest.fixture
+def load(photos, data_dir):
+    def load_images(path=photos, **fields):
+        sizes = {"validation_size": 2, "test_size": 1}
+        return datasets.load("images", str(data_dir), path=str(path), **sizes | fields)
+
+    return load_images
+
+
+def error_of(function, *arguments, **options):
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def values(split):
+    return split.images[:, 0, 0, 0].tolist()
+
+
+# Splits.
+
+
+def test_a_folder(load):
+    dataset = load()
+    assert dataset.name == "images" and dataset.image_shape == (3, 4, 1)
+    assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [3, 2, 1]
+    everything = [*values(dataset.train), *values(dataset.validation), *values(dataset.test)]
+    assert sorted(everything) == [*range(6)]
+    assert dataset.train.labels is None and dataset.class_names == ()
+
+
+def test_the_shuffle_never_changes(load):
+    # Pinned: another order is another test set.
+    dataset = load()
+    assert values(dataset.test) == [5] and values(dataset.validation) == [1, 4]
+    assert values(load(test_size=2).test) == [5, 1]
+    assert dataset.sha256 == load().sha256
+    assert dataset.sha256 != load(validation_size=1).sha256
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (5_000, 1), (0, 1), (1, -1)])
+def test_sizes_of_splits_that_cannot_be(load, sizes):
+    message = error_of(load, validation_size=sizes[0], test_size=sizes[1])
+    assert f"data.test_size {sizes[1]} and data.validation_size {sizes[0]}" in message
+    assert "the 6 images" in message
+
+
+def test_binarized(load):
+    dataset = load(binarization="dynamic")
+    assert dataset.sha256 == load().sha256
+    assert set(np.unique(dataset.validation.images)) <= {0, 255}
+
+
+def test_size_and_channels(load):
+    assert load(image_size=(5, 2), channels=3).image_shape == (5, 2, 3)
+
+
+# Classes.
+
+
+def test_subfolders_are_classes(load, tmp_path):
+    root = tmp_path / "classes"
+    make_images(root / "b é", 2, 10)
+    make_images(root / "a\n" / "deep" / "er", 3, 20)
+    (root / "empty").mkdir()
+    os.makedirs(os.fsencode(root) + b"/c\xff")
+    make_images(root / os.fsdecode(b"c\xff"), 1, 30)
+    dataset = load(root)
+    assert dataset.class_names == ("a\\n", "b é", "c\\udcff")
+    for split in (dataset.train, dataset.validation, dataset.test):
+        assert split.labels.tolist() == [{10: 1, 20: 0, 30: 2}[v // 10 * 10] for v in values(split)]
+        assert split.labels.dtype == np.int32
+
+
+def test_images_in_subfolders_and_beside_them(load, photos):
+    make_images(photos / "more", 1)
+    message = error_of(load)
+    assert "'000.png'" in message and "'more/000.png'" in message
+
+
+def test_hidden_files_are_not_looked_at_others_counted(load, photos, capfd):
+    for name in (".DS_Store", "._000.png", "Thumbs.db", "desktop.ini"):
+        (photos / name).write_bytes(b"hidden")
+    make_images(photos / ".thumbnails", 1)
+    expected = load().sha256
+    assert capfd.readouterr().err == ""
+    (photos / "notes.txt").write_text("no image")
+    os.mkfifo(photos / "pipe.png")
+    assert load().sha256 == expected
+    assert capfd.readouterr().err == f"'{photos}': 2 files are no images by name\n"
+
+
+# Paths.
+
+
+def test_no_path(load):
+    for path in (None, ""):
+        assert "--config.data.path=PATH" in error_of(datasets.load, "images", path=path)
+
+
+def test_paths_that_are_no_images(load, tmp_path, photos):
+    assert "cannot be read (No such file or directory)" in error_of(load, tmp_path / "no\nwhere")
+    assert "null" in error_of(load, "a\0b")
+    assert "neither a folder of images" in error_of(load, photos / "000.png")
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in error_of(load, tmp_path / "empty")
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    message = error_of(load, tmp_path / "empty")
+    assert "no file named .png" in message and "holds 1 other files" in message
+
+
+def test_home_is_expanded(load, photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert len(load("~/photos").train) == 3
+
+
+def test_links(load, photos, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "class").symlink_to(photos)
+    assert load(tmp_path / "links").class_names == ("class",)
+    (photos / "back").symlink_to(tmp_path / "links")
+    assert "back to a folder above it" in error_of(load, tmp_path / "links")
+
+
+def test_a_folder_that_may_not_be_read(load, photos, monkeypatch):
+    def forbidden(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", folder)
+
+    monkeypatch.setattr(image_folder.os, "scandir", forbidden)
+    assert error_of(load) == f"{photos}: cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"image_size": (3,)}, "data.image_size is (3,)"),
+        ({"image_size": (0, 3)}, "data.image_size is (0, 3)"),
+        ({"channels": 2}, "data.channels is 2"),
+    ],
+)
+def test_arguments_that_cannot_be(load, fields, expected):
+    assert expected in error_of(load, **fields)
+
+
+def test_damaged_images_are_left_out_and_counted(load, tmp_path, capfd):
+    root = tmp_path / "classes"
+    make_images(root / "a", 3)
+    make_images(root / "b", 3, 10)
+    (root / "a" / "001.png").write_bytes(b"")
+    assert f"{root}/a/001.png: is empty" in error_of(load, root)
+    assert not list((tmp_path / "data").rglob("*.npy"))
+    for _ in range(2):  # decoded, and as kept
+        dataset = load(root, skip_damaged=True)
+        shown = capfd.readouterr().err
+        assert "1 of 6 images are left out, the first: 'a/001.png' 'is empty" in shown
+        assert shown.count("\n") == 1
+        for split in (dataset.train, dataset.validation, dataset.test):
+            assert split.labels.tolist() == [value // 10 for value in values(split)]
+
+
+# What is kept on disk.
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts how often the folder is decoded."""
+    counts = []
+    decode = image_files.decode
+
+    def count(*arguments):
+        counts.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(image_files, "decode", count)
+    return counts
+
+
+def kept(data_dir):
+    return sorted((data_dir / image_cache.FOLDER_NAME).iterdir())
+
+
+def test_images_are_decoded_once(load, data_dir, decoded):
+    assert load().sha256 == load().sha256
+    assert len(decoded) == 1 and len(kept(data_dir)) == 1
+    load(image_size=(2, 2))
+    load(channels=3)
+    load(skip_damaged=True)
+    assert len(decoded) == 4 and len(kept(data_dir)) == 4
+    load()
+    assert len(decoded) == 4
+
+
+@pytest.mark.parametrize("change", ["more", "fewer", "rename", "touch", "content"])
+def test_a_folder_that_has_changed_is_decoded_again(load, data_dir, photos, decoded, change):
+    before, [old] = load().sha256, kept(data_dir)
+    path = photos / "005.png"
+    if change == "more":
+        make_images(photos, 1, 6)
+    elif change == "fewer":
+        path.unlink()
+    elif change == "rename":
+        path.rename(photos / "!.png")
+    elif change == "content":
+        Image.new("L", (4, 3), 99).save(path)
+    os.utime(photos / "004.png", ns=(1, 1))
+    after = load().sha256
+    assert (after == before) == (change == "touch")
+    assert len(decoded) == 2
+    [new] = kept(data_dir)  # what was kept before is gone
+    assert new != old
+
+
+def _flip(folder):
+    data = bytearray((folder / "images.npy").read_bytes())
+    data[-1] ^= 1
+    (folder / "images.npy").write_bytes(bytes(data))
+
+
+def _cut(folder):
+    data = (folder / "images.npy").read_bytes()
+    (folder / "images.npy").write_bytes(data[:-9])
+
+
+DAMAGE = {
+    "flipped": _flip,
+    "cut": _cut,
+    "no images": lambda folder: (folder / "images.npy").unlink(),
+    "no record": lambda folder: (folder / "record.json").unlink(),
+    "no JSON": lambda folder: (folder / "record.json").write_text("{"),
+    "another record": lambda folder: (folder / "record.json").write_text('{"left_out": {}}'),
+    "all gone": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_images_are_decoded_again(load, data_dir, decoded, capfd, damage):
+    before, [folder] = load().sha256, kept(data_dir)
+    DAMAGE[damage](folder)
+    assert load().sha256 == before and len(decoded) == 2
+    shown = capfd.readouterr().err
+    assert shown.startswith(f"'{folder}': the decoded images are damaged (")
+    assert shown.endswith("); decoding again\n") and shown.count("\n") == 1
+    assert load().sha256 == before and len(decoded) == 2
+    assert kept(data_dir) == [folder]
+
+
+def test_a_run_that_decodes_meanwhile(load, data_dir, monkeypatch):
+    decode, counts = image_files.decode, []
+
+    def decode_and_load(*arguments):
+        counts.append(1)
+        if len(counts) == 1:
+            load()
+        return decode(*arguments)
+
+    monkeypatch.setattr(image_files, "decode", decode_and_load)
+    before = load().sha256
+    assert len(counts) == 2 and len(kept(data_dir)) == 1
+    assert load().sha256 == before and len(counts) == 2
+
+
+def test_a_data_dir_that_cannot_be_written(load, data_dir, monkeypatch):
+    data_dir.write_text("a file, not a folder")
+    message = error_of(load)
+    assert "cannot write decoded images" in message and "--config.data.data_dir=FOLDER" in message
+    data_dir.unlink()
+
+    def full(path, array):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert "(No space left on device)" in error_of(load)
+    assert kept(data_dir) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_images_are_decoded_leaves_nothing(load, data_dir, monkeypatch, number):
+    read = image_files.read
+
+    def read_and_signal(path, *arguments):
+        if path.endswith("003.png"):  # a second signal would be obeyed at once
+            assert kept(data_dir)[0].name.startswith(".decoding.")
+            os.kill(os.getpid(), number)
+        return read(path, *arguments)
+
+    monkeypatch.setattr(image_files, "read", read_and_signal)
+    with pytest.raises(interrupts.Interrupted):
+        load()
+    assert kept(data_dir) == []
