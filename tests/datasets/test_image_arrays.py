@@ -114,7 +114,7 @@ def test_the_splits_of_medmnist(load):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "longdouble"])
 def test_floats_that_are_levels_lose_nothing(load, capfd, dtype):
     images = np.arange(256, dtype=np.uint8).reshape(16, 4, 4)
-    np.testing.assert_array_equal(joined(load((images / 255).astype(dtype)))[0][..., 0], images)
+    np.testing.assert_array_equal(joined(load(images.astype(dtype) / 255))[0][..., 0], images)
     assert capfd.readouterr().err == ""
 
 

@@ -18,6 +18,7 @@ import struct
 import tempfile
 import tracemalloc
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,8 +30,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from configs import default, quickstart
-from vae_jax import command_line, configuration, datasets
-from vae_jax.datasets import idx
+from vae_jax import command_line, configuration
+from vae_jax.datasets import idx, image_arrays, image_cache, image_files, image_folder
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_json
 from vae_jax.training import run_directory
@@ -43,7 +44,7 @@ _GROUPS = sorted({path.rpartition(".")[0] for path in _FIELDS} - {""})
 _MEBIBYTE = 2**20
 _BOMB_BYTES = 64 * _MEBIBYTE
 # What gzip can make of one byte, at most.
-_GZIP_RATIO = _DEFLATE_RATIO = 1032
+_GZIP_RATIO = 1032
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,117 +408,168 @@ _override_inputs = st.lists(_overrides(), min_size=1, max_size=3).map(
 )
 
 
-# A user's own images.
+# Images of one's own.
+
+_FITTED = ((), 0), ((3, 4), 0), ((), 1), ((2, 5), 3)  # what images are brought to
 
 
-def _check_own_images(suffix: str, value: bytes) -> Outcome:
-    """Own images are read as uint8 of the shape found, or refused, in bounded memory."""
+def _assert_images(images: np.ndarray, image_size: tuple[int, ...], channels: int) -> None:
+    """Images that were accepted have the type and shape that was asked for."""
+    assert images.dtype == np.uint8 and images.ndim == 4 and 0 not in images.shape
+    assert images.shape[3] in ((channels,) if channels else (1, 3))
+    assert not image_size or images.shape[1:3] == image_size
+
+
+def _check_image_file(value: tuple[str, bytes, tuple[tuple[int, ...], int]]) -> Outcome:
+    """An image file is decoded, or refused, in memory that what it decodes to justifies."""
+    suffix, data, fitted = value
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "images"
-        is_file = suffix in (".npy", ".npz")
-        path.mkdir()
-        name = f"a{suffix}"
-        (path / name).write_bytes(value)
-        for other in ("b.png", "c.png"):
-            (path / other).write_bytes(_GOOD_PNG)
-        with _measured() as peak, contextlib.redirect_stderr(io.StringIO()):
-            dataset = _value_or_none(
-                lambda: datasets.load(
-                    "images",
-                    folder,
-                    path=str(path / name if is_file else path),
-                    # Without a size the two images would mostly differ in theirs.
-                    image_size=() if is_file else (4, 5),
-                    validation_size=1,
-                    test_size=1,
-                )
-            )
+        (Path(folder) / f"image{suffix}").write_bytes(data)
+        files = image_folder.list_images(folder)
+        with _measured() as peak:
+            decoded = _value_or_none(lambda: image_files.decode(files, *fitted, False))
             peak_bytes = peak()
-    assert peak_bytes <= 8 * _MEBIBYTE + 2 * _DEFLATE_RATIO * len(value)
-    if dataset is None:
-        return Outcome(False, peak_bytes)
-    splits = (dataset.train, dataset.validation, dataset.test)
-    assert all(split.images.dtype == "uint8" for split in splits)
-    assert all(split.images.shape[1:] == dataset.image_shape for split in splits)
-    return Outcome(True, peak_bytes)
+    held = 0 if decoded is None else decoded.images.nbytes
+    assert peak_bytes <= 8 * _MEBIBYTE + 20 * held
+    if decoded is not None:
+        assert len(decoded.images) == 1 and not decoded.left_out
+        _assert_images(decoded.images, *fitted)
+    return Outcome(decoded is not None, peak_bytes)
 
 
-def _png(array: np.ndarray, suffix: str = ".png", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, Image.registered_extensions()[suffix], **options)
-    return stream.getvalue()
-
-
-_GOOD_PNG = _png(np.full((4, 5), 7, np.uint8))
+@functools.cache
+def _image_bytes(mode: str, suffix: str, size: tuple[int, int]) -> bytes:
+    values = np.random.RandomState(0).randint(0, 256, (size[1], size[0], 4)).astype(np.uint8)
+    image = Image.fromarray(values).convert("RGB").convert(mode)
+    file = io.BytesIO()
+    image.save(file, Image.registered_extensions()[suffix])
+    return file.getvalue()
 
 
 @st.composite
-def _image_files(draw: st.DrawFn, suffix: str) -> bytes:
-    """Files of a small image, gray or color, whole or damaged."""
-    shape = draw(st.sampled_from([(4, 5), (4, 5, 3), (1, 1), (9, 2, 3)]))
-    pixels = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 256, shape)
-    data = _png(pixels.astype(np.uint8), suffix)
-    for _ in range(draw(st.sampled_from([0, 1, 1, 2, 3]))):
+def _image_inputs(draw: st.DrawFn) -> tuple[str, bytes, tuple[tuple[int, ...], int]]:
+    """Image files of each format, whole or damaged, and now and then under another's name."""
+    Image.init()
+    suffixes = (".png", ".jpg", ".bmp", ".gif", ".webp", ".tif", ".ppm", ".jp2")
+    suffix = draw(st.sampled_from(suffixes))
+    mode = draw(st.sampled_from(["RGB"] if suffix in (".webp", ".ppm", ".jp2") else ["L", "RGB"]))
+    data = _image_bytes(mode, suffix, draw(st.sampled_from([(4, 3), (9, 8), (1, 1)])))
+    for _ in range(draw(st.sampled_from([0, 1, 1, 2, 4]))):
         data = _damaged(draw, data)
-    return data
+    if draw(st.integers(0, 9)) == 0:
+        suffix = draw(st.sampled_from(suffixes))
+    return suffix, data, draw(st.sampled_from(_FITTED))
 
 
-_any_shape = st.sampled_from(
-    [(6, 4, 5), (6, 4, 5, 1), (6, 4, 5, 3), (6, 4), (0, 4, 5), (6, 4, 5, 2)]
-)
-_dtypes = st.sampled_from(
-    ["u1", "u1", "u1", "f4", "f8", "f2", ">f4", "i8", "?", "U2", "c8", "M8[s]"]
-)
+def _check_image_arrays(value: tuple[str, bytes, tuple[tuple[int, ...], int]]) -> Outcome:
+    """An .npz or .npy is read, or refused, in memory that what it holds justifies."""
+    suffix, data, fitted = value
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        path = Path(folder) / f"images{suffix}"
+        path.write_bytes(data)
+        with _measured() as peak:
+            loaded = _value_or_none(lambda: image_arrays.load(str(path), *fitted))
+            peak_bytes = peak()
+    splits, class_names = loaded or ({}, ())
+    held = sum(split.images.nbytes for split in splits.values())
+    assert peak_bytes <= 4 * _MEBIBYTE + 2 * _GZIP_RATIO * len(data) + 20 * held
+    for split in splits.values():
+        _assert_images(split.images, *fitted)
+        if split.labels is not None:
+            assert split.labels.shape == (len(split.images),)
+            assert split.labels.min() >= 0 and split.labels.max() < len(class_names)
+    return Outcome(loaded is not None, peak_bytes)
 
 
 @st.composite
-def _arrays(draw: st.DrawFn) -> np.ndarray:
-    shape, dtype = draw(_any_shape), draw(_dtypes)
-    values = np.random.default_rng(draw(st.integers(0, 99))).uniform(size=shape)
-    values *= draw(st.sampled_from([1.0, 1.0, 255.0, -1.0, np.nan, 1e30]))
-    with np.errstate(invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        array = values.astype(np.int64).astype(dtype) if dtype in ("U2", "M8[s]") else values
-        return (
-            np.asfortranarray(array.astype(dtype)) if draw(st.booleans()) else array.astype(dtype)
-        )
+def _npy_files(draw: st.DrawFn, count: int, shape: tuple[int, ...]) -> bytes:
+    """Arrays in NumPy's format, whose header may lie in one place."""
+    kind = draw(st.sampled_from(["u1", "u1", "u1", "<f4", "<f2", "<i8", "?", "<U2", "O", "<M8[s]"]))
+    entries: dict[str, Any] = {"descr": kind, "fortran_order": False, "shape": (count, *shape)}
+    size = count * math.prod(shape) * (8 if kind == "O" else np.dtype(kind).itemsize)
+    if draw(st.integers(0, 3)) == 0:
+        lengths = st.sampled_from([-1, 0, 1, 2, 3, 4, 2**31, 2**63, 2**70])
+        lie = draw(st.sampled_from(["descr", "fortran_order", "shape"]))
+        entries[lie] = {
+            "descr": draw(st.sampled_from(["|V0", "<U0", "xyz", "", [("a", "u1")], None, 7, "O"])),
+            "fortran_order": draw(st.sampled_from([True, None, 1])),
+            "shape": tuple(draw(st.lists(lengths, max_size=5))),
+        }[lie]
+    header = f"{entries!r}\n".encode()
+    content = random.Random(draw(st.integers(0, 99))).randbytes(size)
+    if kind in ("<f4", "<f2") and draw(st.booleans()):
+        content = np.linspace(0, 1, size // int(kind[2])).astype(kind).tobytes()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
 
 
 @st.composite
-def _array_files(draw: st.DrawFn, suffix: str) -> bytes:
-    """NumPy's files of one array or several by key, whole or damaged."""
-    stream, array = io.BytesIO(), draw(_arrays())
+def _array_inputs(draw: st.DrawFn) -> tuple[str, bytes, tuple[tuple[int, ...], int]]:
+    """Files of one array, or archives of several, whole or damaged."""
+    count = draw(st.integers(0, 4))
+    shape = draw(st.sampled_from([(3, 4), (3, 4, 1), (3, 4, 3), (3, 4, 2), (3,), (0, 4)]))
+    suffix = draw(st.sampled_from([".npy", ".npz"]))
     if suffix == ".npy":
-        np.save(stream, array)
+        data = draw(_npy_files(count, shape))
     else:
-        keys = draw(st.sampled_from(["images", "x_train", "x_test", "train_images", "data"]))
-        arrays: dict[str, Any] = {keys: array}
-        if draw(st.booleans()):
-            arrays["labels"] = np.arange(draw(st.sampled_from([6, 6, 5, 0])))
-        if draw(st.integers(0, 2)) == 0:
-            arrays["x_test"] = draw(_arrays())
-        save = draw(st.sampled_from([np.savez, np.savez_compressed]))
-        save(stream, **arrays)
-    data = stream.getvalue()
-    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
+        known = [("images",), ("images", "labels"), ("x_train", "x_test"), ("train_images",)]
+        file = io.BytesIO()
+        compression = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+        with zipfile.ZipFile(file, "w", compression) as archive:
+            for key in draw(st.sampled_from(known)):
+                member = _npy_files(count, () if key == "labels" else shape)
+                archive.writestr(f"{key}.npy", draw(member))
+        data = file.getvalue()
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
         data = _damaged(draw, data)
-    return data
+    return suffix, data, draw(st.sampled_from(_FITTED))
 
 
-def _own_images(suffix: str, fraction: float) -> Target:
-    """The target of own images in one format."""
-    files = (_array_files if suffix in (".npy", ".npz") else _image_files)(suffix)
-    inputs = st.one_of(st.binary(max_size=100), files, files, files, files)
-    return Target(
-        f"own images, {suffix}", inputs, functools.partial(_check_own_images, suffix), fraction
-    )
+def _check_kept_images(damage: tuple[str, bytes]) -> Outcome:
+    """Decoded images that were kept are used if they are whole, and else decoded again."""
+    name, data = damage
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(said):
+        (Path(folder) / "images").mkdir()
+        (Path(folder) / "images" / "a.png").write_bytes(_image_bytes("RGB", ".png", (4, 3)))
+        files = image_folder.list_images(f"{folder}/images")
+        expected = image_cache.load(files, Path(folder), (), 0, False).images
+        [kept] = (Path(folder) / image_cache.FOLDER_NAME).iterdir()
+        (kept / name).write_bytes(data or (kept / name).read_bytes())
+        with _measured() as peak:
+            images = image_cache.load(files, Path(folder), (), 0, False).images
+            peak_bytes = peak()
+    np.testing.assert_array_equal(images, expected)
+    assert peak_bytes <= 4 * _MEBIBYTE and said.getvalue().count("\n") <= 1
+    return Outcome(not said.getvalue(), peak_bytes)
+
+
+@functools.cache
+def _kept_file(name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a.png").write_bytes(_image_bytes("RGB", ".png", (4, 3)))
+        image_cache.load(image_folder.list_images(folder), Path(folder) / "data", (), 0, False)
+        return next(Path(folder).rglob(name)).read_bytes()
+
+
+@st.composite
+def _kept_inputs(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A file of the decoded images and what it holds instead; nothing for what it held."""
+    name = draw(st.sampled_from(["images.npy", "record.json"]))
+    if draw(st.integers(0, 3)) == 0:
+        return name, b""
+    if draw(st.integers(0, 3)) == 0:
+        lies = ["{}", "[]", "1", "null", '{"left_out": [], "sha256": 1}', "[" * 100_000]
+        return name, draw(st.sampled_from(lies).map(str.encode) | _npy_files(1, (3, 4, 3)))
+    return name, _damaged(draw, _kept_file(name))
 
 
 TARGETS = (
     Target("IDX images", _idx_inputs("images"), functools.partial(_check_idx, "images"), 0.2),
     Target("IDX labels", _idx_inputs("labels"), functools.partial(_check_idx, "labels"), 0.1),
-    *(_own_images(suffix, 0.06) for suffix in (".npy", ".npz", ".png", ".jpg", ".gif")),
     Target("gzip bombs", _idx_bombs(), lambda bomb: _check_idx(*bomb), 0.0005),
     Target("config.json", _config_json_inputs, _check_config_json, 0.2),
     Target("overrides", _override_inputs, _check_overrides, 0.1995),
+    Target("image files", _image_inputs(), _check_image_file, 0.1),
+    Target("image arrays", _array_inputs(), _check_image_arrays, 0.15),
+    Target("kept images", _kept_inputs(), _check_kept_images, 0.05),
 )

@@ -77,9 +77,9 @@ def _read_errors(path: str) -> Iterator[None]:
     except UserError:
         raise
     except MemoryError as error:
-        raise UserError(f"{path}: holds more than fits in memory; give fewer images") from error
+        raise UserError(f"{path}: holds more than fits in memory") from error
     except Exception as error:  # damage shows as almost any exception of zipfile's and NumPy's
-        # A damaged archive may make zipfile seek before the file's beginning: no error of reading.
+        # Seeking to before the file, as a damaged archive makes zipfile do, is an OSError too.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
         reason = str(error) or type(error).__name__
@@ -213,7 +213,7 @@ def _round(array: np.ndarray, where: str) -> np.ndarray:
         images[rows] = levels
         loss = max(loss, float(np.abs(array[rows] - levels / 255.0).max()))
     # Half a level is the most; what a level itself loses in this type is none.
-    if loss > max(np.finfo(array.dtype).eps, np.finfo(np.float64).eps):
+    if loss > np.finfo(array.dtype).eps:
         print(f"{where!r}: floats are rounded to 256 levels, by up to {loss:.2g}", file=sys.stderr)
     return images
 

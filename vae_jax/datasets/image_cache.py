@@ -12,6 +12,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,12 +95,14 @@ def _read(kept: pathlib.Path) -> Decoded:
     """
     try:
         record = read_json(kept / _RECORD)
-        images = np.load(kept / _IMAGES, allow_pickle=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of NumPy, about a damaged header
+            images = np.load(kept / _IMAGES, allow_pickle=False)
         left_out = {int(index): str(why) for index, why in record["left_out"].items()}
         recorded = record["sha256"]
     except Exception as error:  # damage shows as almost any exception
         raise _DamagedError(type(error).__name__) from error
-    if _sha256(images, left_out) != recorded:
+    if images.dtype != np.uint8 or _sha256(images, left_out) != recorded:
         raise _DamagedError("their SHA-256 is not the one recorded")
     return Decoded(images, left_out)
 
