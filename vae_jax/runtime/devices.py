@@ -209,6 +209,15 @@ def _place(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
 
 
+def to_device(tree: Any) -> Any:
+    """Sends a tree's NumPy arrays and numbers to this process's device, in so many words.
+
+    So that nothing is sent unnoticed (`JAX_TRANSFER_GUARD`). With several processes a compiled
+    program takes them as they are, as the same in each.
+    """
+    return jax.device_put(tree) if jax.process_count() == 1 else tree
+
+
 def to_host(tree: Any) -> Any:
     """Copies a tree's arrays to NumPy arrays, whichever devices and processes they are on."""
     return jax.tree.map(_to_host, tree)
@@ -216,5 +225,5 @@ def to_host(tree: Any) -> Any:
 
 def _to_host(array: jax.Array) -> np.ndarray:
     if array.is_fully_addressable or array.is_fully_replicated:
-        return np.asarray(array)
+        return np.asarray(jax.device_get(array))
     return multihost_utils.process_allgather(array, tiled=True)
