@@ -103,6 +103,7 @@ def _start_jax() -> bool:
     if _COMPILATION_CACHE.value:
         compilation.use_cache()
     devices.connect(_DETECT_CLUSTER.value)
+    devices.check_platform()
     return devices.is_first_process()
 
 

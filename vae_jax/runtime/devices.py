@@ -124,6 +124,18 @@ def _initialize(**arguments: Any) -> None:
         joined.result()
 
 
+def check_platform() -> None:
+    """Raises UserError where JAX cannot compute on what the environment names."""
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError where a package lacks, a RuntimeError elsewhere
+        raise UserError(
+            f"JAX_PLATFORMS is {jax.config.jax_platforms!r}, on which JAX cannot compute here "
+            f"({describe(error)}); unset it, set JAX_PLATFORMS=cpu, or install JAX for that "
+            'platform, e.g. pip install "jax[cuda12]" for NVIDIA and "jax[tpu]" for Cloud TPU'
+        ) from error
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Tells whether a device, or the machine, had too little memory."""
     if isinstance(error, MemoryError):
