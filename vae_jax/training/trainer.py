@@ -193,10 +193,11 @@ class Trainer:
         self._checkpoints.save(self._step, self._state, self._progress)
 
     def _not_finite(self, what: str, step: int, epoch: int) -> UserError:
+        elsewhere = ", with another --workdir" if self._step else ""
         return UserError(
             f"the {what} is not finite at step {step}, in epoch {epoch}, at train.learning_rate "
             f"{self._config.train.learning_rate}: lower the rate, or set "
-            "--config.train.skip_nonfinite=True; the checkpoints hold what was before"
+            f"--config.train.skip_nonfinite=True{elsewhere}; the checkpoints hold what was before"
         )
 
     def _stop(self) -> None:
