@@ -98,10 +98,12 @@ def _start_jax() -> bool:
     """Makes JAX ready; tells whether this is the first process of the run."""
     from vae_jax.runtime import compilation, devices
 
+    compilation.fix_options()
     compilation.set_cpu_flags()
     if _COMPILATION_CACHE.value:
         compilation.use_cache()
     devices.connect(_DETECT_CLUSTER.value)
+    devices.check_platform()
     return devices.is_first_process()
 
 

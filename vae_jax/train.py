@@ -58,7 +58,7 @@ def _warn_of_long_warmup(config: ml_collections.ConfigDict, num_images: int) -> 
 def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datasets.Dataset) -> None:
     """Writes the run's `config.json`, or checks that the one there fits."""
     path = workdir / run_directory.CONFIG_NAME
-    if path.exists():
+    if path.exists() and not run_directory.can_begin_anew(workdir):
         run_directory.check_same_config(workdir, config.to_dict())
         run_directory.check_same_data(workdir, dataset.sha256)
         return

@@ -7,7 +7,7 @@ import scipy.special
 
 from tests.support.common import settings_of
 from vae_jax import datasets
-from vae_jax.model.rng_streams import root_key_of
+from vae_jax.model.rng_streams import make_root_key
 from vae_jax.training import steps
 from vae_jax.training.train_state import create_train_state
 
@@ -124,6 +124,6 @@ def test_every_lstm_of_an_encoder_is_a_kernel_of_its_own(small_config):
 
 
 def test_the_root_key_is_of_the_same_kind_whatever_the_environment_says():
-    expected = jax.random.key_data(root_key_of(3))
+    expected = jax.random.key_data(make_root_key(3))
     with jax.default_prng_impl("rbg"):
-        assert jax.random.key_data(root_key_of(3)).tolist() == expected.tolist()
+        assert jax.random.key_data(make_root_key(3)).tolist() == expected.tolist()

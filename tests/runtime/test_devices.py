@@ -122,3 +122,14 @@ def test_a_process_that_waits_says_for_whom_and_obeys_signals():
     assert time.monotonic() - start < 5
     assert process.stderr.read() == "ended by SIGTERM; the same command goes on\n"
     process.stderr.close()
+
+
+def test_a_platform_that_is_not_there_is_one_line(monkeypatch):
+    def lacking():
+        raise AssertionError
+
+    monkeypatch.setattr(devices.jax, "devices", lacking)
+    with pytest.raises(
+        UserError, match=r"JAX_PLATFORMS is .*, set JAX_PLATFORMS=cpu, or install JAX"
+    ):
+        devices.check_platform()

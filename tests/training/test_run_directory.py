@@ -22,6 +22,7 @@ def workdir(tmp_path):
     """A run directory that holds CONFIG's run."""
     record = {"config": CONFIG, "data_sha256": "abc"}
     write_json(tmp_path / "config.json", record)
+    (tmp_path / "checkpoints" / "40").mkdir(parents=True)
     return tmp_path
 
 
@@ -46,6 +47,17 @@ def test_another_configuration_is_refused_with_every_difference(workdir):
     assert "seed is 0 there, 3 here" in message
     assert "sizes is (1, 2) there, (1, 3) here" in message
     assert "data" not in message.replace("data set", "")
+
+
+def test_where_nothing_was_trained_yet_another_configuration_may_begin(workdir):
+    (workdir / "checkpoints" / "40").rename(workdir / "checkpoints" / "40.orbax-tmp")
+    (workdir / "metrics.csv").write_text("epoch,step\n")
+    run_directory.check_workdir(workdir, CONFIG | {"seed": 3})
+    for name, content in (("summary.json", "{}"), ("metrics.csv", "epoch,step\n1,40\n")):
+        (workdir / name).write_text(content)
+        with pytest.raises(UserError, match="seed is 0 there, 3 here"):
+            run_directory.check_workdir(workdir, CONFIG | {"seed": 3})
+        (workdir / name).unlink()
 
 
 def test_other_data_is_refused(workdir):

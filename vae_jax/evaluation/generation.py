@@ -14,6 +14,7 @@ import numpy as np
 from vae_jax.model.likelihoods import check_pixels, to_intensities
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.vae import VAE, Params, apply
+from vae_jax.runtime import devices
 from vae_jax.runtime.batching import map_batches
 
 # Images at once: a device's memory need not hold the feature maps of all. Two sizes, so that few
@@ -73,6 +74,12 @@ def reconstruct(model: VAE, params: Params, images: np.ndarray) -> np.ndarray:
     return decode(model, params, encode(model, params, images)[0])
 
 
+def _draw_latents(model: VAE, root_key: jax.Array, num_images: int, stream: Stream) -> np.ndarray:
+    """Draws latent vectors from the prior: `<float>[num_images, latent]`."""
+    draw = jax.jit(lambda key: model.prior.sample(stream_key(key, stream), num_images))
+    return devices.to_host(draw(root_key))
+
+
 def sample(
     model: VAE,
     params: Params,
@@ -89,8 +96,7 @@ def sample(
       num_images: how many.
       stream: what they are for: other streams give other samples.
     """
-    latents = model.prior.sample(stream_key(root_key, stream), num_images)
-    return decode(model, params, np.asarray(latents))
+    return decode(model, params, _draw_latents(model, root_key, num_images, stream))
 
 
 def sample_for_metrics(
@@ -107,9 +113,9 @@ def sample_pixels(model: VAE, params: Params, root_key: jax.Array, num_images: i
       Intensities, `<float>[num_images, height, width, channels]`; beyond [0, 1] where the
       likelihood is.
     """
-    latents = model.prior.sample(stream_key(root_key, Stream.PRIOR_SAMPLES), num_images)
+    latents = _draw_latents(model, root_key, num_images, Stream.PRIOR_SAMPLES)
     draw = functools.partial(_draw_batch, model, params, root_key)
-    return _map_batches(draw, np.asarray(latents), np.arange(num_images))
+    return _map_batches(draw, latents, np.arange(num_images, dtype=np.int32))
 
 
 def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
@@ -123,7 +129,7 @@ def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
       the right, the second upwards.
     """
     quantiles = (np.arange(num_steps) + 0.5) / num_steps
-    values = np.asarray(jax.scipy.stats.norm.ppf(quantiles))
+    values = devices.to_host(jax.jit(jax.scipy.stats.norm.ppf)(devices.to_device(quantiles)))
     across, up = np.meshgrid(values, values[::-1])
     latents = np.stack([across, up], -1).reshape(-1, 2).astype(np.float32)
     images = decode(model, params, latents)

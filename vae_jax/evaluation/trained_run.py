@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from vae_jax.model.rng_streams import root_key_of
+from vae_jax.model.rng_streams import make_root_key
 from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
@@ -50,7 +50,7 @@ class Replica:
     @property
     def root_key(self) -> jax.Array:
         """The key that the seed makes."""
-        return root_key_of(self.seed)
+        return make_root_key(self.seed)
 
     @property
     def plots(self) -> Path:
@@ -81,7 +81,7 @@ class TrainedRun:
 
 def abstract_params(settings: EvaluationSettings) -> Params:
     """Returns the shapes and types of the parameters of all replicas."""
-    params = jax.eval_shape(lambda: init_params(settings.model, jax.random.key(0)))
+    params = jax.eval_shape(lambda: init_params(settings.model, make_root_key(0)))
     if settings.num_replicas == 1:
         return params
     return jax.tree.map(

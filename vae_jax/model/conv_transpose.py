@@ -347,7 +347,7 @@ conv_transpose.defvjp(_forward, _backward)
 @jax.custom_vjp
 def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds a bias to each channel; on CPU its gradient is a matrix product, not a slow sum."""
-    return x + bias
+    return x + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
 
 def _add_bias_backward(_, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:

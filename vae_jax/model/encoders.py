@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.model.activations import get_activation
+from vae_jax.model.rng_streams import make_root_key
 
 
 def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
@@ -40,7 +41,7 @@ def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -
         reverse=reverse,
     )(hidden_size, name=name)
     # The carry starts at zero: this key is never drawn from.
-    carry = lstm.initialize_carry(jax.random.key(0), rows[:, 0].shape)
+    carry = lstm.initialize_carry(make_root_key(0), rows[:, 0].shape)
     return lstm(carry, rows)[1]
 
 

@@ -56,7 +56,7 @@ def linear_warmup(step: int | jax.Array, num_steps: int) -> jax.Array:
     Returns:
       `<float>[]`: `step / num_steps`, at most 1.
     """
-    return jnp.minimum(1.0, step / num_steps)
+    return jnp.minimum(1.0, jnp.float32(step) / num_steps)
 
 
 def free_bits_kl(kl_per_dimension: jax.Array, free_bits: float) -> jax.Array:

@@ -29,7 +29,7 @@ class StandardNormal:
 
     def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
         """Draws latent vectors `<float>[num_samples, latent]`, decided by the key."""
-        return jax.random.normal(key, (num_samples, self.latent_size))
+        return jax.random.normal(key, (num_samples, self.latent_size), jnp.float32)
 
     def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
         """Computes the KL divergence of each posterior from the prior, dimension by dimension.

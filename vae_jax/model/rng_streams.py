@@ -1,6 +1,6 @@
 """Named streams of random keys: which key is for what.
 
-A run has one root key, `jax.random.key(seed)`. A stream is a fixed number folded into it,
+A run has one root key, which its seed makes. A stream is a fixed number folded into it,
 and within a stream the epoch, the step or the image index is folded in. No key is carried
 or split along a loop, so that any step can be computed again from `(seed, step)`.
 """
@@ -8,6 +8,7 @@ or split along a loop, so that any step can be computed again from `(seed, step)
 import enum
 
 import jax
+import numpy as np
 
 
 class Stream(enum.IntEnum):
@@ -25,8 +26,10 @@ class Stream(enum.IntEnum):
     PIXELS = 9  # drawn in sample mode, by image index
 
 
-def root_key_of(seed: int | jax.Array) -> jax.Array:
-    """Makes a run's root key; names its kind, which the environment would choose else."""
+def make_root_key(seed: int | jax.Array | np.ndarray) -> jax.Array:
+    """Makes the root key of a seed; its generator is part of a run's result, so it is named."""
+    if isinstance(seed, int):
+        seed = jax.device_put(np.uint32(seed))
     return jax.random.key(seed, impl="threefry2x32")
 
 

@@ -25,7 +25,12 @@ def map_batches(function: Callable[..., Any], batch_size: int, *arrays: np.ndarr
     num_rows = len(arrays[0])
     pieces = [
         devices.to_host(
-            function(*(pad_rows(array[start : start + batch_size], batch_size) for array in arrays))
+            function(
+                *(
+                    devices.to_device(pad_rows(array[start : start + batch_size], batch_size))
+                    for array in arrays
+                )
+            )
         )
         for start in range(0, num_rows, batch_size)
     ]

@@ -21,6 +21,19 @@ _CPU_FLAGS = (
     "--xla_cpu_copy_insertion_use_region_analysis=true",
 )
 _MIN_COMPILE_SECONDS = 0.1
+# What decides which numbers are drawn, and in which precision: part of what a run is, so no
+# matter of the environment.
+_FIXED_OPTIONS = {
+    "jax_enable_x64": False,
+    "jax_threefry_partitionable": True,
+    "jax_default_prng_impl": "threefry2x32",
+}
+
+
+def fix_options() -> None:
+    """Sets the JAX options on which results depend, whatever the environment says."""
+    for name, value in _FIXED_OPTIONS.items():
+        jax.config.update(name, value)
 
 
 def set_cpu_flags() -> None:

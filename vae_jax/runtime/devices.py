@@ -66,8 +66,6 @@ def connect(detect_cluster: bool = True) -> None:
     """
     # Else it would take SIGTERM, which `interrupts.py` has its own way with.
     jax.config.update("jax_enable_preemption_service", False)
-    # It decides which numbers a key gives.
-    jax.config.update("jax_threefry_partitionable", True)
     numbers = {}
     try:
         for field, name in (("num_processes", _NUM_PROCESSES), ("process_id", _PROCESS_ID)):
@@ -124,6 +122,18 @@ def _initialize(**arguments: Any) -> None:
                 flush=True,
             )
         joined.result()
+
+
+def check_platform() -> None:
+    """Raises UserError where JAX cannot compute on what the environment names."""
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError where a package lacks, a RuntimeError elsewhere
+        raise UserError(
+            f"JAX_PLATFORMS is {jax.config.jax_platforms!r}, on which JAX cannot compute here "
+            f"({describe(error)}); unset it, set JAX_PLATFORMS=cpu, or install JAX for that "
+            'platform, e.g. pip install "jax[cuda12]" for NVIDIA and "jax[tpu]" for Cloud TPU'
+        ) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -211,6 +221,15 @@ def _place(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
 
 
+def to_device(tree: Any) -> Any:
+    """Sends a tree's NumPy arrays and numbers to this process's device, in so many words.
+
+    So that nothing is sent unnoticed (`JAX_TRANSFER_GUARD`). With several processes a compiled
+    program takes them as they are, as the same in each.
+    """
+    return jax.device_put(tree) if jax.process_count() == 1 else tree
+
+
 def to_host(tree: Any) -> Any:
     """Copies a tree's arrays to NumPy arrays, whichever devices and processes they are on."""
     return jax.tree.map(_to_host, tree)
@@ -218,5 +237,5 @@ def to_host(tree: Any) -> Any:
 
 def _to_host(array: jax.Array) -> np.ndarray:
     if array.is_fully_addressable or array.is_fully_replicated:
-        return np.asarray(array)
+        return np.asarray(jax.device_get(array))
     return multihost_utils.process_allgather(array, tiled=True)

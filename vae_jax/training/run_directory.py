@@ -160,6 +160,24 @@ def provenance(
     }
 
 
+def _has_checkpoint(workdir: Path) -> bool:
+    """Tells whether a step's checkpoint, whole or damaged, is in a run directory."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name.isdecimal() or name.startswith("damaged_") for name in names)
+
+
+def can_begin_anew(workdir: Path) -> bool:
+    """Tells whether nothing was trained in `workdir` yet: its `config.json` may be another's.
+
+    What says that something was: a checkpoint, rows or a summary.
+    """
+    rows, summary = workdir / "metrics.csv", workdir / "summary.json"
+    # A header alone is there before the first epoch is over.
+    has_rows = rows.exists() and len(rows.read_bytes().splitlines()) > 1
+    return not (has_rows or summary.exists() or _has_checkpoint(workdir))
+
+
 def check_same_config(workdir: Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where `workdir` holds a run of another configuration."""
     there, here = flatten(read_config(workdir)), flatten(config)
@@ -196,7 +214,8 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--workdir={workdir}: {existing} is not writable; give another folder")
     if (workdir / CONFIG_NAME).exists():
-        check_same_config(workdir, config)
+        if not can_begin_anew(workdir):
+            check_same_config(workdir, config)
     elif existing == workdir and (foreign := sorted(filter(_is_foreign, workdir.iterdir()))):
         others = f" and {len(foreign) - 1} more" if foreign[1:] else ""
         raise UserError(

@@ -57,7 +57,7 @@ def initial_state(
         begin at; without it the initialization decides.
     """
     # On one device, then sent to the others: see `_initial_state` for what could hang.
-    state = _initial_state(settings, _seeds(settings, seed), mean_image)
+    state = _initial_state(settings, *devices.to_device((_seeds(settings, seed), mean_image)))
     mesh = settings.evaluation.mesh
     return state if mesh is None else devices.shard_state(state, mesh)
 
@@ -112,7 +112,8 @@ def _train_step(
         )
 
     gradients, terms = jax.grad(mean_loss, has_aux=True)(state.params)
-    updates, opt_state = settings.optimizer.update(gradients, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
+        updates, opt_state = settings.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average and state.average.update(params, settings.ema_decay)
     sums = jax.tree.map(jnp.sum, terms)

@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from vae_jax.model.initialization import INITIALIZATIONS, tensorflow_params, with_data_bias
-from vae_jax.model.rng_streams import Stream, root_key_of, stream_key
+from vae_jax.model.rng_streams import Stream, make_root_key, stream_key
 from vae_jax.model.vae import VAE, Params
 
 
@@ -37,7 +37,7 @@ class MovingAverage:
         """
         count = self.count + 1
         # Of the newest parameters; 1 for the first.
-        weight = (1.0 - decay) / (1.0 - jnp.float32(decay) ** count)
+        weight = (1.0 - decay) / (1.0 - jax.lax.pow(jnp.float32(decay), count))
         average = jax.tree.map(lambda old, new: old + weight * (new - old), self.params, params)
         return MovingAverage(count, average)
 
@@ -82,7 +82,7 @@ class TrainState:
 
 def init_params(model: VAE, root_key: jax.Array) -> Params:
     """Draws a model's parameters from Flax's initializers."""
-    images = jnp.zeros((1, *model.image_shape))
+    images = jnp.zeros((1, *model.image_shape), jnp.float32)
     # The latent sample's key has no influence on the parameters' shapes or values.
     return dict(model.init(stream_key(root_key, Stream.PARAMETERS), images, root_key)["params"])
 
@@ -112,7 +112,7 @@ def create_train_state(
     if initialization not in INITIALIZATIONS:
         allowed = " or ".join(map(repr, INITIALIZATIONS))
         raise ValueError(f"initialization is {initialization!r}, must be {allowed}")
-    root_key = root_key_of(seed)
+    root_key = make_root_key(seed)
     params = init_params(model, root_key)
     if initialization == "tensorflow":
         params = tensorflow_params(params, stream_key(root_key, Stream.PARAMETERS))

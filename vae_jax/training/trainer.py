@@ -69,14 +69,16 @@ def train_one_epoch(
     """
     num_steps = len(images) // settings.batch_size
     steps_per_chunk = _steps_per_chunk()
-    order = steps.epoch_order(settings, state.root_key, epoch, len(images))
+    number = devices.to_device(np.int32(epoch))
+    order = steps.epoch_order(settings, state.root_key, number, len(images))
     finished = [] if previous_sums is None else [previous_sums]
     first = 0 if previous_sums is None else len(previous_sums.loss)
     step = (epoch - 1) * num_steps + first
     running = None
     while first < num_steps and not (running and should_stop()):
         count = min(steps_per_chunk, num_steps - first)
-        state, sums = steps.train_chunk(settings, state, images, order, first, count)
+        batch = devices.to_device(np.int32(first))
+        state, sums = steps.train_chunk(settings, state, images, order, batch, count)
         # While this chunk runs, the one before is looked at: the device never waits.
         if running:
             finished.append(_finish(settings, running, step, bar))
@@ -191,10 +193,11 @@ class Trainer:
         self._checkpoints.save(self._step, self._state, self._progress)
 
     def _not_finite(self, what: str, step: int, epoch: int) -> UserError:
+        elsewhere = ", with another --workdir" if self._step else ""
         return UserError(
             f"the {what} is not finite at step {step}, in epoch {epoch}, at train.learning_rate "
             f"{self._config.train.learning_rate}: lower the rate, or set "
-            "--config.train.skip_nonfinite=True; the checkpoints hold what was before"
+            f"--config.train.skip_nonfinite=True{elsewhere}; the checkpoints hold what was before"
         )
 
     def _stop(self) -> None:

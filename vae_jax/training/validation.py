@@ -42,7 +42,7 @@ def evaluate_split(
     num_devices = settings.mesh.size if settings.mesh and settings.splits_batches else 1
     batch_size = -(-_BATCH_SIZE // num_devices) * num_devices
     evaluate = functools.partial(evaluate_batch, settings, params, root_key)
-    terms = map_batches(evaluate, batch_size, images, np.arange(len(images)))
+    terms = map_batches(evaluate, batch_size, images, np.arange(len(images), dtype=np.int32))
     return metrics.mean_terms(terms, len(images))
 
 

@@ -24,6 +24,7 @@ from vae_jax import datasets
 from vae_jax.evaluation.digit_classifier import weights
 from vae_jax.evaluation.digit_classifier.model import NO_DIGIT, DigitClassifier, classify
 from vae_jax.model.likelihoods import MAX_PIXEL, to_intensities
+from vae_jax.model.rng_streams import make_root_key
 from vae_jax.model.vae import Params, apply
 from vae_jax.runtime import interrupts
 from vae_jax.runtime.errors import UserError
@@ -100,7 +101,7 @@ def _train_step(
 
 def train(train_split: datasets.Split) -> Params:
     """Trains on a split; returns the parameters. The seed is fixed."""
-    root_key = jax.random.key(_SEED)
+    root_key = make_root_key(_SEED)
     steps_per_epoch = len(train_split) // _BATCH_SIZE
     num_steps = _NUM_EPOCHS * steps_per_epoch
     schedule = optax.cosine_onecycle_schedule(num_steps, _PEAK_LEARNING_RATE)
