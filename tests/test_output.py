@@ -5,15 +5,17 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.support.common import ROOT, make_settings, small_vae
 from tests.support.processes import ARGUMENTS, finish, start, wait_for_line
 from vae_jax import evaluate
+from vae_jax.evaluation import log_likelihood
 from vae_jax.evaluation.log_likelihood import PARTIAL_NAME
 from vae_jax.evaluation.measures import EVALUATION_NAME, Evaluation, LikelihoodMeasures
 from vae_jax.evaluation.trained_run import Replica, TrainedRun
-from vae_jax.runtime.files import read_record, write_atomically
+from vae_jax.runtime.files import read_json, read_record, write_atomically
 from vae_jax.training import steps
 
 
@@ -90,3 +92,17 @@ def test_training_without_a_reader_ends_quietly_and_goes_on(tmp_path):
     status, output, errors = finish(start(tmp_path / "run", *ARGUMENTS, PYTHONIOENCODING="ascii"))
     assert (status, errors) == (0, "")
     assert output.startswith("resuming after epoch 2 of 3\n")
+
+
+def test_a_likelihood_that_is_not_finite_is_said_not_to_be_measured(
+    small_config, copied_run, monkeypatch, capsys
+):
+    values = np.array([-100.0, np.nan])
+    likelihoods = log_likelihood.Likelihoods(values, values, np.ones(2))
+    monkeypatch.setattr(log_likelihood, "estimate", lambda *_, **__: likelihoods)
+    monkeypatch.setattr(evaluate, "has_likelihood", lambda *_: True)
+    evaluate.evaluate(small_config, copied_run)
+    record = read_json(copied_run / "evaluation.json")
+    assert "likelihood" not in record
+    assert "not finite" in record["not_measured"]["log p(x)"]
+    assert "log p(x) is not measured" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 
 from vae_jax import datasets
 from vae_jax.configuration import has_likelihood
@@ -16,6 +17,7 @@ from vae_jax.evaluation.measures import (
     LikelihoodMeasures,
     PosteriorMeasures,
 )
+from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.summary import UNITS, format_summary, summarize
 from vae_jax.evaluation.trained_run import Replica, restore_best
 from vae_jax.runtime import devices
@@ -37,14 +39,16 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str])
     for replica in run.replicas:
         mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
         posterior = latent_statistics.posterior_measures(replica.model.prior, mean, log_var)
-        likelihood = None
+        likelihood, measurer = None, Measurer()
         if has_likelihood(config.likelihood.kind, config.data.binarization):
-            likelihood = _measure_likelihood(replica, dataset, config)
-        evaluation = Evaluation(UNITS, replica.step, posterior, likelihood)
+            likelihood = _measure_likelihood(replica, dataset, config, measurer)
+        evaluation = Evaluation(UNITS, replica.step, posterior, likelihood, measurer.not_measured)
         write_record(replica.folder / EVALUATION_NAME, evaluation)
         (replica.folder / log_likelihood.PARTIAL_NAME).unlink(missing_ok=True)
         # Only now, when nothing that printing may raise can lose them.
         _print_posterior(replica.folder, posterior, mean.shape[1])
+        for name, reason in measurer.reasons.items():
+            print(f"{replica.folder}: {name} is not measured: {reason}")
         if likelihood:
             _print_likelihood(replica.folder, likelihood)
 
@@ -67,9 +71,12 @@ def _print_posterior(folder: Path, measures: PosteriorMeasures, size: int) -> No
 
 
 def _measure_likelihood(
-    replica: Replica, dataset: datasets.Dataset, config: ml_collections.ConfigDict
-) -> LikelihoodMeasures:
-    """Estimates the importance-weighted likelihood of the test images."""
+    replica: Replica,
+    dataset: datasets.Dataset,
+    config: ml_collections.ConfigDict,
+    measurer: Measurer,
+) -> LikelihoodMeasures | None:
+    """Estimates the importance-weighted likelihood of the test images; None if not finite."""
     num_samples = config.evaluate.num_importance_samples
     is_binarized = config.data.binarization != "none"
     parameters = int(devices.to_host(checksum(replica.params)))
@@ -82,6 +89,9 @@ def _measure_likelihood(
         replica.folder,
         identity=f"{parameters} {replica.seed} {dataset.sha256} {num_samples}",
     )
+    values = measurer("log p(x)", np.array, np.stack([*vars(estimates).values()]))
+    if values is None:
+        return None
     return estimates.summarize(
         num_samples,
         datasets.EVALUATION_BINARIZATION_SEED if is_binarized else None,

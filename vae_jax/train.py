@@ -63,7 +63,7 @@ def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datase
         run_directory.check_same_data(workdir, dataset.sha256)
         return
     binarized = config.data.binarization != "none"
-    record = {"config": config.to_dict()} | run_directory.provenance(
+    record = {"config": run_directory.config_to_record(config)} | run_directory.provenance(
         device_kind=jax.devices()[0].device_kind,
         device_count=jax.device_count(),
         dataset=dataset,

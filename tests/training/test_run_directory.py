@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -191,3 +192,14 @@ def test_a_full_disk_names_the_lock(tmp_path):
 def test_a_backslash_in_the_path_is_refused_before_training(tmp_path):
     with pytest.raises(UserError, match="has a backslash in its whole path"):
         run_directory.check_workdir(tmp_path / "a\\b", {})
+
+
+def test_where_the_data_lie_is_recorded_as_a_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = default.get_config()
+    config.data.manual_dir, config.data.path = "files", "~/photos"
+    recorded = run_directory.config_to_record(config)["data"]
+    assert recorded["manual_dir"] == str(tmp_path / "files")
+    assert recorded["path"] == str(Path.home() / "photos")
+    assert recorded["data_dir"] is None
+    assert config.data.manual_dir == "files"  # as it was given

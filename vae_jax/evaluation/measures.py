@@ -119,12 +119,14 @@ class Evaluation:
       best_step: of the parameters that were measured.
       posterior: measures of the posteriors.
       likelihood: where the loss is one.
+      not_measured: why the likelihood is not there though the loss is one.
     """
 
     units: str
     best_step: int
     posterior: PosteriorMeasures
     likelihood: LikelihoodMeasures | None = None
+    not_measured: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,12 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import ml_collections
+
 from vae_jax.configuration import flatten
 from vae_jax.datasets import SPLIT_SEED, Dataset
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import PARTIAL_PREFIX, errors_that_name, read_json
+from vae_jax.runtime.files import PARTIAL_PREFIX, errors_that_name, local_path, read_json
 
 CONFIG_NAME = "config.json"
 # Where the data lie is no part of what a run is: their SHA-256 is.
@@ -124,6 +126,19 @@ def read_image_shape(workdir: Path) -> tuple[int, int, int]:
         case [int(height), int(width), int(channels)]:
             return height, width, channels
     raise UserError(f"{workdir / CONFIG_NAME}: has no 'image_shape'; the file is damaged")
+
+
+def config_to_record(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Makes nested dictionaries of a configuration; where the data lie is a whole path.
+
+    As given, it would name another place in another working directory.
+    """
+    recorded = config.copy_and_resolve_references()
+    for name in DATA_PATH_FIELDS:
+        group, _, field = name.partition(".")
+        if path := recorded[group][field]:
+            recorded[group][field] = str(local_path(name, path).absolute())
+    return recorded.to_dict()
 
 
 def git_commit(folder: Path) -> str | None:
