@@ -9,6 +9,7 @@ import resource
 import pytest
 
 from configs import default
+from vae_jax import datasets
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_json
 from vae_jax.training import run_directory
@@ -134,11 +135,22 @@ def test_what_a_damaged_config_holds_is_shown_in_one_line(tmp_path):
 
 
 def test_provenance_names_versions_and_data():
-    record = run_directory.provenance("cpu", 2, "abc", 7)
+    record = run_directory.provenance("cpu", 2, {"jax_a": "high"}, datasets.load("mnist_5k"), 7)
     assert set(record["versions"]) == {"jax", "jaxlib", "flax", "optax", "numpy"}
     assert record["device_kind"] == "cpu"
-    assert record["data_sha256"] == "abc"
+    assert record["data_sha256"] == datasets.load("mnist_5k").sha256
     assert record["evaluation_binarization_seed"] == 7
+
+
+def test_a_run_that_goes_on_elsewhere_names_what_is_other(tmp_path):
+    here = {"versions": {"jax": "1"}, "cores": 2, "jax_options": {"jax_a": None}}
+    write_json(tmp_path / "config.json", here | {"config": CONFIG})
+    assert run_directory.environment_changes(tmp_path, here) == []
+    other = here | {"versions": {"jax": "2"}, "jax_options": {"jax_a": "high"}, "device_count": 1}
+    assert run_directory.environment_changes(tmp_path, other) == [
+        "versions.jax was '1', is '2'",
+        "jax_options.jax_a was None, is 'high'",
+    ]
 
 
 def test_outside_git_there_is_no_commit(tmp_path):
