@@ -129,5 +129,7 @@ def test_a_platform_that_is_not_there_is_one_line(monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(devices.jax, "devices", lacking)
-    with pytest.raises(UserError, match=r"JAX_PLATFORMS is .*, set JAX_PLATFORMS=cpu, or install JAX"):
+    with pytest.raises(
+        UserError, match=r"JAX_PLATFORMS is .*, set JAX_PLATFORMS=cpu, or install JAX"
+    ):
         devices.check_platform()
