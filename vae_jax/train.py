@@ -13,7 +13,7 @@ from vae_jax import datasets
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.evaluation.summary import format_summary, summarize
 from vae_jax.evaluation.trained_run import restore_best
-from vae_jax.runtime import devices, interrupts
+from vae_jax.runtime import compilation, devices, interrupts
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path, read_record, write_json
 from vae_jax.training import run_directory
@@ -58,18 +58,25 @@ def _warn_of_long_warmup(config: ml_collections.ConfigDict, num_images: int) -> 
 def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datasets.Dataset) -> None:
     """Writes the run's `config.json`, or checks that the one there fits."""
     path = workdir / run_directory.CONFIG_NAME
-    if path.exists() and not run_directory.can_begin_anew(workdir):
-        run_directory.check_same_config(workdir, config.to_dict())
-        run_directory.check_same_data(workdir, dataset.sha256)
-        return
     binarized = config.data.binarization != "none"
-    record = {"config": run_directory.config_to_record(config)} | run_directory.provenance(
+    provenance = run_directory.provenance(
         device_kind=jax.devices()[0].device_kind,
         device_count=jax.device_count(),
+        jax_options=compilation.recorded_options(),
         dataset=dataset,
         binarization_seed=datasets.EVALUATION_BINARIZATION_SEED if binarized else None,
     )
-    write_json(path, record)
+    if path.exists() and not run_directory.can_begin_anew(workdir):
+        run_directory.check_same_config(workdir, config.to_dict())
+        run_directory.check_same_data(workdir, dataset.sha256)
+        if changes := run_directory.environment_changes(workdir, provenance):
+            print(
+                f"warning: this run goes on under other conditions ({'; '.join(changes)}): its "
+                "numbers may not be those of a run without a break",
+                file=sys.stderr,
+            )
+        return
+    write_json(path, {"config": run_directory.config_to_record(config)} | provenance)
 
 
 def _final_summary(workdir: Path, num_epochs: int) -> Summary | None:

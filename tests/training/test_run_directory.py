@@ -137,13 +137,24 @@ def test_what_a_damaged_config_holds_is_shown_in_one_line(tmp_path):
 
 def test_provenance_names_versions_and_data():
     dataset = datasets.load("mnist_5k")
-    record = run_directory.provenance("cpu", 2, dataset, 7)
+    record = run_directory.provenance("cpu", 2, {"jax_a": "high"}, dataset, 7)
     assert set(record["versions"]) == {"jax", "jaxlib", "flax", "optax", "numpy"}
     assert record["device_kind"] == "cpu"
     assert record["data_sha256"] == dataset.sha256
     assert record["image_shape"] == [28, 28, 1]
     assert record["split_seed"] is None  # not split by one
     assert record["evaluation_binarization_seed"] == 7
+
+
+def test_a_run_that_goes_on_elsewhere_names_what_is_other(tmp_path):
+    here = {"versions": {"jax": "1"}, "cores": 2, "jax_options": {"jax_a": None}}
+    write_json(tmp_path / "config.json", here | {"config": CONFIG})
+    assert run_directory.environment_changes(tmp_path, here) == []
+    other = here | {"versions": {"jax": "2"}, "jax_options": {"jax_a": "high"}, "device_count": 1}
+    assert run_directory.environment_changes(tmp_path, other) == [
+        "versions.jax was '1', is '2'",
+        "jax_options.jax_a was None, is 'high'",
+    ]
 
 
 def test_outside_git_there_is_no_commit(tmp_path):

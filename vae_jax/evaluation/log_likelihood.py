@@ -146,10 +146,10 @@ def _estimate_batch(
     They are padded to the batch size, so that no second program is compiled for the last ones.
     Once stopped, what is returned means nothing.
     """
-    padded = pad_rows(images, batch_size)
-    indices = np.arange(first_index, first_index + batch_size)
+    indices = np.arange(first_index, first_index + batch_size, dtype=np.int32)
+    padded, indices = devices.to_device((pad_rows(images, batch_size), indices))
     mean, log_var = encode_batch(model, params, padded)
-    sums = importance.no_weights(batch_size)
+    sums = jax.jit(importance.no_weights, static_argnums=0)(batch_size)
     left = num_samples
     while left and not stopped.is_set():
         count = min(_SAMPLES_PER_CALL, left)
@@ -165,7 +165,9 @@ def _estimate_batch(
         importance.evidence_lower_bound,
         importance.effective_sample_size,
     )
-    return [np.asarray(f(sums), np.float64)[: len(images)] for f in functions]
+    return [
+        np.asarray(devices.to_host(jax.jit(f)(sums)), np.float64)[: len(images)] for f in functions
+    ]
 
 
 def _num_threads() -> int:

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -27,7 +28,16 @@ _FIXED_OPTIONS = {
     "jax_enable_x64": False,
     "jax_threefry_partitionable": True,
     "jax_default_prng_impl": "threefry2x32",
+    "jax_random_seed_offset": 0,
 }
+# What a user may set, and what changes results: recorded with a run.
+_RECORDED_OPTIONS = ("jax_default_matmul_precision",)
+
+
+def recorded_options() -> dict[str, Any]:
+    """Returns the values of the options that are recorded with a run, and `XLA_FLAGS`."""
+    options = {name: jax.config.values[name] for name in _RECORDED_OPTIONS}
+    return options | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
 def fix_options() -> None:

@@ -152,13 +152,18 @@ def git_commit(folder: Path) -> str | None:
 
 
 def provenance(
-    device_kind: str, device_count: int, dataset: Dataset, binarization_seed: int | None
+    device_kind: str,
+    device_count: int,
+    jax_options: Mapping[str, Any],
+    dataset: Dataset,
+    binarization_seed: int | None,
 ) -> dict[str, Any]:
     """Collects what beside the configuration decides a run's numbers.
 
     Args:
       device_kind: what the run computes on, as JAX names it.
       device_count: on how many of them.
+      jax_options: those on which numbers depend and which the environment may set.
       dataset: its images and labels: their shape and digest are recorded, and the seed they are
         split by.
       binarization_seed: of the validation and test pixels, None where none are drawn.
@@ -167,12 +172,35 @@ def provenance(
         "versions": {name: metadata.version(name) for name in _RECORDED_PACKAGES},
         "device_kind": device_kind,
         "device_count": device_count,
+        "cores": os.cpu_count(),
+        "jax_options": dict(jax_options),
         "git_commit": git_commit(Path(__file__).parent),
         "data_sha256": dataset.sha256,
         "image_shape": list(dataset.image_shape),
         "split_seed": SPLIT_SEED if dataset.name == "images" else None,
         "evaluation_binarization_seed": binarization_seed,
     }
+
+
+def environment_changes(workdir: Path, here: Mapping[str, Any]) -> list[str]:
+    """Lists what decides numbers, beside configuration and data, and is other than recorded.
+
+    Args:
+      workdir: the run directory.
+      here: from `provenance`, of this process.
+    """
+    there = read_run_record(workdir)
+    fields = ("versions", "device_kind", "device_count", "cores", "jax_options")
+    pairs = [
+        flatten({name: record[name] for name in fields if name in record})
+        for record in (there, here)
+    ]
+    # What an older record does not hold is not known to differ.
+    return [
+        f"{name} was {recorded!r}, is {pairs[1].get(name)!r}"
+        for name, recorded in pairs[0].items()
+        if recorded != pairs[1].get(name)
+    ]
 
 
 def _has_checkpoint(workdir: Path) -> bool:
