@@ -1,4 +1,6 @@
-"""Environments that users have, each in a process: the four modes work, with the same numbers."""
+"""Environments that users have, in processes: the four modes work, with the same numbers."""
+
+import shutil
 
 import numpy as np
 import pytest
@@ -10,16 +12,19 @@ from vae_jax.runtime.files import read_json
 _ARGUMENTS = (
     *processes.ARGUMENTS,
     "--config.train.batch_size=1000",
-    "--config.train.num_epochs=1",
+    "--config.train.num_epochs=2",
     "--config.data.binarization=dynamic",
     "--config.evaluate.num_importance_samples=2",
 )
 
 
 def run_all_modes(workdir, **environment):
-    """Trains, gives the command again, evaluates and samples; returns standard error."""
+    """Trains, resumes from the first epoch, evaluates and samples; returns standard error."""
     errors = ""
     for arguments in (_ARGUMENTS, _ARGUMENTS, ("--mode=evaluate",), ("--mode=sample",)):
+        if (workdir / "summary.json").exists() and arguments == _ARGUMENTS:
+            shutil.rmtree(max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name)))
+            (workdir / "summary.json").unlink()
         status, _, told = processes.finish(processes.start(workdir, *arguments, **environment))
         assert status == 0, told
         errors += told
@@ -38,16 +43,18 @@ def plain_run(tmp_path_factory):
 @pytest.mark.parametrize(
     "environment",
     [
-        {"JAX_ENABLE_X64": "1"},
-        {"JAX_NUMPY_DTYPE_PROMOTION": "strict"},
-        {"JAX_NUMPY_RANK_PROMOTION": "raise"},
-        {"JAX_TRANSFER_GUARD": "disallow"},
-        {"JAX_THREEFRY_PARTITIONABLE": "0"},
-        {"JAX_DEFAULT_PRNG_IMPL": "rbg"},
-        {"PYTHONIOENCODING": "ascii"},
-        {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"},
-        {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
-        {"TFDS_DATA_DIR": "nowhere"},
+        {"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_DEFAULT_PRNG_IMPL": "rbg"},
+        {
+            "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+            "JAX_NUMPY_RANK_PROMOTION": "raise",
+            "JAX_TRANSFER_GUARD": "disallow",
+        },
+        {
+            "PYTHONIOENCODING": "ascii",
+            "TFDS_DATA_DIR": "nowhere",
+            **{"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"},
+            **{"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+        },
     ],
     ids=lambda environment: next(iter(environment)),
 )
