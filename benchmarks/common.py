@@ -2,11 +2,12 @@
 
 import importlib
 import itertools
+import math
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,20 @@ sys.path.insert(0, str(ROOT))
 def load_config(path: str) -> Any:
     """Loads the configuration that a file in `configs/` describes."""
     return importlib.import_module(f"configs.{Path(path).stem}").get_config()
+
+
+def decoder_sizes(
+    decoder: Mapping[str, Any], image_size: int = 28
+) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+    """Computes a decoder's dense layers and the grid they end in, for square images.
+
+    Args:
+      decoder: the fields of a configuration's decoder.
+      image_size: height and width; the strides must divide it.
+    """
+    size = image_size // math.prod(decoder["strides"])
+    grid = (size, size, decoder["grid_channels"])
+    return (*decoder["dense_sizes"], math.prod(grid)), grid
 
 
 def describe_machine() -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import ROOT, describe_machine, load_config, print_table
+from common import ROOT, decoder_sizes, describe_machine, load_config, print_table
 
 from vae_jax.model.conv_transpose import conv_transpose
 from vae_jax.runtime import compilation
@@ -37,7 +37,7 @@ def layers_of(paths: list[str]) -> list[Layer]:
     layers = set()
     for path in paths:
         decoder = load_config(path).decoder
-        size, _, channels = decoder.grid
+        _, (size, _, channels) = decoder_sizes(decoder)
         for filters, stride in zip(decoder.filters, decoder.strides, strict=True):
             layers.add((size, channels, filters, stride))
             size, channels = size * stride, filters

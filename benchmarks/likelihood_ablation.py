@@ -31,7 +31,7 @@ LADDER = {
     "latent_size": ("latent_size",),
     "convolutional": (
         "decoder.dense_sizes",
-        "decoder.grid",
+        "decoder.grid_channels",
         "decoder.filters",
         "decoder.strides",
         "decoder.head",

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import decoder_sizes
 
 _IMAGE_SIZE = 28
 _MATRIX_SIZE = 1024
@@ -22,9 +23,9 @@ def _layer_sizes(config: dict[str, Any]) -> list[tuple[int, int]]:
     lstm = (_IMAGE_SIZE + hidden) * 4 * hidden
     heads = _IMAGE_SIZE * hidden * 2 * latent
     layers = [(_IMAGE_SIZE * lstm, lstm + 4 * hidden), (heads, heads + 2 * latent)]
-    for before, after in itertools.pairwise((latent, *decoder["dense_sizes"])):
+    dense_sizes, (height, width, channels) = decoder_sizes(decoder, _IMAGE_SIZE)
+    for before, after in itertools.pairwise((latent, *dense_sizes)):
         layers.append((before * after, before * after + after))
-    height, width, channels = decoder["grid"]
     for filters, stride in zip(decoder["filters"], decoder["strides"], strict=True):
         kernel = 9 * channels * filters
         layers.append((height * width * kernel, kernel + filters))

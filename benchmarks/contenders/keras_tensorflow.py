@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from common import decoder_sizes
 from keras import layers
 
 _IMAGE_SIZE = 28
@@ -21,9 +22,10 @@ def _encoder(config: dict[str, Any]) -> keras.Model:
 def _decoder(config: dict[str, Any]) -> keras.Model:
     latents = keras.Input((config["latent_size"],))
     decoder, x = config["decoder"], latents
-    for size in decoder["dense_sizes"]:
+    dense_sizes, grid = decoder_sizes(decoder, _IMAGE_SIZE)
+    for size in dense_sizes:
         x = layers.Dense(size, activation="relu")(x)
-    x = layers.Reshape(decoder["grid"])(x)
+    x = layers.Reshape(grid)(x)
     for filters, stride in zip(decoder["filters"], decoder["strides"], strict=True):
         x = layers.Conv2DTranspose(filters, 3, stride, padding="same", activation="relu")(x)
     logits = layers.Dense(_IMAGE_SIZE**2)(layers.Flatten()(x))
@@ -36,7 +38,7 @@ class Contender:
     def __init__(self, variant: str, config: dict[str, Any], images: np.ndarray):
         keras.utils.set_random_seed(config["seed"])
         self._batch_size = config["train"]["batch_size"]
-        self._pixels = tf.constant(images.astype(np.float32) / 255)
+        self._pixels = tf.constant(images[..., 0].astype(np.float32) / 255)
         self._encode, self._decode = _encoder(config), _decoder(config)
         self._variables = self._encode.trainable_variables + self._decode.trainable_variables
         self._optimizer = keras.optimizers.Adam(config["train"]["learning_rate"])

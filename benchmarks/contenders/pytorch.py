@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import decoder_sizes
 from torch import nn
 from torch.nn import functional
 
@@ -19,12 +20,12 @@ class _VAE(nn.Module):
         super().__init__()
         hidden, latent = config["encoder"]["hidden_size"], config["latent_size"]
         decoder = config["decoder"]
-        height, width, channels = decoder["grid"]
+        dense_sizes, (height, width, channels) = decoder_sizes(decoder, _IMAGE_SIZE)
         self._grid = (channels, height, width)
         self.lstm = nn.LSTM(_IMAGE_SIZE, hidden, batch_first=True)
         self.mean = nn.Linear(_IMAGE_SIZE * hidden, latent)
         self.log_var = nn.Linear(_IMAGE_SIZE * hidden, latent)
-        sizes = itertools.pairwise((latent, *decoder["dense_sizes"]))
+        sizes = itertools.pairwise((latent, *dense_sizes))
         self.dense = nn.Sequential(
             *(layer for pair in sizes for layer in (nn.Linear(*pair), nn.ReLU()))
         )
@@ -61,7 +62,7 @@ class Contender:
         on_gpu = torch.cuda.is_available()
         device = torch.device("cuda" if on_gpu else "cpu")
         self._batch_size = config["train"]["batch_size"]
-        self._pixels = torch.tensor(images, device=device).float() / 255
+        self._pixels = torch.tensor(images[..., 0], device=device).float() / 255
         self._model = _VAE(config).to(device)
         self._loss = torch.compile(self._model) if "compiled" in variant else self._model
         self._optimizer = torch.optim.Adam(
