@@ -268,7 +268,7 @@ def test_more_than_fits_in_memory(load, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("vae_jax.datasets.idx.read_at_most", lacking)
-    assert "more than fits in memory" in error_of(load, IMAGES)
+    assert "more memory than there is" in error_of(load, IMAGES)
 
 
 def test_memory_follows_the_file_not_its_header(tmp_path):

@@ -280,6 +280,12 @@ def test_files_that_vanish_or_may_not_be_read(tmp_path, decode_folder, monkeypat
     assert "a.png: cannot be read (Permission denied)" in error_of(decode_folder)
     assert "no image can be read; the first: cannot be" in error_of(decode_folder, (), 0, True)
 
+    def fail(*arguments):
+        raise EOFError
+
+    monkeypatch.setattr(image_files, "read", fail)
+    assert "a.png: cannot be read (EOFError)" in error_of(decode_folder)
+
 
 def test_warnings_of_pillow_are_not_shown(tmp_path, decode_folder, monkeypatch):
     save(tmp_path / "a.png")

@@ -172,6 +172,7 @@ def test_a_folder_that_may_not_be_read(load, photos, monkeypatch):
     [
         ({"image_size": (3,)}, "data.image_size is (3,)"),
         ({"image_size": (0, 3)}, "data.image_size is (0, 3)"),
+        ({"image_size": (2**31, 2**31)}, "more than 89478485 pixels"),
         ({"channels": 2}, "data.channels is 2"),
     ],
 )

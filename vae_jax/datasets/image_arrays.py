@@ -74,10 +74,8 @@ def _read_errors(path: str) -> Iterator[None]:
     """Turns what a file that is not as it should be raises into UserError."""
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except MemoryError as error:
-        raise UserError(f"{path}: holds more than fits in memory") from error
     except Exception as error:  # damage shows as almost any exception of zipfile's and NumPy's
         # Seeking to before the file, as a damaged archive makes zipfile do, is an OSError too.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:

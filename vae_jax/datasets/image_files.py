@@ -136,7 +136,7 @@ def _try_read(path: str, image_size: Sequence[int], channels: int) -> np.ndarray
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     except Exception as error:  # damage shows as almost any exception of Pillow's
-        return f"cannot be read ({error or type(error).__name__})"
+        return f"cannot be read ({str(error) or type(error).__name__})"
 
 
 def read(path: str, image_size: Sequence[int], channels: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A user's own images: from a path to three splits."""
 
+import math
 import os
 import pathlib
 import sys
@@ -13,6 +14,9 @@ from vae_jax.runtime.files import local_path
 
 # By which images without splits of their own are shuffled, once: part of what the test set is.
 SPLIT_SEED = 20_260_321
+
+# As many as Pillow reads of an image.
+_MAX_PIXELS = 89_478_485
 
 
 def load(
@@ -53,17 +57,24 @@ def load(
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"data.path={path}: cannot be read ({reason})") from error
-    if is_folder:
-        splits, class_names = _load_folder(
-            resolved, data_folder, image_size, channels, skip_damaged
-        )
-    elif resolved.lower().endswith((".npz", ".npy")):
-        from vae_jax.datasets import image_arrays  # here and not above: this imports Pillow
-
-        splits, class_names = image_arrays.load(resolved, image_size, channels)
-    else:
+    is_file = resolved.lower().endswith((".npz", ".npy"))
+    if not is_folder and not is_file:
         raise UserError(f"data.path={path} is neither a folder of images, nor an .npz or .npy file")
-    return _split(splits, path, validation_size, test_size), class_names
+    try:
+        if is_folder:
+            splits, class_names = _load_folder(
+                resolved, data_folder, image_size, channels, skip_damaged
+            )
+        else:
+            from vae_jax.datasets import image_arrays  # here and not above: this imports Pillow
+
+            splits, class_names = image_arrays.load(resolved, image_size, channels)
+        return _split(splits, path, validation_size, test_size), class_names
+    except MemoryError as error:
+        raise UserError(
+            f"data.path={path}: the images take more memory than there is; give fewer, or a "
+            "smaller data.image_size"
+        ) from error
 
 
 def _check_arguments(path: str | None, image_size: Sequence[int], channels: int) -> None:
@@ -74,6 +85,8 @@ def _check_arguments(path: str | None, image_size: Sequence[int], channels: int)
         )
     if image_size and (len(image_size) != 2 or min(image_size) < 1):
         raise UserError(f"data.image_size is {image_size!r}, must be (height, width), or ()")
+    if math.prod(image_size) > _MAX_PIXELS:
+        raise UserError(f"data.image_size is {image_size!r}, more than {_MAX_PIXELS} pixels")
     if channels not in (0, 1, 3):
         raise UserError(f"data.channels is {channels!r}, must be 1, 3, or 0 to keep what there is")
 
