@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -285,6 +286,17 @@ def test_files_that_vanish_or_may_not_be_read(tmp_path, decode_folder, monkeypat
 
     monkeypatch.setattr(image_files, "read", fail)
     assert "a.png: cannot be read (EOFError)" in error_of(decode_folder)
+
+
+def test_memory_follows_the_file_not_its_header(tmp_path, decode_folder):
+    content = encoded("jpeg2000")
+    box = content.index(b"jp2h") - 4
+    (tmp_path / "a.jp2").write_bytes(content[:box] + b"\x1f" + content[box + 1 :])
+    tracemalloc.start()
+    assert "a.jp2: cannot be read (" in error_of(decode_folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_warnings_of_pillow_are_not_shown(tmp_path, decode_folder, monkeypatch):

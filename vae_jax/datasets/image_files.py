@@ -12,7 +12,9 @@ What becomes of each kind of file:
 
 import concurrent.futures
 import contextlib
+import io
 import os
+import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -145,9 +147,11 @@ def read(path: str, image_size: Sequence[int], channels: int) -> np.ndarray:
     Raises:
       Exception: of almost any type, if the file is damaged.
     """
-    # An open file and not its path, else Pillow would map it into memory: it turns some TIFF files
-    # wrongly there, and a file that another program cuts meanwhile would end the process.
-    with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+    # All of the file, and not its path: Pillow would map it into memory, which turns some TIFF
+    # files wrongly and ends the process if another program cuts the file meanwhile; and it would
+    # make room for however many bytes a damaged header promises.
+    content = io.BytesIO(pathlib.Path(path).read_bytes())
+    with Image.open(content, formats=_FORMATS) as image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return np.asarray(fit(_to_gray_or_rgb(image), image_size, channels))
