@@ -174,9 +174,9 @@ def infinite_gradient(monkeypatch):
     log_prob = Bernoulli.log_prob
 
     def wrapped(likelihood, outputs, images):
-        lit = images[:, 0, 0] > 0
+        lit = images[:, 0, 0, 0] > 0
         # The square root is finite at 0, its derivative is not.
-        root = jnp.sqrt(jnp.where(lit, 0.0 * outputs[:, 5, 5], 1.0))
+        root = jnp.sqrt(jnp.where(lit, 0.0 * outputs[:, 5, 5, 0], 1.0))
         return log_prob(likelihood, outputs, images) + root - jax.lax.stop_gradient(root)
 
     monkeypatch.setattr(Bernoulli, "log_prob", wrapped)

@@ -90,5 +90,6 @@ def test_other_images_than_those_of_the_run_are_refused(tmp_path, photos):
     workdir.mkdir()
     record = {"config": make_config(photos).to_dict(), "data_sha256": "other"}
     (workdir / "config.json").write_text(json.dumps(record))
+    (workdir / "summary.json").touch()  # trained already: else the run may begin anew
     with pytest.raises(UserError, match="the run was made from data with SHA-256 other"):
         train.train_and_evaluate(make_config(photos), workdir)

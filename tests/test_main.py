@@ -313,7 +313,7 @@ def test_a_run_from_start_to_samples(tmp_path):
     assert result.stdout == (
         f"analyzing {workdir}\nwrote {tmp_path / 'report.html'}\nwrote {tmp_path / 'report.md'}\n"
     )
-    assert "| real digits (ceiling) |" in (tmp_path / "report.md").read_text()
+    assert "| training images (ceiling) |" in (tmp_path / "report.md").read_text()
     (tmp_path / "report.md").unlink()
     (tmp_path / "report.md").mkdir()
     result = run("--mode=report", f"--workdir={tmp_path}")

@@ -48,12 +48,12 @@ def add_weights(sums: WeightSums, log_weights: jax.Array) -> WeightSums:
 
 def log_likelihood(sums: WeightSums) -> jax.Array:
     """Estimates log p(x), the log of the mean weight: `<float>[batch]`, nats."""
-    return sums.log_sum - jnp.log(sums.count)
+    return sums.log_sum - jnp.log(sums.count.astype(sums.log_sum.dtype))
 
 
 def evidence_lower_bound(sums: WeightSums) -> jax.Array:
     """Estimates the ELBO, the mean of the log-weights: `<float>[batch]`, nats."""
-    return sums.sum_of_logs / sums.count
+    return sums.sum_of_logs / sums.count.astype(sums.sum_of_logs.dtype)
 
 
 def effective_sample_size(sums: WeightSums) -> jax.Array:

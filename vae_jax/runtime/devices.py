@@ -130,7 +130,7 @@ def check_platform() -> None:
         jax.devices()
     except Exception as error:  # an AssertionError where a package lacks, a RuntimeError elsewhere
         raise UserError(
-            f"JAX_PLATFORMS is {jax.config.read('jax_platforms')!r}, on which JAX cannot compute "
+            f"JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS')!r}, on which JAX cannot compute "
             f"here ({describe(error)}); unset it, set JAX_PLATFORMS=cpu, or install JAX for that "
             'platform, e.g. pip install "jax[cuda12]" for NVIDIA and "jax[tpu]" for Cloud TPU'
         ) from error
