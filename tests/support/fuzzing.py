@@ -430,8 +430,7 @@ def _check_image_file(value: tuple[str, bytes, tuple[tuple[int, ...], int]]) -> 
             decoded = _value_or_none(lambda: image_files.decode(files, *fitted, False))
             peak_bytes = peak()
     held = 0 if decoded is None else decoded.images.nbytes
-    # Pillow believes the length of a PNG's chunk, up to 64 MiB of them.
-    assert peak_bytes <= 64 * _MEBIBYTE + 20 * held
+    assert peak_bytes <= 8 * _MEBIBYTE + 20 * held
     if decoded is not None:
         assert len(decoded.images) == 1 and not decoded.left_out
         _assert_images(decoded.images, *fitted)
