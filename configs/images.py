@@ -2,9 +2,9 @@
 
   python main.py --config=configs/images.py --config.data.path=photos --workdir=runs/photos
 
-The 1,965 Frey faces, 28x20: test loss -995.76 nats per image, a density, at epoch 40 of 40; a minute
-and a half on two CPU cores. 4,000 color patches of 32x32: -3199.64 nats; about four minutes. Larger
-images take longer, as their number of pixels: set train.num_epochs.
+The 1,965 Frey faces, 28x20: test loss -995.76 nats per image, a density, at epoch 40 of 40; a
+minute and a half on two CPU cores. 4,000 color patches of 32x32: -3199.64 nats; about four minutes.
+Larger images take longer, as their number of pixels: set train.num_epochs.
 """
 
 import ml_collections
