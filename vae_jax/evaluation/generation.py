@@ -74,10 +74,10 @@ def reconstruct(model: VAE, params: Params, images: np.ndarray) -> np.ndarray:
     return decode(model, params, encode(model, params, images)[0])
 
 
-def _draw_latents(model: VAE, root_key: jax.Array, num_images: int, stream: Stream) -> np.ndarray:
+@functools.partial(jax.jit, static_argnames=("model", "num_images", "stream"))
+def _draw_latents(model: VAE, root_key: jax.Array, num_images: int, stream: Stream) -> jax.Array:
     """Draws latent vectors from the prior: `<float>[num_images, latent]`."""
-    draw = jax.jit(lambda key: model.prior.sample(stream_key(key, stream), num_images))
-    return devices.to_host(draw(root_key))
+    return model.prior.sample(stream_key(root_key, stream), num_images)
 
 
 def sample(
@@ -96,7 +96,8 @@ def sample(
       num_images: how many.
       stream: what they are for: other streams give other samples.
     """
-    return decode(model, params, _draw_latents(model, root_key, num_images, stream))
+    latents = devices.to_host(_draw_latents(model, root_key, num_images, stream))
+    return decode(model, params, latents)
 
 
 def sample_for_metrics(
@@ -113,7 +114,7 @@ def sample_pixels(model: VAE, params: Params, root_key: jax.Array, num_images: i
       Intensities, `<float>[num_images, height, width, channels]`; beyond [0, 1] where the
       likelihood is.
     """
-    latents = _draw_latents(model, root_key, num_images, Stream.PRIOR_SAMPLES)
+    latents = devices.to_host(_draw_latents(model, root_key, num_images, Stream.PRIOR_SAMPLES))
     draw = functools.partial(_draw_batch, model, params, root_key)
     return _map_batches(draw, latents, np.arange(num_images, dtype=np.int32))
 
