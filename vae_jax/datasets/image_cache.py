@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -22,9 +21,8 @@ import PIL
 from vae_jax.datasets import image_files
 from vae_jax.datasets.image_files import Decoded
 from vae_jax.datasets.image_folder import ImageFolder
-from vae_jax.runtime import interrupts
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import read_json, write_json
+from vae_jax.runtime.files import move_unless_there, read_json, scratch_folder, write_json
 
 FOLDER_NAME = "vae_jax_images"
 # To be raised whenever the same file would be decoded to other values.
@@ -65,15 +63,9 @@ def load(
             line = f"{str(kept)!r}: the decoded images are damaged ({damage}); decoding again"
             print(line, file=sys.stderr)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            interrupts.signals_as_exceptions(),  # else that folder would be left behind
-            tempfile.TemporaryDirectory(
-                dir=kept.parent, prefix=".decoding.", ignore_cleanup_errors=True
-            ) as temporary,
-        ):
+        with scratch_folder(kept.parent, ".decoding.") as scratch:
             decoded = image_files.decode(folder, image_size, channels, skip_damaged)
-            _put(decoded, kept, pathlib.Path(temporary))
+            _put(decoded, kept, scratch)
     except OSError as error:
         raise UserError(
             f"cannot write decoded images to {kept} ({error.strerror or type(error).__name__}); "
@@ -124,8 +116,4 @@ def _put(decoded: Decoded, kept: pathlib.Path, scratch: pathlib.Path) -> None:
     for index, outdated in enumerate(kept.parent.glob(f"{source}-*")):
         with contextlib.suppress(FileNotFoundError):  # another run was quicker
             outdated.rename(scratch / f"outdated{index}")
-    try:
-        complete.rename(kept)
-    except OSError:
-        if not kept.exists():  # else, again, another run was quicker
-            raise
+    move_unless_there(complete, kept)

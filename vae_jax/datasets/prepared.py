@@ -5,7 +5,6 @@ import io
 import os
 import pathlib
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,8 +18,8 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from vae_jax.datasets import network, official_files
 from vae_jax.datasets.builder import VaeJaxMnist
 from vae_jax.datasets.structs import Split, sha256_of
-from vae_jax.runtime import interrupts
 from vae_jax.runtime.errors import UserError, system_reason
+from vae_jax.runtime.files import move_unless_there, scratch_folder
 
 # TensorFlow Datasets alone tries for over 200 s before it says that there is no network.
 PROBE_SECONDS = 10.0
@@ -107,14 +106,7 @@ def _prepare(name: str, root: pathlib.Path, manual_dir: str | None) -> dict[str,
         official = official_files.read(name, official_files.find(manual_dir))
     else:
         _check_network(folder, url_infos)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        interrupts.signals_as_exceptions(),  # else that folder would be left behind
-        tempfile.TemporaryDirectory(
-            dir=folder.parent, prefix=".preparing.", ignore_cleanup_errors=True
-        ) as temporary,
-    ):
-        scratch = pathlib.Path(temporary)
+    with scratch_folder(folder.parent, ".preparing.") as scratch:
         builder = _make_builder(name, scratch)
         builder.official = official
         try:
@@ -151,11 +143,7 @@ def _put(name: str, root: pathlib.Path, scratch: pathlib.Path) -> None:
                 folder.rename(scratch / "damaged")
         else:
             return  # another run has put the same data there in the meantime
-    try:
-        _folder(name, scratch).rename(folder)
-    except OSError:
-        if not folder.exists():  # else, again, another run was quicker
-            raise
+    move_unless_there(_folder(name, scratch), folder)
 
 
 def _check_network(folder: pathlib.Path, url_infos: _UrlInfos) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import dacite
 
+from vae_jax.runtime import interrupts
 from vae_jax.runtime.errors import UserError
 
 # What a file begins with that is not whole yet.
@@ -45,6 +46,32 @@ def local_path(name: str, path: str | os.PathLike[str]) -> Path:
         raise UserError(
             f"{name}={os.fspath(path)}: there is no such home folder; give the whole path"
         ) from error
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Makes a folder below `parent`, itself made where it is not there, that does not last.
+
+    What is to be there whole is made in it, then put in its place by `move_unless_there`. A signal
+    too removes it.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with (
+        interrupts.signals_as_exceptions(),  # else the folder would be left behind
+        tempfile.TemporaryDirectory(
+            dir=parent, prefix=prefix, ignore_cleanup_errors=True
+        ) as folder,
+    ):
+        yield Path(folder)
+
+
+def move_unless_there(source: Path, target: Path) -> None:
+    """Renames a folder; where another run was quicker, what that run put there stays."""
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
 
 
 @contextlib.contextmanager
