@@ -8,9 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from tests.support.common import error_of
 from vae_jax import datasets
 from vae_jax.datasets import image_arrays
-from vae_jax.runtime.errors import UserError
 
 IMAGES = np.arange(9 * 3 * 4, dtype=np.uint8).reshape(9, 3, 4)
 LABELS = np.array([3, 3, 7, 1, 1, 3, 7, 7, 7])
@@ -35,13 +35,6 @@ def load(tmp_path):
 def load_path(path, **fields):
     sizes = {"validation_size": 2, "test_size": 1}
     return datasets.load("images", "unused", path=str(path), **sizes | fields)
-
-
-def error_of(function, *arguments, **options):
-    with pytest.raises(UserError) as caught:
-        function(*arguments, **options)
-    assert str(caught.value).isprintable()
-    return str(caught.value)
 
 
 def joined(dataset):

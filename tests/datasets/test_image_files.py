@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.common import error_of
 from vae_jax.datasets import image_files
 from vae_jax.datasets.image_files import decode
 from vae_jax.datasets.image_folder import list_images
-from vae_jax.runtime.errors import UserError
 
 GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20  # 3 high, 4 wide, 0 to 220
 COLOR = np.stack([GRAY, 255 - GRAY, GRAY // 2], axis=-1)
@@ -41,13 +41,6 @@ def decode_folder(tmp_path):
 
 def save(path, array=GRAY):
     Image.fromarray(array).save(path)
-
-
-def error_of(function, *arguments, **options):
-    with pytest.raises(UserError) as caught:
-        function(*arguments, **options)
-    assert str(caught.value).isprintable()
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".gif", ".tif", ".pgm", ".jp2"])

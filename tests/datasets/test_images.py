@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.common import error_of
 from vae_jax import datasets
 from vae_jax.datasets import image_cache, image_files, image_folder
 from vae_jax.runtime import interrupts
-from vae_jax.runtime.errors import UserError
 
 
 def make_images(folder: pathlib.Path, count: int = 6, first: int = 0) -> None:
@@ -41,13 +41,6 @@ def load(photos, data_dir):
         return datasets.load("images", str(data_dir), path=str(path), **sizes | fields)
 
     return load_images
-
-
-def error_of(function, *arguments, **options):
-    with pytest.raises(UserError) as caught:
-        function(*arguments, **options)
-    assert str(caught.value).isprintable()
-    return str(caught.value)
 
 
 def values(split):

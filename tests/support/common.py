@@ -1,6 +1,7 @@
 """What many tests share: places, small models, settings of steps."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from configs import default
 from vae_jax.model import vae
 from vae_jax.model.vae import VAE, create_vae
+from vae_jax.runtime.errors import UserError
 from vae_jax.training.settings import EvaluationSettings, TrainSettings, train_settings
 
 ROOT = Path(__file__).parents[2]
@@ -77,3 +79,11 @@ def _equal(first: Any, second: Any) -> bool:
     if jax.numpy.issubdtype(first.dtype, jax.dtypes.prng_key):
         first, second = jax.random.key_data(first), jax.random.key_data(second)
     return bool((first == second).all())
+
+
+def error_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    """The one line of the `UserError` that a call must end in."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
