@@ -13,7 +13,6 @@ What becomes of each kind of file:
 import concurrent.futures
 import contextlib
 import io
-import os
 import pathlib
 import sys
 import warnings
@@ -25,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from vae_jax.datasets.image_folder import ImageFolder
+from vae_jax.runtime.cores import available_cores
 from vae_jax.runtime.errors import UserError
 
 # A format not named here is not tried, whatever a file's name: some start other programs.
@@ -84,8 +84,7 @@ def map_on_cores(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterat
     Threads and not processes: Pillow decodes and resizes without Python's lock.
     """
     Image.init()  # once, before threads would all do it
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    executor = concurrent.futures.ThreadPoolExecutor(workers)
+    executor = concurrent.futures.ThreadPoolExecutor(available_cores())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about whatever is odd and harmless

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import io
-import os
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 from vae_jax.runtime.batching import pad_rows
+from vae_jax.runtime.cores import available_cores
 from vae_jax.runtime.files import write_atomically
 
 PARTIAL_NAME = "likelihood.partial.npz"
@@ -175,9 +175,7 @@ def _num_threads() -> int:
 
     On CPU one for each core: many of a decoder's operations keep no more than one busy.
     """
-    available = getattr(os, "sched_getaffinity", None)  # not everywhere
-    cores = len(available(0)) if available else os.cpu_count() or 1
-    return devices.by_platform(cpu=cores, accelerator=1)
+    return devices.by_platform(cpu=available_cores(), accelerator=1)
 
 
 def _read_partial(path: Path, identity: str) -> np.ndarray:

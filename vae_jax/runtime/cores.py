@@ -1,0 +1,9 @@
+"""How many processor cores there are to use; imports no JAX."""
+
+import os
+
+
+def available_cores() -> int:
+    """Counts the cores that this process may use, at least 1."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
