@@ -69,7 +69,8 @@ def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
     }[mode]
     # What the other processes could do, the first does.
     if is_first_process or mode == "train":
-        with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
+        batch_size = config.train.batch_size if mode == "train" else 0
+        with system_errors_as_user_errors(batch_size, config.train.num_replicas):
             run(config, workdir)
 
 

@@ -140,7 +140,7 @@ def test_too_little_memory_says_what_to_lower(tmp_path):
     assert (status, output) == (1, ""), errors
     assert errors == (
         "error: the device has too little memory for train.batch_size 20, or for the model: lower "
-        "these\n"
+        "these, with another --workdir where this one holds a checkpoint\n"
     )
 
 

@@ -23,6 +23,9 @@ from tests.support.processes import (
     wait_for_line,
 )
 from tests.support.reading import rows_without_timing
+from vae_jax.runtime.interrupts import Interrupted
+from vae_jax.train import train_and_evaluate
+from vae_jax.training import trainer
 
 
 @pytest.mark.parametrize(
@@ -46,11 +49,52 @@ def test_a_signal_saves_within_the_epoch_and_says_how_to_go_on(
     # Nearly always in the second epoch; on a busy machine the signal may come later.
     step, epoch = map(int, found.groups())
     assert 200 * epoch < step < 200 * (epoch + 1)
-    assert step % 10 == 0
     assert [row["epoch"] for row in rows_without_timing(workdir)] == [*range(1, epoch + 1)]
     output = train(workdir, *ARGUMENTS)
     assert output.startswith(f"resuming after step {step}, epoch {epoch} of 3 and a part\n")
     assert_same_run(workdir, process_run)
+
+
+@pytest.mark.slow
+def test_a_signal_amid_validation_is_obeyed_before_its_end(
+    small_config, tmp_path, trained_run, monkeypatch
+):
+    evaluate_split = trainer.evaluate_split
+
+    def asked_to_end(*arguments, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate_split(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate_split", asked_to_end)
+        with pytest.raises(Interrupted) as stopped:
+            train_and_evaluate(small_config, tmp_path)
+    assert str(stopped.value) == "saved after step 40, epoch 0 of 2 and a part"
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["40"]
+    train_and_evaluate(small_config, tmp_path)
+    assert_same_run(tmp_path, trained_run)
+
+
+@pytest.mark.slow
+def test_the_length_of_chunks_does_not_change_a_run(
+    small_config, tmp_path, trained_run, monkeypatch
+):
+    monkeypatch.setattr(trainer, "_CHUNK_SECONDS", 0.0)  # a step each
+    train_and_evaluate(small_config, tmp_path)
+    assert_same_run(tmp_path, trained_run)
+
+
+def test_a_chunk_takes_as_many_steps_as_fit_into_its_time(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: now)
+    pace, lengths = trainer._Pace(), []
+    pace.update(0)
+    for seconds_per_step in (0.14, 30.0, 0.7, 0.0):
+        num_steps = pace.steps_per_chunk
+        now += seconds_per_step * num_steps
+        pace.update(num_steps)
+        lengths.append(pace.steps_per_chunk)
+    assert lengths == [10, 1, 2, 32]
 
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path):

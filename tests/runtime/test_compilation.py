@@ -47,6 +47,42 @@ def test_a_folder_of_the_users_choice_stays(monkeypatch, tmp_path, no_cache_yet)
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
 
 
+_COMPILE_TWO_PROGRAMS = """
+import warnings
+warnings.simplefilter("error")
+import jax
+from vae_jax.runtime import compilation
+compilation.use_cache()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+for number in (2.0, 3.0):
+    jax.jit(lambda x: x * number)(1.0).block_until_ready()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [b"", b"x\x9c", b"\0" * 4000, None], ids=repr)
+def test_damaged_programs_are_compiled_anew_once(tmp_path, damage):
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("JAX_")
+    } | {"XDG_CACHE_HOME": str(tmp_path)}
+
+    def compile_two_programs():
+        command = [sys.executable, "-c", _COMPILE_TWO_PROGRAMS]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        return {path: path.stat().st_ino for path in tmp_path.rglob("*-cache")}
+
+    before = compile_two_programs()
+    assert len(before) >= 2
+    kept, *damaged = before
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:100] if damage is None else damage)
+    healed = compile_two_programs()
+    assert healed.keys() == before.keys()
+    assert all(path.stat().st_size > 100 for path in healed)
+    assert healed[kept] == before[kept]
+    assert compile_two_programs() == healed
+
+
 def test_a_cache_that_cannot_be_made_is_said(monkeypatch, tmp_path, capsys, no_cache_yet):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

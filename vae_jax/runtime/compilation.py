@@ -3,10 +3,14 @@
 Both must be said before anything is computed.
 """
 
+import contextlib
 import hashlib
+import importlib
 import os
 import platform
 import sys
+import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ _CPU_FLAGS = (
     "--xla_cpu_copy_insertion_use_region_analysis=true",
 )
 _MIN_COMPILE_SECONDS = 0.1
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how its files begin (RFC 8878)
 # What decides which numbers are drawn, and in which precision: part of what a run is, so no
 # matter of the environment.
 _FIXED_OPTIONS = {
@@ -67,6 +72,49 @@ def cache_folder() -> Path:
     return Path(caches) / "vae_jax" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
 
 
+def _remove_damaged(folder: Path) -> None:
+    """Removes the programs that a killed process or a full disk left half-written.
+
+    JAX itself writes them in place, and never again where there is one. Those that were written
+    since the last look are looked at. What another process is writing just then it writes anew.
+    """
+    with contextlib.suppress(OSError):
+        marker = folder / "looked_at"
+        last = marker.stat().st_mtime if marker.exists() else 0.0
+        # Its time is the file system's, which may not be this machine's.
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as beginning:
+            pass
+        for path in folder.glob("*-cache"):
+            if path.stat().st_mtime >= last and not _is_whole(path):
+                path.unlink()
+        os.replace(beginning.name, marker)
+
+
+def _is_whole(path: Path) -> bool:
+    """Tells whether a compressed program ends where it should; its format has a checksum."""
+    content = path.read_bytes()
+    try:
+        decompressor = _decompressor(content)
+    except ImportError:  # of another installation, which can read it
+        return True
+    try:
+        decompressor.decompress(content)
+    except Exception:  # each library has an error of its own
+        return False
+    return decompressor.eof
+
+
+def _decompressor(content: bytes) -> Any:
+    """Returns what undoes the compression that JAX chose: the best that is installed."""
+    if not content.startswith(_ZSTANDARD):
+        return zlib.decompressobj()
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+
+        return zstd.ZstdDecompressor()
+    return importlib.import_module("zstandard").ZstdDecompressor().decompressobj()
+
+
 def use_cache() -> None:
     """Keeps compiled programs on disk for the next start.
 
@@ -82,12 +130,13 @@ def use_cache() -> None:
         writable = os.access(folder, os.W_OK | os.X_OK)
     except (OSError, RuntimeError):  # of a user without a home folder
         writable = False
-    if not writable:
+    if folder is None or not writable:
         problem = f"{folder}: cannot be written" if folder else "there is no home folder"
         print(
             f"{problem}, so programs are compiled anew; --nocompilation_cache says this is meant",
             file=sys.stderr,
         )
         return
+    _remove_damaged(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)

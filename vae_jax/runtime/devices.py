@@ -156,9 +156,14 @@ def is_first_process() -> bool:
 
 def any_process_true(flag: bool) -> bool:
     """Tells whether the flag is set in any of the run's processes; all of them must ask."""
+    return bool(max_over_processes(flag))
+
+
+def max_over_processes(value: float) -> float:
+    """Returns the largest of the values in the run's processes; all of them must ask."""
     if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+        return value
+    return float(multihost_utils.process_allgather(np.array(value, np.float32)).max())
 
 
 def barrier(name: str) -> None:

@@ -12,7 +12,7 @@ def system_errors_as_user_errors(batch_size: int = 0, num_replicas: int = 1) -> 
     """Turns the errors of files and of memory into UserError.
 
     Args:
-      batch_size: the run's, to be lowered when memory is short; 0 where there is no such run.
+      batch_size: the run's, to be lowered when memory is short; 0 where nothing is trained.
       num_replicas: the run's, likewise.
     """
     try:
@@ -29,7 +29,13 @@ def system_errors_as_user_errors(batch_size: int = 0, num_replicas: int = 1) -> 
     except Exception as error:
         if not devices.is_out_of_memory(error):
             raise
-        fields = [f"train.batch_size {batch_size}"] if batch_size else []
-        fields += [f"train.num_replicas {num_replicas}"] if num_replicas > 1 else []
-        causes = f"{', or '.join(fields)}, or for the model" if fields else "the model"
-        raise UserError(f"the device has too little memory for {causes}: lower these") from error
+        if not batch_size:
+            raise UserError(
+                "the device has too little memory for the model: use a machine with more, or train "
+                "a smaller model"
+            ) from error
+        several = f", for train.num_replicas {num_replicas}" if num_replicas > 1 else ""
+        raise UserError(
+            f"the device has too little memory for train.batch_size {batch_size}{several}, or for "
+            "the model: lower these, with another --workdir where this one holds a checkpoint"
+        ) from error

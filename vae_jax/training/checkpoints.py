@@ -53,12 +53,14 @@ class Progress:
       rows: for each finished epoch, each replica's row.
       sums: of each step of the epoch that is not over, `<float32>[steps, ...]`; None between
         epochs.
+      seconds: what the steps of that epoch have taken.
       best: the row of the epoch with the lowest validation loss, averaged over the replicas; of
         all rows where it is not given.
     """
 
     rows: tuple[list[dict[str, float]], ...] = ()
     sums: LossTerms | None = None
+    seconds: float = 0.0
     best: dict[str, float] | None = None
 
     def __post_init__(self):
@@ -96,7 +98,12 @@ def checksum(tree: Any) -> jax.Array:
 
 def _to_record(progress: Progress, checksums: dict[str, int]) -> dict[str, Any]:
     sums = progress.sums and {term: values.tolist() for term, values in vars(progress.sums).items()}
-    content = {"rows": progress.rows, "sums": sums, "checksums": checksums}
+    content = {
+        "rows": progress.rows,
+        "sums": sums,
+        "seconds": progress.seconds,
+        "checksums": checksums,
+    }
     return {"content": content, "crc32": _crc32(content)}
 
 
@@ -111,7 +118,9 @@ def _from_record(record: dict[str, Any]) -> tuple[Progress, dict[str, int]]:
     sums: dict[str, Any] = {
         term: np.array(values, np.float32) for term, values in (content["sums"] or {}).items()
     }
-    progress = Progress(tuple(content["rows"]), LossTerms(**sums) if sums else None)
+    progress = Progress(
+        tuple(content["rows"]), LossTerms(**sums) if sums else None, content["seconds"]
+    )
     return progress, content["checksums"]
 
 
@@ -280,6 +289,7 @@ class Checkpoints:
         """Saves the state after `step`; a checkpoint is there whole or not at all.
 
         The first is read again: of a run whose checkpoints cannot be read nothing would be left.
+        One of the same step, of an epoch that was not yet validated, is replaced.
 
         Raises:
           UserError: it cannot be written, or not be read again; those before it are as they were.
@@ -296,6 +306,8 @@ class Checkpoints:
             if not self._folder.is_dir():
                 raise FileNotFoundError("the folder is gone")
             with _quiet_when_failing():
+                if step in self._manager.all_steps():
+                    self._manager.delete(step)
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(

@@ -21,6 +21,8 @@ from vae_jax.training.parallel import for_each_replica, replicate, shard_batch
 from vae_jax.training.settings import TrainSettings
 from vae_jax.training.train_state import TrainState, create_train_state
 
+MAX_CHUNK_STEPS = 32
+
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _initial_state(
@@ -149,7 +151,7 @@ def train_step(
     return for_each_replica(settings.evaluation, step, in_axes=(0, 0))(state, images)
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "num_steps"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 def train_chunk(
     settings: TrainSettings,
     state: TrainState,
@@ -160,29 +162,45 @@ def train_chunk(
 ) -> tuple[TrainState, LossTerms]:
     """Takes a chunk of an epoch's steps as one loop on the device.
 
+    One program, whatever the number of steps: it never decides a result.
+
     Args:
       settings: model, optimizer and loss.
       state: consumed: its buffers hold the new state.
       images: `<uint8>[num_images, height, width, channels]`, all training images.
       order: `<int32>[..., num_images]`, the epoch's order.
       first_batch: the epoch's batch to begin with, from 0.
-      num_steps: how many steps to take.
+      num_steps: how many steps to take, at most `MAX_CHUNK_STEPS`.
 
     Returns:
       The new state, and the loss and its terms summed over each batch,
-      `<float>[num_steps, ...]`. The loss of a step is NaN if any of its gradients is not finite.
+      `<float>[MAX_CHUNK_STEPS, ...]`, of which the first `num_steps` are filled. The loss of a
+      step is NaN if any of its gradients is not finite.
     """
     evaluation, batch_size = settings.evaluation, settings.batch_size
 
     def train(
-        state: TrainState, images: jax.Array, order: jax.Array, first_batch: jax.Array
+        state: TrainState,
+        images: jax.Array,
+        order: jax.Array,
+        first_batch: jax.Array,
+        num_steps: jax.Array,
     ) -> tuple[TrainState, LossTerms]:
-        def body(state: TrainState, batch: jax.Array) -> tuple[TrainState, LossTerms]:
+        def take_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, LossTerms]:
             indices = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
             state, sums = _train_step(settings, state, shard_batch(evaluation, images[indices]))
             return replicate(evaluation, (state, sums))
 
-        return jax.lax.scan(body, state, first_batch + jnp.arange(num_steps))
+        def body(index: jax.Array, carry: tuple[TrainState, LossTerms]):
+            state, filled = carry
+            state, sums = take_step(state, first_batch + index)
+            return state, jax.tree.map(lambda all, one: all.at[index].set(one), filled, sums)
 
-    train_all = for_each_replica(evaluation, train, in_axes=(0, None, 0, None), out_axes=(0, 1))
-    return train_all(state, images, order, first_batch)
+        _, sums = jax.eval_shape(take_step, state, first_batch)
+        empty = jax.tree.map(lambda one: jnp.zeros((MAX_CHUNK_STEPS,), one.dtype), sums)
+        return jax.lax.fori_loop(0, num_steps, body, (state, empty))
+
+    train_all = for_each_replica(
+        evaluation, train, in_axes=(0, None, 0, None, None), out_axes=(0, 1)
+    )
+    return train_all(state, images, order, first_batch, num_steps)

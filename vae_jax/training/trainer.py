@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -26,6 +27,9 @@ from vae_jax.training.settings import TrainSettings, train_settings
 from vae_jax.training.train_state import TrainState
 from vae_jax.training.validation import evaluate_split
 
+# What a chunk takes, about; a call costs some 10 ms. Two are under way when a signal comes.
+_CHUNK_SECONDS = 1.5
+
 
 class _NotFinite(Exception):
     """A step's loss or gradient is not finite."""
@@ -35,10 +39,25 @@ class _NotFinite(Exception):
         self.step = step
 
 
-def _steps_per_chunk() -> int:
-    """Returns the steps between two signs of life: each chunk is one call to the device."""
-    # An accelerator takes a step in less time than a call costs.
-    return devices.by_platform(cpu=10, accelerator=110)
+class _StopRequested(Exception):
+    """A signal came while a split is being evaluated."""
+
+
+class _Pace:
+    """Chooses how many steps one call to the device takes, the same in every process."""
+
+    def __init__(self):
+        self.steps_per_chunk = 1
+        self._begun = 0.0
+
+    def update(self, num_steps: int) -> None:
+        """Notes that so many steps have ended since the last call; none where it is the first."""
+        now = time.perf_counter()
+        if num_steps:
+            seconds = max(devices.max_over_processes((now - self._begun) / num_steps), 1e-6)
+            wanted = int(_CHUNK_SECONDS / seconds)
+            self.steps_per_chunk = min(max(wanted, 1), steps.MAX_CHUNK_STEPS)
+        self._begun = now
 
 
 def train_one_epoch(
@@ -68,31 +87,33 @@ def train_one_epoch(
       `<float32>[steps, ...]` in NumPy.
     """
     num_steps = len(images) // settings.batch_size
-    steps_per_chunk = _steps_per_chunk()
     number = devices.to_device(np.int32(epoch))
     order = steps.epoch_order(settings, state.root_key, number, len(images))
     finished = [] if previous_sums is None else [previous_sums]
     first = 0 if previous_sums is None else len(previous_sums.loss)
     step = (epoch - 1) * num_steps + first
-    running = None
+    running, pace = None, _Pace()
     while first < num_steps and not (running and should_stop()):
-        count = min(steps_per_chunk, num_steps - first)
-        batch = devices.to_device(np.int32(first))
-        state, sums = steps.train_chunk(settings, state, images, order, batch, count)
+        count = min(pace.steps_per_chunk, num_steps - first)
+        place = devices.to_device((np.int32(first), np.int32(count)))
+        state, sums = steps.train_chunk(settings, state, images, order, *place)
         # While this chunk runs, the one before is looked at: the device never waits.
         if running:
-            finished.append(_finish(settings, running, step, bar))
-            step += len(finished[-1].loss)
-        running = sums
+            finished.append(_finish(settings, *running, step, bar))
+            step += running[1]
+        pace.update(running[1] if running else 0)
+        running = sums, count
         first += count
     if running:
-        finished.append(_finish(settings, running, step, bar))
+        finished.append(_finish(settings, *running, step, bar))
     return state, jax.tree.map(lambda *pieces: np.concatenate(pieces), *finished)
 
 
-def _finish(settings: TrainSettings, sums: LossTerms, step: int, bar: tqdm) -> LossTerms:
-    """Waits for the chunk after `step`, checks it and shows its mean loss."""
-    sums = devices.to_host(sums)
+def _finish(
+    settings: TrainSettings, sums: LossTerms, count: int, step: int, bar: tqdm
+) -> LossTerms:
+    """Waits for the chunk of `count` steps after `step`, checks it and shows its mean loss."""
+    sums = jax.tree.map(lambda values: values[:count], devices.to_host(sums))
     finite = np.isfinite(sums.loss).reshape(len(sums.loss), -1).all(1)
     if not finite.all() and not settings.skip_nonfinite:
         raise _NotFinite(step + int(np.argmin(finite)) + 1)
@@ -101,13 +122,8 @@ def _finish(settings: TrainSettings, sums: LossTerms, step: int, bar: tqdm) -> L
     return sums
 
 
-def _training_rows(settings: TrainSettings, sums: LossTerms, epoch: int) -> list[dict[str, float]]:
+def _training_rows(settings: TrainSettings, sums: LossTerms) -> list[dict[str, float]]:
     """Makes the training part of each replica's row."""
-    if not np.isfinite(sums.loss).any(axis=0).all():
-        raise UserError(
-            f"every update of epoch {epoch} was skipped: no loss or gradient was finite; lower "
-            "train.learning_rate; the checkpoints hold what was before"
-        )
     means, skipped = metrics.epoch_terms(sums, settings.batch_size)
     rows = [{f"train_{term}": value for term, value in mean.items()} for mean in means]
     if settings.skip_nonfinite:
@@ -192,15 +208,19 @@ class Trainer:
     def _save(self) -> None:
         self._checkpoints.save(self._step, self._state, self._progress)
 
+    def _elsewhere(self) -> str:
+        """Returns where other values of fields can be tried: a run keeps its own."""
+        return ", with another --workdir" if self._step else ""
+
     def _not_finite(self, what: str, step: int, epoch: int) -> UserError:
-        elsewhere = ", with another --workdir" if self._step else ""
         return UserError(
             f"the {what} is not finite at step {step}, in epoch {epoch}, at train.learning_rate "
             f"{self._config.train.learning_rate}: lower the rate, or set "
-            f"--config.train.skip_nonfinite=True{elsewhere}; the checkpoints hold what was before"
+            f"--config.train.skip_nonfinite=True{self._elsewhere()}; the checkpoints hold what was "
+            "before"
         )
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         number = self._request.signal_number or signal.SIGTERM  # another process was asked
         raise Interrupted(number, f"saved after {self._place()}")
 
@@ -238,9 +258,27 @@ class Trainer:
                 if should_stop:
                     self._stop()
 
+    def _validate(self, settings: TrainSettings) -> list[dict[str, float]] | None:
+        """Computes each replica's means on the validation images; None if a stop is requested."""
+        state = self._state
+        try:
+            return evaluate_split(
+                settings.evaluation,
+                state.evaluation_params,
+                state.root_key,
+                self._validation,
+                before_batch=self._raise_if_requested,
+            )
+        except _StopRequested:
+            return None
+
+    def _raise_if_requested(self) -> None:
+        if self._should_stop():
+            raise _StopRequested
+
     def _train(self, epoch: int, bar: tqdm) -> list[dict[str, float]]:
         """Trains and validates for one epoch; returns each replica's row."""
-        start, first_step = time.perf_counter(), self._step
+        start = time.perf_counter()
         settings = self._settings.in_epoch(epoch)
         try:
             self._state, sums = train_one_epoch(
@@ -254,21 +292,22 @@ class Trainer:
             )
         except _NotFinite as error:
             raise self._not_finite("loss or its gradient", error.step, epoch) from error
-        if len(sums.loss) < self._steps_per_epoch:
-            self._progress = dataclasses.replace(self._progress, sums=sums)
+        seconds = self._progress.seconds + time.perf_counter() - start
+        means = self._validate(settings) if len(sums.loss) == self._steps_per_epoch else None
+        if means is None:
+            self._progress = dataclasses.replace(self._progress, sums=sums, seconds=seconds)
             self._save()
             self._stop()
-        num_images = (epoch * self._steps_per_epoch - first_step) * settings.batch_size
-        speed = round(num_images / (time.perf_counter() - start), 1)
-        means = evaluate_split(
-            settings.evaluation,
-            self._state.evaluation_params,
-            self._state.root_key,
-            self._validation,
-        )
-        rows = _training_rows(settings, sums, epoch)
+        if not np.isfinite(sums.loss).any(axis=0).all():
+            raise UserError(
+                f"every update of epoch {epoch} was skipped: no loss or gradient was finite; "
+                f"lower train.learning_rate{self._elsewhere()}; the checkpoints hold what was "
+                "before"
+            )
+        rows = _training_rows(settings, sums)
         if not all(math.isfinite(terms["loss"]) for terms in means):
             raise self._not_finite("validation loss", epoch * self._steps_per_epoch, epoch)
+        speed = round(self._steps_per_epoch * settings.batch_size / seconds, 1)
         for row, terms in zip(rows, means, strict=True):
             row |= {f"validation_{term}": value for term, value in terms.items()}
             row |= {"epoch": epoch, "step": epoch * self._steps_per_epoch}

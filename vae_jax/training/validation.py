@@ -1,6 +1,7 @@
 """Mean losses over whole splits, every image counted once."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,20 @@ from vae_jax.training import metrics
 from vae_jax.training.parallel import for_each_replica, replicate, shard_batch
 from vae_jax.training.settings import EvaluationSettings
 
-_BATCH_SIZE = 500
+# Fewer images where each has several samples: a batch ends within seconds.
+_BATCH_SIZE, _MIN_BATCH_SIZE = 500, 100
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def evaluate_split(
-    settings: EvaluationSettings, params: Params, root_key: jax.Array, images: np.ndarray
+    settings: EvaluationSettings,
+    params: Params,
+    root_key: jax.Array,
+    images: np.ndarray,
+    before_batch: Callable[[], None] = _do_nothing,
 ) -> list[dict[str, float]]:
     """Computes each replica's mean loss and terms over every image, each counted once.
 
@@ -29,6 +39,7 @@ def evaluate_split(
       params: the parameters to evaluate.
       root_key: the run's root key.
       images: `<uint8>[n, height, width, channels]`.
+      before_batch: called before each batch of images; what it raises ends the evaluation.
 
     Returns:
       The terms of each replica, nats per image.
@@ -40,8 +51,13 @@ def evaluate_split(
     check_pixels(images, settings.model.image_shape)
     # Every device has as many images of a batch as the others.
     num_devices = settings.mesh.size if settings.mesh and settings.splits_batches else 1
-    batch_size = -(-_BATCH_SIZE // num_devices) * num_devices
-    evaluate = functools.partial(evaluate_batch, settings, params, root_key)
+    batch_size = max(_BATCH_SIZE // settings.objective.num_importance_samples, _MIN_BATCH_SIZE)
+    batch_size = -(-batch_size // num_devices) * num_devices
+
+    def evaluate(images: jax.Array, indices: jax.Array) -> LossTerms:
+        before_batch()
+        return evaluate_batch(settings, params, root_key, images, indices)
+
     terms = map_batches(evaluate, batch_size, images, np.arange(len(images), dtype=np.int32))
     return metrics.mean_terms(terms, len(images))
 
