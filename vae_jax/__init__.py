@@ -8,18 +8,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vae_jax.evaluation.trained_vae import TrainedVAE, load_run
     from vae_jax.model import distributions, likelihoods, losses, priors
     from vae_jax.model.conv_transpose import ConvTranspose
-    from vae_jax.model.vae import create_vae
+    from vae_jax.model.vae import apply, create_vae
+    from vae_jax.runtime import compilation
 
-__all__ = ["ConvTranspose", "create_vae", "distributions", "likelihoods", "losses", "priors"]
+__all__ = [
+    "ConvTranspose",
+    "TrainedVAE",
+    "apply",
+    "compilation",
+    "create_vae",
+    "distributions",
+    "likelihoods",
+    "load_run",
+    "losses",
+    "priors",
+]
 
 # The module each name is in; a name with a module of its own is that module.
 _MODULES = {
     "ConvTranspose": "vae_jax.model.conv_transpose",
+    "TrainedVAE": "vae_jax.evaluation.trained_vae",
+    "apply": "vae_jax.model.vae",
+    "compilation": "vae_jax.runtime.compilation",
     "create_vae": "vae_jax.model.vae",
     "distributions": "vae_jax.model.distributions",
     "likelihoods": "vae_jax.model.likelihoods",
+    "load_run": "vae_jax.evaluation.trained_vae",
     "losses": "vae_jax.model.losses",
     "priors": "vae_jax.model.priors",
 }

@@ -349,6 +349,28 @@ def from_dict(
     return result
 
 
+def from_record(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Makes a configuration of the nested dictionaries that a run's `config.json` holds.
+
+    Without the default configuration, which an installed package does not have.
+
+    Raises:
+      UserError: a field is missing, or has a value that it cannot have.
+    """
+    fields = flatten(config)
+    try:
+        _check_values(fields)
+    except KeyError as error:
+        raise UserError(f"the configuration lacks the field {error.args[0]}") from error
+    except TypeError as error:
+        raise UserError(f"a field of the configuration is of another type ({error})") from error
+    nested: dict[str, Any] = {}
+    for name, value in fields.items():
+        group, _, field = name.rpartition(".")
+        (nested.setdefault(group, {}) if group else nested)[field] = value
+    return ml_collections.ConfigDict(nested)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flattens nested dictionaries, their keys joined by dots; lists become tuples."""
     flat = {}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.model.likelihoods import check_pixels, to_intensities
@@ -27,8 +28,15 @@ _NUM_CANDIDATES = 200
 
 @functools.partial(jax.jit, static_argnames="model")
 def encode_batch(model: VAE, params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Encodes a batch: mean and log-variance of q(z | x), each `<float>[batch, latent]`."""
-    return apply(model, params, to_intensities(images), method="encode")
+    """Encodes a batch: mean and log-variance of q(z | x), each `<float>[batch, latent]`.
+
+    Args:
+      model: the autoencoder.
+      params: its parameters.
+      images: `[batch, height, width, channels]`, pixels as `uint8` or intensities as `float32`.
+    """
+    intensities = images if images.dtype == jnp.float32 else to_intensities(images)
+    return apply(model, params, intensities, method="encode")
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -48,7 +56,8 @@ def _draw_batch(
     return jax.vmap(model.likelihood.sample)(keys, outputs)
 
 
-def _map_batches(function: Callable[..., Any], *rows: np.ndarray) -> Any:
+def map_rows(function: Callable[..., Any], *rows: np.ndarray) -> Any:
+    """Applies a function of rows to any number of them but none, in batches of two sizes."""
     is_small = len(rows[0]) <= _SMALL_BATCH_SIZE
     return map_batches(function, _SMALL_BATCH_SIZE if is_small else _BATCH_SIZE, *rows)
 
@@ -61,12 +70,12 @@ def encode(model: VAE, params: Params, images: np.ndarray) -> tuple[np.ndarray, 
       ValueError: there are none, or they are not of the model's shape.
     """
     check_pixels(images, model.image_shape)
-    return _map_batches(functools.partial(encode_batch, model, params), images)
+    return map_rows(functools.partial(encode_batch, model, params), images)
 
 
 def decode(model: VAE, params: Params, latents: np.ndarray) -> np.ndarray:
     """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width, channels]`."""
-    return _map_batches(functools.partial(decode_batch, model, params), latents)
+    return map_rows(functools.partial(decode_batch, model, params), latents)
 
 
 def reconstruct(model: VAE, params: Params, images: np.ndarray) -> np.ndarray:
@@ -116,7 +125,7 @@ def sample_pixels(model: VAE, params: Params, root_key: jax.Array, num_images: i
     """
     latents = devices.to_host(_draw_latents(model, root_key, num_images, Stream.PRIOR_SAMPLES))
     draw = functools.partial(_draw_batch, model, params, root_key)
-    return _map_batches(draw, latents, np.arange(num_images, dtype=np.int32))
+    return map_rows(draw, latents, np.arange(num_images, dtype=np.int32))
 
 
 def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
@@ -154,10 +163,19 @@ def interpolate(
     """
     begin, _ = encode(model, params, first)
     end, _ = encode(model, params, last)
-    weights = np.linspace(0.0, 1.0, num_steps, dtype=np.float32)[None, :, None]
-    latents = begin[:, None] * (1.0 - weights) + end[:, None] * weights
+    latents = lines_between(begin, end, num_steps)
     images = decode(model, params, latents.reshape(-1, latents.shape[-1]))
     return images.reshape(len(first), num_steps, *images.shape[1:])
+
+
+def lines_between(first: np.ndarray, last: np.ndarray, num_steps: int) -> np.ndarray:
+    """Spaces points evenly on the lines between latent vectors `<float>[n, latent]`.
+
+    Returns:
+      `<float>[n, num_steps, latent]`, both ends among them.
+    """
+    weights = np.linspace(0.0, 1.0, num_steps, dtype=np.float32)[None, :, None]
+    return first[:, None] * (1.0 - weights) + last[:, None] * weights
 
 
 def pick_pairs(

@@ -178,15 +178,18 @@ def _num_threads() -> int:
     return devices.by_platform(cpu=available_cores(), accelerator=1)
 
 
-def _read_partial(path: Path, identity: str) -> np.ndarray:
+def _read_partial(path: Path | None, identity: str) -> np.ndarray:
     """Reads what an interrupted call left, `<float64>[3, n]`; nothing if it is of another."""
+    nothing = np.zeros((len(_FIELDS), 0))
+    if path is None:
+        return nothing
     try:
         with np.load(io.BytesIO(path.read_bytes())) as partial:
             if str(partial["identity"]) == identity:
                 return partial["estimates"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # none there, or damaged: they are computed again
-    return np.zeros((len(_FIELDS), 0))
+    return nothing
 
 
 def _write_partial(path: Path, identity: str, estimates: np.ndarray) -> None:
@@ -201,14 +204,14 @@ def estimate(
     root_key: jax.Array,
     images: np.ndarray,
     num_samples: int,
-    folder: Path,
-    identity: str,
+    folder: Path | None = None,
+    identity: str = "",
 ) -> Likelihoods:
     """Estimates log p(x) of every image of a split by importance weights.
 
-    Memory does not grow with the number of samples or images. What is finished is kept in
-    `folder` from time to time, and a later call with the same identity goes on there. The file,
-    `PARTIAL_NAME`, is the caller's to remove, once the result is written.
+    Memory does not grow with the number of samples or images. What is finished is kept
+    in `folder`, if one is given, from time to time, and a later call with the same identity goes on
+    there. The file, `PARTIAL_NAME`, is the caller's to remove, once the result is written.
 
     Args:
       model: the autoencoder.
@@ -216,11 +219,11 @@ def estimate(
       root_key: the run's root key: with an image's index it decides its samples.
       images: `<uint8>[n, height, width, channels]`, black and white for a Bernoulli likelihood.
       num_samples: latent samples for each image, at least 1.
-      folder: where what is finished is kept.
+      folder: where what is finished is kept; nowhere if None.
       identity: of these parameters, images and number of samples.
     """
     check_pixels(images, model.image_shape)
-    path = folder / PARTIAL_NAME
+    path = folder and folder / PARTIAL_NAME
     estimates = _read_partial(path, identity)
     saved = time.monotonic()
     batch_size = min(_images_at_once(), len(images))
@@ -244,7 +247,7 @@ def estimate(
         try:
             for new in pool.map(estimate_from, range(estimates.shape[1], len(images), batch_size)):
                 estimates = np.concatenate([estimates, new], axis=1)
-                if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                if path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                     _write_partial(path, identity, estimates)
                     saved = time.monotonic()
         finally:

@@ -1,4 +1,4 @@
-"""The best epoch of a run, restored from its checkpoints."""
+"""The best epoch of a run, restored from its checkpoints or from its parameters alone."""
 
 import dataclasses
 import os
@@ -14,10 +14,11 @@ from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path
-from vae_jax.training import run_directory
+from vae_jax.training import metrics, run_directory
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.settings import EvaluationSettings, evaluation_settings
 from vae_jax.training.train_state import init_params
+from vae_jax.training.weights import WEIGHTS_NAME, read_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +90,17 @@ def abstract_params(settings: EvaluationSettings) -> Params:
     )
 
 
-def restore_best(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> TrainedRun:
-    """Restores the parameters of the best epoch of the run in `workdir`.
+@dataclasses.dataclass(frozen=True)
+class _Restored:
+    """The best epoch: its number, its step, the rows so far, and each replica's parameters."""
 
-    Raises:
-      UserError: there is no run, it is of another configuration, or it has no checkpoint.
-    """
-    workdir = local_path("workdir", workdir)
-    run_directory.check_same_config(workdir, config.to_dict())
-    settings = evaluation_settings(config, run_directory.read_image_shape(workdir))
+    epoch: int
+    step: int
+    rows: Sequence[Sequence[dict[str, float]]]
+    params: list[Params]
+
+
+def _from_checkpoints(workdir: Path, settings: EvaluationSettings) -> _Restored:
     with Checkpoints(workdir, read_only=True) as checkpoints:
         progress = checkpoints.latest_progress()
         if progress is None or progress.best is None:
@@ -105,23 +108,57 @@ def restore_best(config: ml_collections.ConfigDict, workdir: str | os.PathLike[s
         step, epoch = (int(progress.best[name]) for name in ("step", "epoch"))
         like = abstract_params(settings)
         params = checkpoints.restore_params(step, like, devices.single_device())
-    folders = run_directory.replica_folders(workdir, config.seed, settings.num_replicas)
-    alone = dataclasses.replace(settings.in_epoch(epoch), num_replicas=1)
-    replicas = [
-        Replica(
-            folder,
-            config.seed + index,
-            epoch,
-            step,
-            alone,
-            params if len(folders) == 1 else _replica(params, index),
-            dark_on_light=config.data.name != "images",
-        )
-        for index, folder in enumerate(folders)
-    ]
-    return TrainedRun(workdir, epoch, progress.rows, replicas)
+    count = settings.num_replicas
+    each = [params] if count == 1 else [_replica(params, index) for index in range(count)]
+    return _Restored(epoch, step, progress.rows, each)
 
 
 def _replica(params: Params, index: int) -> Params:
     """Takes one replica's parameters out of those of several."""
     return jax.tree.map(lambda leaf: leaf[index], params)
+
+
+def _from_weights(folders: Sequence[Path], settings: EvaluationSettings) -> _Restored:
+    like = abstract_params(dataclasses.replace(settings, num_replicas=1))
+    read = [read_weights(folder / WEIGHTS_NAME, like) for folder in folders]
+    rows = [metrics.read_rows(folder / "metrics.csv") for folder in folders]
+    path, metadata = folders[0] / WEIGHTS_NAME, read[0][1]
+    try:
+        epoch, step = int(metadata["epoch"]), int(metadata["step"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: its metadata lack epoch or step; export it again") from error
+    params = [devices.to_device(params) for params, _ in read]
+    return _Restored(epoch, step, list(zip(*rows, strict=True)), params)
+
+
+def restore_best(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> TrainedRun:
+    """Restores the parameters of the best epoch of the run in `workdir`.
+
+    They come from its checkpoints; where there are none, from `weights.safetensors`, as in a
+    folder that holds a trained model and nothing to train it further.
+
+    Raises:
+      UserError: there is no run, it is of another configuration, or it has no parameters.
+    """
+    workdir = local_path("workdir", workdir)
+    run_directory.check_same_config(workdir, config.to_dict())
+    settings = evaluation_settings(config, run_directory.read_image_shape(workdir))
+    folders = run_directory.replica_folders(workdir, config.seed, settings.num_replicas)
+    has_weights = not (workdir / "checkpoints").exists() and (folders[0] / WEIGHTS_NAME).exists()
+    restored = (
+        _from_weights(folders, settings) if has_weights else _from_checkpoints(workdir, settings)
+    )
+    alone = dataclasses.replace(settings.in_epoch(restored.epoch), num_replicas=1)
+    replicas = [
+        Replica(
+            folder,
+            config.seed + index,
+            restored.epoch,
+            restored.step,
+            alone,
+            params,
+            dark_on_light=config.data.name != "images",
+        )
+        for index, (folder, params) in enumerate(zip(folders, restored.params, strict=True))
+    ]
+    return TrainedRun(workdir, restored.epoch, restored.rows, replicas)

@@ -11,6 +11,7 @@ import platform
 import sys
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ def fix_options() -> None:
     """Sets the JAX options on which results depend, whatever the environment says."""
     for name, value in _FIXED_OPTIONS.items():
         jax.config.update(name, value)
+
+
+@contextlib.contextmanager
+def fixed_options() -> Iterator[None]:
+    """Has the options on which results depend in this thread, and only until it is left."""
+    with jax.enable_x64(False), jax.threefry_partitionable(True):
+        yield
 
 
 def set_cpu_flags() -> None:

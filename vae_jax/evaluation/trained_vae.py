@@ -1,0 +1,246 @@
+"""A trained model in a user's own program: NumPy arrays in, NumPy arrays out."""
+
+import dataclasses
+import functools
+import operator
+import os
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from vae_jax import configuration
+from vae_jax.evaluation import generation, log_likelihood
+from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.model.likelihoods import MAX_PIXEL, Bernoulli
+from vae_jax.model.rng_streams import make_root_key
+from vae_jax.model.vae import VAE, Params
+from vae_jax.runtime import compilation
+from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import local_path
+from vae_jax.training import run_directory
+
+_MAX_SEED = 2**32 - 1
+# How far from a whole level an intensity may be that is meant to be one.
+_LEVEL_TOLERANCE = 1e-3
+
+
+def load_run(path: str | os.PathLike[str], seed: int | None = None) -> "TrainedVAE":
+    """Loads the best epoch of a run, from its checkpoints or its `weights.safetensors`.
+
+    Nothing is written, and no option of JAX changes: `vae_jax.compilation.use_cache()` before
+    it makes later starts quick.
+
+    Args:
+      path: the run directory.
+      seed: of the replica, where the run has several.
+
+    Raises:
+      UserError: there is no trained run, it is damaged, or has no replica of that seed.
+    """
+    workdir = local_path("path", path)
+    with compilation.fixed_options():
+        config = configuration.from_record(run_directory.read_config(workdir))
+        replicas = {replica.seed: replica for replica in restore_best(config, workdir).replicas}
+    if seed is None and len(replicas) == 1:
+        [seed] = replicas
+    if seed not in replicas:
+        found = ", ".join(map(str, replicas))
+        raise UserError(f"{workdir}: holds seed {found}; give one of them as seed, not {seed}")
+    replica = replicas[seed]
+    return TrainedVAE(replica.model, replica.params, config, seed)
+
+
+def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Returns a whole number that a user gave, checked."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, must be a whole number") from None
+    if number < least or (most is not None and number > most):
+        limit = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {number}, must be {limit}")
+    return number
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedVAE:
+    """A variational autoencoder with its parameters.
+
+    Wherever images go in, they are `uint8` from 0 to 255, or floats or booleans from 0 to 1;
+    `[n, height, width, channels]`, without the last axis where there is one channel, or one image
+    without the first axis: what comes out then has none either. Any number is taken, none
+    included. Images that come out are intensities, `<float32>[n, height, width, channels]`,
+    from 0 to 1. Images of another shape or range raise ValueError, of another type TypeError.
+    The same arguments give the same numbers, bit for bit, on the same machine.
+
+    Attributes:
+      model: the Flax module, for one's own `jit` and `grad`: `vae_jax.apply(model, params,
+        intensities, method="encode")`.
+      params: its parameters.
+      config: the configuration it was trained with.
+      seed: that it was trained with.
+    """
+
+    model: VAE
+    params: Params
+    config: ml_collections.ConfigDict
+    seed: int
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.model.image_shape))
+        return f"TrainedVAE({shape} images, {self.config.latent_size} latent variables)"
+
+    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Computes mean and log-variance of q(z | x), each `<float32>[n, latent]`."""
+        batch, is_single = self._take_images("images", images)
+        mean, log_var = self._encode(batch)
+        return (mean[0], log_var[0]) if is_single else (mean, log_var)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Decodes latent vectors, `<float>[n, latent]` or one, to images.
+
+        Raises:
+          ValueError: they are of another shape, or not finite.
+        """
+        size = self.config.latent_size
+        array = np.asarray(latents, np.float32)
+        if array.shape[-1:] != (size,) or array.ndim > 2:
+            raise ValueError(
+                f"latents have shape {array.shape}, must have (n, {size}) or ({size},)"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError("latents hold numbers that are not finite")
+        images = self._decode(np.atleast_2d(array))
+        return images[0] if array.ndim == 1 else images
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Decodes the posterior mean of each image."""
+        return self.decode(self.encode(images)[0])
+
+    def sample(self, num_images: int, seed: int = 0, pixels: bool = False) -> np.ndarray:
+        """Decodes latent vectors drawn from the prior.
+
+        Args:
+          num_images: how many.
+          seed: decides them; those of the seed of training are those that mode `sample` draws.
+          pixels: whether pixels are drawn too, in place of their means; beyond [0, 1] where the
+            likelihood is.
+
+        Raises:
+          ValueError: a number is out of range.
+        """
+        num_images = _count("num_images", num_images, least=0)
+        seed = _count("seed", seed, least=0, most=_MAX_SEED)
+        if not num_images:
+            return self._no_images()
+        draw = generation.sample_pixels if pixels else generation.sample
+        with compilation.fixed_options():
+            return draw(self.model, self.params, make_root_key(seed), num_images)
+
+    def interpolate(self, first: np.ndarray, last: np.ndarray, num_steps: int = 10) -> np.ndarray:
+        """Decodes evenly spaced points on the line between two images' posterior means.
+
+        Args:
+          first: where the lines begin.
+          last: where they end, as many.
+          num_steps: points on a line, both ends among them, at least 2.
+
+        Returns:
+          `<float32>[n, num_steps, height, width, channels]`; without the first axis for two
+          single images.
+        """
+        num_steps = _count("num_steps", num_steps, least=2)
+        (begin, is_single), (end, _) = (
+            self._take_images(name, images) for name, images in (("first", first), ("last", last))
+        )
+        if np.shape(first)[:1] != np.shape(last)[:1] or len(begin) != len(end):
+            raise ValueError(f"there are {len(begin)} images to begin with, and {len(end)} to end")
+        latents = generation.lines_between(self._encode(begin)[0], self._encode(end)[0], num_steps)
+        images = self._decode(latents.reshape(-1, latents.shape[-1]))
+        images = images.reshape(len(begin), num_steps, *self.model.image_shape)
+        return images[0] if is_single else images
+
+    def log_likelihood(
+        self, images: np.ndarray, num_samples: int = 500, seed: int = 0
+    ) -> np.ndarray:
+        """Estimates log p(x) of each image, `<float64>[n]`, in nats, by importance weights.
+
+        Below log p(x) on average, and nearer the more samples: by half a nat or so with 100
+        (Burda et al. 2016, arXiv:1509.00519).
+
+        Args:
+          images: whole levels, so floats in steps of 1/255; black and white (0 and 1, or 0 and
+            255) for a Bernoulli likelihood, which the cross-entropy of gray pixels is not.
+          num_samples: latent samples for each image.
+          seed: decides them.
+        """
+        num_samples = _count("num_samples", num_samples, least=1)
+        seed = _count("seed", seed, least=0, most=_MAX_SEED)
+        batch, is_single = self._take_images("images", images)
+        pixels = self._to_levels(batch)
+        if not len(pixels):
+            return np.zeros(0)
+        with compilation.fixed_options():
+            values = log_likelihood.estimate(
+                self.model, self.params, make_root_key(seed), pixels, num_samples
+            ).log_likelihood
+        return values[0] if is_single else values
+
+    def _take_images(self, name: str, images: Any) -> tuple[np.ndarray, bool]:
+        """Returns images as `[n, height, width, channels]`, and whether it was a single one."""
+        array = np.asarray(images)
+        height, width, channels = shape = self.model.image_shape
+        if array.dtype.kind not in "fb" and array.dtype != np.uint8:
+            raise TypeError(
+                f"{name} are {array.dtype}, must be uint8 from 0 to 255, or floats from 0 to 1"
+            )
+        if channels == 1 and array.shape[-2:] == (height, width) and array.shape != shape:
+            array = array[..., None]
+        is_single = array.shape == shape
+        if not is_single and array.shape[1:] != shape:
+            last = f"{height}, {width}" + (f", {channels}" if channels > 1 else "")
+            raise ValueError(
+                f"{name} have shape {np.shape(images)}, must have (n, {last}), or ({last}) for one"
+            )
+        if array.dtype != np.uint8:
+            array = array.astype(np.float32)
+            if not ((array >= 0.0) & (array <= 1.0)).all():  # NaN is in neither
+                raise ValueError(
+                    f"{name} are floats from {array.min():g} to {array.max():g}, must be from 0 to "
+                    "1 (or uint8, from 0 to 255)"
+                )
+        return array[None] if is_single else array, is_single
+
+    def _to_levels(self, images: np.ndarray) -> np.ndarray:
+        """Returns images as `uint8`, if that is what they are."""
+        if images.dtype != np.uint8:
+            levels = np.rint(images * MAX_PIXEL)
+            if np.abs(images * MAX_PIXEL - levels).max(initial=0.0) > _LEVEL_TOLERANCE * MAX_PIXEL:
+                raise ValueError("images hold intensities between two levels, must be in 255ths")
+            images = levels.astype(np.uint8)
+        if isinstance(self.model.likelihood, Bernoulli):
+            num_gray = np.count_nonzero((images > 0) & (images < MAX_PIXEL))
+            if num_gray:
+                raise ValueError(
+                    f"images have {num_gray} gray pixels, of which a Bernoulli has no likelihood: "
+                    "binarize them, e.g. images > 127"
+                )
+        return images
+
+    def _encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not len(images):
+            nothing = np.zeros((0, self.config.latent_size), np.float32)
+            return nothing, nothing
+        encode = functools.partial(generation.encode_batch, self.model, self.params)
+        with compilation.fixed_options():
+            return generation.map_rows(encode, images)
+
+    def _decode(self, latents: np.ndarray) -> np.ndarray:
+        if not len(latents):
+            return self._no_images()
+        with compilation.fixed_options():
+            return generation.decode(self.model, self.params, latents)
+
+    def _no_images(self) -> np.ndarray:
+        return np.zeros((0, *self.model.image_shape), np.float32)
