@@ -6,6 +6,10 @@ trains; the same command again resumes. Any field of the configuration can be se
 --config.train.num_epochs=5. A mode other than train may leave --config out: it takes the
 configuration that the run directory holds.
 
+  python main.py --mode=reconstruct --workdir=runs/quickstart --input=photos/ --output=out
+
+uses a trained model on images of your own; nothing but --output is written to.
+
   python main.py --mode=experiments --workdir=runs
 
 trains the reference configurations, or those that --configs names, and writes a report of all
@@ -15,7 +19,7 @@ runs in that folder; --mode=report writes the report alone.
 import functools
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -27,11 +31,18 @@ from vae_jax.runtime.files import local_path
 from vae_jax.training import run_directory
 
 _FOLDER_MODES = ("experiments", "report")
-_MODES = ("train", "evaluate", "sample", "interpolate", *_FOLDER_MODES)
+_MODES = (
+    *("train", "evaluate", "sample", "interpolate", "encode", "reconstruct"),
+    *_FOLDER_MODES,
+)
 
 _CONFIG = flags.DEFINE_string("config", None, "Configuration file, see configs/.")
 _CONFIGS = flags.DEFINE_list("configs", None, "Mode experiments: names of files in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a folder of them in two modes.")
+_INPUT = flags.DEFINE_string("input", None, "Images: a folder, an .npz or an .npy.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write to, in place of the run directory.")
+_NUM = flags.DEFINE_integer("num", None, "Mode sample: how many images.", 1)
+_SEED = flags.DEFINE_integer("seed", None, "Mode sample: decides the images.", 0, 2**32 - 1)
 _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(_MODES)}.")
 _COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache", True, "Keep compiled programs in the user's cache folder."
@@ -44,6 +55,33 @@ _LOCK_WORKDIR = flags.DEFINE_bool(
 )
 
 
+# Which modes of one run take a flag, and the argument it is.
+_ARGUMENTS = (
+    (_INPUT, "input", ("interpolate", "encode", "reconstruct")),
+    (_OUTPUT, "output", ("evaluate", "sample", "interpolate", "encode", "reconstruct")),
+    (_NUM, "num_images", ("sample",)),
+    (_SEED, "seed", ("sample",)),
+)
+
+
+def _read_arguments(mode: str) -> dict[str, Any]:
+    """Returns what the flags of single modes say."""
+    given = {}
+    for flag, name, modes in _ARGUMENTS:
+        if flag.value is not None:
+            if mode not in modes:
+                raise UserError(
+                    f"--{flag.name} has no meaning in --mode={mode}, but in {', '.join(modes)}"
+                )
+            given[name] = flag.value
+    for name in ("input", "output"):
+        if name in given:
+            local_path(f"--{name}", given[name])
+    if mode == "reconstruct" and "input" not in given:
+        raise UserError("--input is missing; give a folder of images, an .npz or an .npy file")
+    return given
+
+
 def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
     """Runs a mode of one run."""
     if _CONFIGS.value is not None:
@@ -54,11 +92,12 @@ def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
     fields = command_line.load_file(path) if path else run_directory.read_config(workdir)
     overrides = command_line.read_overrides(arguments, fields, schema)
     config = configuration.from_dict(fields, schema, overrides)
+    given = _read_arguments(mode)
     is_first_process = _start_jax()
     if is_first_process:
         # Of what the run directory holds it was said when that was trained.
         configuration.warn_without_effect(config, schema, None if mode == "train" else overrides)
-    from vae_jax import evaluate, interpolate, sample, train
+    from vae_jax import encode, evaluate, interpolate, reconstruct, sample, train
     from vae_jax.runtime.system_errors import system_errors_as_user_errors
 
     run = {
@@ -66,12 +105,14 @@ def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
         "evaluate": evaluate.evaluate,
         "sample": sample.sample,
         "interpolate": interpolate.interpolate,
+        "encode": encode.encode,
+        "reconstruct": reconstruct.reconstruct,
     }[mode]
     # What the other processes could do, the first does.
     if is_first_process or mode == "train":
         batch_size = config.train.batch_size if mode == "train" else 0
         with system_errors_as_user_errors(batch_size, config.train.num_replicas):
-            run(config, workdir)
+            run(config, workdir, **given)
 
 
 def _run_folder(mode: str, workdir: Path, arguments: list[str]) -> None:
@@ -82,6 +123,7 @@ def _run_folder(mode: str, workdir: Path, arguments: list[str]) -> None:
         raise UserError("--configs belongs to --mode=experiments; a report is of all runs")
     schema, configs_by_name = default.get_config(), get_configs_by_name()
     overrides = command_line.read_overrides(arguments, schema.to_dict(), schema)
+    _read_arguments(mode)  # none is of these modes
     is_first_process = _start_jax()
     from vae_jax import experiments, report
     from vae_jax.runtime.system_errors import system_errors_as_user_errors

@@ -25,7 +25,9 @@ def test_results_are_written_before_they_are_told(tmp_path, monkeypatch, small_c
     params = steps.initial_state(settings, seed=0).params
     replica = Replica(tmp_path, 0, 1, 40, settings.evaluation, params)
     likelihood = LikelihoodMeasures(90.0, 0.5, 91.0, 1.0, 2.0, 500, 5, 7)
-    monkeypatch.setattr(evaluate, "restore_best", lambda *_: TrainedRun(tmp_path, 1, [], [replica]))
+    monkeypatch.setattr(
+        evaluate, "restore_to_write", lambda *_: TrainedRun(tmp_path, tmp_path, 1, [], [replica])
+    )
     monkeypatch.setattr(evaluate.run_directory, "check_same_data", lambda *_: None)
     monkeypatch.setattr(evaluate, "summarize", lambda *_: None)
     monkeypatch.setattr(evaluate, "format_summary", lambda _: "summary")

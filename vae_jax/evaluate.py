@@ -19,22 +19,31 @@ from vae_jax.evaluation.measures import (
 )
 from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.summary import UNITS, format_summary, summarize
-from vae_jax.evaluation.trained_run import Replica, restore_best
+from vae_jax.evaluation.trained_run import Replica, restore_to_write
 from vae_jax.runtime import devices
 from vae_jax.runtime.files import write_record
 from vae_jax.training import run_directory
 from vae_jax.training.checkpoints import checksum
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> None:
+def evaluate(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+) -> None:
     """Writes metrics and plots of the best epoch so far; log p(x) where the loss bounds it.
+
+    Args:
+      config: the run's.
+      workdir: the run directory.
+      output: where files go; the run directory if None.
 
     Raises:
       UserError: the run or its data cannot be read, or are not the same any more.
     """
-    run = restore_best(config, workdir)
+    run = restore_to_write(config, workdir, output)
     dataset = datasets.load(**config.data)
-    run_directory.check_same_data(run.workdir, dataset.sha256)
+    run_directory.check_same_data(run.source, dataset.sha256)
     print(format_summary(summarize(run, dataset)))
     for replica in run.replicas:
         mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)

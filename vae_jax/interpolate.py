@@ -1,24 +1,45 @@
-"""Mode `interpolate`: from one test image to another, through the latent space."""
+"""Mode `interpolate`: from one image to another, through the latent space."""
 
 import os
 
 import ml_collections
 
 from vae_jax import datasets
+from vae_jax.evaluation.input_images import join, read_input
 from vae_jax.evaluation.summary import save_interpolation
-from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.evaluation.trained_run import restore_to_write
+from vae_jax.runtime.errors import UserError
 from vae_jax.training import run_directory
 
 
-def interpolate(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> None:
-    """Plots rows from one test image to another of a different class, or a distant one.
+def interpolate(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    input: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> None:
+    """Plots rows from one image to another of a different class, or a distant one.
+
+    Args:
+      config: the run's.
+      workdir: the run directory.
+      input: a folder of image files, an `.npz` or an `.npy`, at least two images; the run's own
+        test images if None.
+      output: where the plot goes; the run directory if None.
 
     Raises:
-      UserError: there is no run, or its data cannot be had, or are not the same any more.
+      UserError: there is no run, or its data or the input cannot be had.
     """
-    run = restore_best(config, workdir)
-    dataset = datasets.load(**config.data)
-    run_directory.check_same_data(run.workdir, dataset.sha256)
+    run = restore_to_write(config, workdir, output)
+    if input is None:
+        dataset = datasets.load(**config.data)
+        run_directory.check_same_data(run.source, dataset.sha256)
+        images = dataset.test
+    else:
+        shape = run.replicas[0].model.image_shape
+        images = join(read_input(input, shape, config.data.skip_damaged)[0])
+        if len(images) < 2:
+            raise UserError(f"--input={input}: holds one image, must hold at least two")
     for replica in run.replicas:
-        save_interpolation(replica, dataset.test)
+        save_interpolation(replica, images)
         print(f"wrote {replica.plots / 'interpolation.png'}")

@@ -6,6 +6,7 @@ each is imported when a data set that needs it is loaded, and TensorFlow never i
 
 from vae_jax.datasets.binarization import BINARIZATIONS, EVALUATION_BINARIZATION_SEED
 from vae_jax.datasets.images import SPLIT_SEED
+from vae_jax.datasets.images import read as read_images
 from vae_jax.datasets.loading import DIGIT_NAMES, NAMES, load
 from vae_jax.datasets.structs import Dataset, Split
 
@@ -18,4 +19,5 @@ __all__ = [
     "Dataset",
     "Split",
     "load",
+    "read_images",
 ]

@@ -50,6 +50,33 @@ def load(
     """
     _check_arguments(path, image_size, channels)
     assert path
+    splits, class_names = read(path, image_size, channels, skip_damaged, data_folder)
+    return _split(splits, path, validation_size, test_size), class_names
+
+
+def read(
+    path: str,
+    image_size: Sequence[int] = (),
+    channels: int = 0,
+    skip_damaged: bool = False,
+    data_folder: pathlib.Path | None = None,
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Reads images from a folder of image files, an `.npz` or an `.npy`, as they are there.
+
+    Args:
+      path: the folder or file.
+      image_size: as for `load`, like what follows.
+      channels: likewise.
+      skip_damaged: likewise.
+      data_folder: where decoded images are kept; nowhere if None.
+
+    Returns:
+      The file's splits, "train" and "test" or all three, or the one split "all", in the order of
+      their names; and the names of the classes.
+
+    Raises:
+      UserError: the images cannot be read.
+    """
     resolved = str(local_path("data.path", path))
     try:
         is_folder = os.path.isdir(resolved)
@@ -62,14 +89,10 @@ def load(
         raise UserError(f"data.path={path} is neither a folder of images, nor an .npz or .npy file")
     try:
         if is_folder:
-            splits, class_names = _load_folder(
-                resolved, data_folder, image_size, channels, skip_damaged
-            )
-        else:
-            from vae_jax.datasets import image_arrays  # here and not above: this imports Pillow
+            return _load_folder(resolved, data_folder, image_size, channels, skip_damaged)
+        from vae_jax.datasets import image_arrays  # here and not above: this imports Pillow
 
-            splits, class_names = image_arrays.load(resolved, image_size, channels)
-        return _split(splits, path, validation_size, test_size), class_names
+        return image_arrays.load(resolved, image_size, channels)
     except MemoryError as error:
         raise UserError(
             f"data.path={path}: the images take more memory than there is; give fewer, or a "
@@ -93,17 +116,24 @@ def _check_arguments(path: str | None, image_size: Sequence[int], channels: int)
 
 def _load_folder(
     path: str,
-    data_folder: pathlib.Path,
+    data_folder: pathlib.Path | None,
     image_size: Sequence[int],
     channels: int,
     skip_damaged: bool,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the images of a folder; says on standard error which of its files are left out."""
-    from vae_jax.datasets import image_cache, image_folder  # here and not above: Pillow again
+    # Here and not above: Pillow again.
+    from vae_jax.datasets import image_cache, image_files, image_folder
 
     folder = image_folder.list_images(path)
     labels, class_names = image_folder.classes(folder)
-    images, left_out = image_cache.load(folder, data_folder, image_size, channels, skip_damaged)
+    settings = (image_size, channels, skip_damaged)
+    images, left_out = (
+        image_cache.load(folder, data_folder, *settings)
+        if data_folder
+        else image_files.decode(folder, *settings)
+    )
+    names = np.array([image_folder.printable(file.name) for file in folder.files])
     if folder.num_others:
         print(f"{path!r}: {folder.num_others} files are no images by name", file=sys.stderr)
     if left_out:
@@ -113,9 +143,10 @@ def _load_folder(
             f"{folder.files[first].name!r} {reason!r}",
             file=sys.stderr,
         )
+        names = np.delete(names, [*left_out])
         if labels is not None:
             labels = np.delete(labels, [*left_out])
-    return {"all": Split(images=images, labels=labels)}, class_names
+    return {"all": Split(images=images, labels=labels, names=names)}, class_names
 
 
 def _split(

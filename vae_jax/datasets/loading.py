@@ -1,5 +1,6 @@
 """Loading a data set by its name."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -88,7 +89,7 @@ def load(
         for split_name in ("validation", "test"):
             split = splits[split_name]
             drawn = binarize_for_evaluation(split.images, split_name)
-            splits[split_name] = Split(images=drawn, labels=split.labels)
+            splits[split_name] = dataclasses.replace(split, images=drawn)
     return Dataset(name=name, sha256=sha256, class_names=class_names, **splits)
 
 

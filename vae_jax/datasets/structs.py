@@ -9,17 +9,18 @@ import numpy as np
 # eq=False: comparing arrays field by field has no single truth value.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels, in the same order."""
+    """Images, their labels and the names of their files, in the same order."""
 
     images: np.ndarray  # `<uint8>[n, height, width, channels]`, 1 channel (gray) or 3 (RGB)
     labels: np.ndarray | None  # `<int>[n]`, indices of classes from 0; None where there are none
+    names: np.ndarray | None = None  # `<str>[n]`, below the folder; None where there are no files
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Split":
-        labels = None if self.labels is None else self.labels[rows]
-        return Split(images=self.images[rows], labels=labels)
+        labels, names = (None if each is None else each[rows] for each in (self.labels, self.names))
+        return Split(images=self.images[rows], labels=labels, names=names)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

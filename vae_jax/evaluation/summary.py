@@ -12,30 +12,45 @@ from vae_jax.evaluation import generation, plots
 from vae_jax.evaluation.measures import SUMMARY_NAME, MeanTerms, Summary
 from vae_jax.evaluation.trained_run import Replica, TrainedRun
 from vae_jax.model.likelihoods import MAX_PIXEL, to_bits_per_dimension
+from vae_jax.model.rng_streams import make_root_key
 from vae_jax.runtime.files import write_record
 from vae_jax.training import metrics
 from vae_jax.training.train_state import num_parameters
 from vae_jax.training.validation import evaluate_split
 
 UNITS = "nats per image"
-_GRID = (10, 10)
+NUM_SAMPLES = 100
+_NUM_COLUMNS = 10
 _NUM_RECONSTRUCTION_ROWS = 3
 _NUM_INTERPOLATION_STEPS = 10
 
 
-def save_samples(replica: Replica, pixels: bool = False) -> np.ndarray:
-    """Plots the grid of samples.
+def save_samples(
+    replica: Replica,
+    pixels: bool = False,
+    num_images: int = NUM_SAMPLES,
+    seed: int | None = None,
+) -> np.ndarray:
+    """Plots a grid of samples, of the first 100 at most.
 
     Args:
       replica: the model.
       pixels: whether pixels are drawn too, in place of their means.
+      num_images: how many to draw.
+      seed: decides them; the replica's own if None.
 
     Returns:
-      The grid's images, `<float32>[100, height, width, channels]`.
+      The images, `<float32>[num_images, height, width, channels]`.
     """
     draw = generation.sample_pixels if pixels else generation.sample
-    images = draw(replica.model, replica.params, replica.root_key, _GRID[0] * _GRID[1])
-    grid = replica.shown(images).reshape(*_GRID, *images.shape[1:])
+    root_key = replica.root_key if seed is None else make_root_key(seed)
+    images = draw(replica.model, replica.params, root_key, num_images)
+    shown = replica.shown(images[:NUM_SAMPLES])
+    rows = math.isqrt(len(shown))
+    columns = -(-len(shown) // rows)
+    # White where the last row is not full.
+    blank = np.ones((rows * columns - len(shown), *shown.shape[1:]), shown.dtype)
+    grid = np.concatenate([shown, blank]).reshape(rows, columns, *shown.shape[1:])
     what = "Pixels drawn" if pixels else "Samples"
     title = f"{what} from random latents, epoch {replica.epoch}"
     plots.save_image_grid(replica.plots / "samples.png", grid, title)
@@ -44,7 +59,7 @@ def save_samples(replica: Replica, pixels: bool = False) -> np.ndarray:
 
 def save_interpolation(replica: Replica, test: datasets.Split) -> None:
     """Plots rows from one test image to another of a different class, or a distant one."""
-    pairs = generation.pick_pairs(test.images, test.labels, _GRID[0])
+    pairs = generation.pick_pairs(test.images, test.labels, _NUM_COLUMNS)
     first, last = (test.images[rows] for rows in pairs)
     between = generation.interpolate(
         replica.model, replica.params, first, last, _NUM_INTERPOLATION_STEPS
@@ -57,7 +72,7 @@ def save_interpolation(replica: Replica, test: datasets.Split) -> None:
 
 def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     """Plots the first test images above their reconstructions."""
-    columns = min(_GRID[1], len(test))
+    columns = min(_NUM_COLUMNS, len(test))
     rows = min(_NUM_RECONSTRUCTION_ROWS, len(test) // columns)
     images = test.images[: rows * columns]
     reconstructions = generation.reconstruct(replica.model, replica.params, images)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,12 +69,14 @@ class TrainedRun:
     """The best epoch of a run.
 
     Attributes:
-      workdir: the run directory.
+      source: the run directory it comes from.
+      workdir: where files go: that directory, or another.
       epoch: the epoch with the lowest validation loss, averaged over the replicas.
       rows: for each epoch that a checkpoint holds, each replica's row of metrics.
       replicas: one for each seed.
     """
 
+    source: Path
     workdir: Path
     epoch: int
     rows: Sequence[Sequence[dict[str, float]]]
@@ -161,4 +164,47 @@ def restore_best(config: ml_collections.ConfigDict, workdir: str | os.PathLike[s
         )
         for index, (folder, params) in enumerate(zip(folders, restored.params, strict=True))
     ]
-    return TrainedRun(workdir, restored.epoch, restored.rows, replicas)
+    return TrainedRun(workdir, workdir, restored.epoch, restored.rows, replicas)
+
+
+def restore_to_write(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+) -> TrainedRun:
+    """Restores the best epoch of a run whose files, from now on, go to `output`.
+
+    Args:
+      config: the run's.
+      workdir: the run directory, which nothing is written to where `output` is given.
+      output: a folder, made where there is none; the run directory if None.
+
+    Raises:
+      UserError: as `restore_best` does; or files cannot be written there.
+    """
+    run = restore_best(config, workdir)
+    if output is not None:
+        target = local_path("--output", output)
+        replicas = [
+            dataclasses.replace(
+                replica, folder=target / os.path.relpath(replica.folder, run.source)
+            )
+            for replica in run.replicas
+        ]
+        run = dataclasses.replace(run, workdir=target, replicas=replicas)
+    for folder in (run.workdir, *(replica.folder for replica in run.replicas)):
+        _check_writable(folder)
+    return run
+
+
+def _check_writable(folder: Path) -> None:
+    """Makes a folder where there is none, and tries a file in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: files cannot be written there ({error.strerror}); give another folder with "
+            "--output=FOLDER"
+        ) from error

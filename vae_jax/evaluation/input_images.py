@@ -1,0 +1,101 @@
+"""Images that a user gives a trained model, and images that it gives back as files."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from vae_jax import datasets
+from vae_jax.datasets import Split
+from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import write_atomically
+
+
+def read_input(
+    path: str | os.PathLike[str], image_shape: Sequence[int], skip_damaged: bool = False
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Reads images as `data.path` does, and says what there is.
+
+    Args:
+      path: a folder of image files, an `.npz` or an `.npy`.
+      image_shape: `(height, width, channels)` to bring them to.
+      skip_damaged: leave out image files that cannot be decoded.
+
+    Returns:
+      The splits, "all" where the file has none of its own, and the names of the classes.
+
+    Raises:
+      UserError: they cannot be read.
+    """
+    height, width, channels = image_shape
+    try:
+        splits, class_names = datasets.read_images(
+            os.fspath(path), (height, width), channels, skip_damaged
+        )
+    except UserError as error:
+        raise UserError(str(error).replace("data.path=", "--input=")) from error
+    sizes = ", ".join(
+        f"{len(split)} images" + ("" if name == "all" else f" in the split {name!r}")
+        for name, split in splits.items()
+    )
+    print(f"{path}: {sizes}; those of another size are brought to {height}x{width}x{channels}")
+    return splits, class_names
+
+
+def join(splits: dict[str, Split]) -> Split:
+    """Puts splits one after another."""
+
+    def joined(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+        found = [array for array in arrays if array is not None]
+        return np.concatenate(found) if found else None
+
+    each = [*splits.values()]
+    return Split(
+        images=np.concatenate([split.images for split in each]),
+        labels=joined([split.labels for split in each]),
+        names=joined([split.names for split in each]),
+    )
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """Encodes intensities `<float>[height, width, channels]`; beyond [0, 1] they are cut."""
+    levels = np.rint(image.clip(0.0, 1.0) * MAX_PIXEL).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def write_pngs(folder: Path, images: np.ndarray, names: np.ndarray | None = None) -> None:
+    """Writes each image as a PNG file, intensities as they are.
+
+    Args:
+      folder: made where there is none.
+      images: `<float>[n, height, width, channels]`.
+      names: of the files, `<str>[n]`, subfolders included; numbers if None, and numbered files
+        of before are then removed.
+    """
+    if names is None:
+        for path in folder.glob("*.png"):
+            if path.stem.isdecimal():
+                path.unlink()
+    width = len(str(len(images) - 1))
+    rows = tqdm(range(len(images)), unit=" files", disable=not sys.stderr.isatty())
+    for row in rows:
+        name = f"{row:0{width}}" if names is None else str(names[row])
+        file = name if PurePosixPath(name).suffix.lower() == ".png" else f"{name}.png"
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, png_bytes(images[row]))
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Writes an array as `.npy`, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(path, buffer.getvalue())
