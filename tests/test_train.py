@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from tests.support.common import assert_trees_equal, settings_of
+from tests.support.processes import assert_same_run
 from tests.support.reading import rows_without_timing
 from vae_jax import datasets, evaluate, interpolate, sample, train
 from vae_jax.evaluation import generation
@@ -250,6 +251,40 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     with pytest.raises(UserError, match=r"at step 2, in epoch 1, at train.learning_rate 1e\+30:"):
         train.train_and_evaluate(small_config, tmp_path / "run")
     assert read_rows(tmp_path / "run" / "metrics.csv") == []
+
+
+@pytest.mark.slow
+def test_a_run_trained_longer_is_one_that_was_meant_to_be(small_config, trained_run, tmp_path):
+    small_config.train.num_epochs = 1
+    train.train_and_evaluate(small_config, tmp_path)
+    small_config.train.num_epochs = 2
+    train.train_and_evaluate(small_config, tmp_path)
+    assert_same_run(tmp_path, trained_run)
+    record, expected = (
+        json.loads((f / "config.json").read_text()) for f in (tmp_path, trained_run)
+    )
+    assert record == expected
+    small_config.train.num_epochs = 1
+    with pytest.raises(UserError, match=r"num_epochs is 2 there, 1 here: a run can be trained for"):
+        train.train_and_evaluate(small_config, tmp_path)
+    # Parameters alone cannot be trained.
+    shutil.rmtree(tmp_path / "checkpoints")
+    small_config.train.num_epochs = 3
+    with pytest.raises(UserError, match="holds a trained model but no checkpoint to go on from"):
+        train.train_and_evaluate(small_config, tmp_path)
+    assert [row["epoch"] for row in read_rows(tmp_path / "metrics.csv")] == [1, 2]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "burda"])
+def test_a_schedule_that_ends_with_the_run_cannot_go_on(small_config, tmp_path, schedule):
+    small_config.train.learning_rate_schedule = schedule
+    record = {"config": small_config.to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    (tmp_path / "summary.json").write_text("{}")
+    small_config.train.num_epochs = 3
+    message = f"num_epochs is 2 there, 3 here: the {schedule} schedule of the learning rate ends"
+    with pytest.raises(UserError, match=message):
+        train.train_and_evaluate(small_config, tmp_path)
 
 
 def test_a_run_without_a_checkpoint_cannot_be_sampled(small_config, trained_run, tmp_path):

@@ -67,7 +67,7 @@ def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datase
         binarization_seed=datasets.EVALUATION_BINARIZATION_SEED if binarized else None,
     )
     if path.exists() and not run_directory.can_begin_anew(workdir):
-        run_directory.check_same_config(workdir, config.to_dict())
+        is_longer = run_directory.check_goes_on(workdir, config.to_dict())
         run_directory.check_same_data(workdir, dataset.sha256)
         if changes := run_directory.environment_changes(workdir, provenance):
             print(
@@ -75,8 +75,19 @@ def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datase
                 "numbers may not be those of a run without a break",
                 file=sys.stderr,
             )
+        if is_longer:
+            run_directory.record_num_epochs(workdir, config.train.num_epochs)
         return
     write_json(path, {"config": run_directory.config_to_record(config)} | provenance)
+
+
+def _check_can_resume(workdir: Path) -> None:
+    """Raises UserError where a trained model is, and no checkpoint to train it further from."""
+    if (workdir / SUMMARY_NAME).exists() and not run_directory.has_checkpoint(workdir):
+        raise UserError(
+            f"--workdir={workdir}: holds a trained model but no checkpoint to go on from; train in "
+            "another --workdir"
+        )
 
 
 def _final_summary(workdir: Path, num_epochs: int) -> Summary | None:
@@ -117,6 +128,7 @@ def train_and_evaluate(
         devices.barrier("run directory begun")
         summary = _final_summary(workdir, config.train.num_epochs)
         if not summary:
+            _check_can_resume(workdir)
             with Checkpoints(workdir) as checkpoints, interrupts.defer_signals() as request:
                 Trainer(config, workdir, dataset, checkpoints, mesh, request).run()
         devices.barrier("trained")

@@ -21,8 +21,8 @@ from vae_jax.runtime.files import local_path
 from vae_jax.training import run_directory
 
 _MAX_SEED = 2**32 - 1
-# How far from a whole level an intensity may be that is meant to be one.
-_LEVEL_TOLERANCE = 1e-3
+# How far from a whole level an intensity may be that is meant to be one, in levels.
+_LEVEL_TOLERANCE = 0.01
 
 
 def load_run(path: str | os.PathLike[str], seed: int | None = None) -> "TrainedVAE":
@@ -216,7 +216,7 @@ class TrainedVAE:
         """Returns images as `uint8`, if that is what they are."""
         if images.dtype != np.uint8:
             levels = np.rint(images * MAX_PIXEL)
-            if np.abs(images * MAX_PIXEL - levels).max(initial=0.0) > _LEVEL_TOLERANCE * MAX_PIXEL:
+            if np.abs(images * MAX_PIXEL - levels).max(initial=0.0) > _LEVEL_TOLERANCE:
                 raise ValueError("images hold intensities between two levels, must be in 255ths")
             images = levels.astype(np.uint8)
         if isinstance(self.model.likelihood, Bernoulli):

@@ -16,7 +16,13 @@ import ml_collections
 from vae_jax.configuration import flatten
 from vae_jax.datasets import SPLIT_SEED, Dataset
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import PARTIAL_PREFIX, errors_that_name, local_path, read_json
+from vae_jax.runtime.files import (
+    PARTIAL_PREFIX,
+    errors_that_name,
+    local_path,
+    read_json,
+    write_json,
+)
 
 CONFIG_NAME = "config.json"
 # Where the data lie is no part of what a run is: their SHA-256 is.
@@ -203,7 +209,7 @@ def environment_changes(workdir: Path, here: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _has_checkpoint(workdir: Path) -> bool:
+def has_checkpoint(workdir: Path) -> bool:
     """Tells whether a step's checkpoint, whole or damaged, is in a run directory."""
     folder = workdir / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
@@ -218,7 +224,7 @@ def can_begin_anew(workdir: Path) -> bool:
     rows, summary = workdir / "metrics.csv", workdir / "summary.json"
     # A header alone is there before the first epoch is over.
     has_rows = rows.exists() and len(rows.read_bytes().splitlines()) > 1
-    return not (has_rows or summary.exists() or _has_checkpoint(workdir))
+    return not (has_rows or summary.exists() or has_checkpoint(workdir))
 
 
 def check_same_config(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -234,6 +240,49 @@ def check_same_config(workdir: Path, config: Mapping[str, Any]) -> None:
             f"--workdir={workdir}: holds a run with another configuration: "
             f"{'; '.join(differing)}. Use another --workdir, or the same configuration"
         )
+
+
+def check_goes_on(workdir: Path, config: Mapping[str, Any]) -> bool:
+    """Checks that training with this configuration goes on with the run in `workdir`.
+
+    A run can be trained for more epochs than it was begun with, where they change nothing in those
+    it has: where the learning rate does not follow from their number.
+
+    Returns:
+      Whether it is to have more epochs.
+
+    Raises:
+      UserError: the configurations differ in something else, or the run cannot be trained longer.
+    """
+    field = "train.num_epochs"
+    there, here = flatten(read_config(workdir)), flatten(config)
+    before, wanted = there.get(field), here.get(field)
+    if not isinstance(before, int) or not isinstance(wanted, int) or before == wanted:
+        check_same_config(workdir, config)
+        return False
+    check_same_config(workdir, {**config, "train": {**config["train"], "num_epochs": before}})
+    schedule = here["train.learning_rate_schedule"]
+    reason = None
+    if wanted < before:
+        reason = "a run can be trained for more epochs, not for fewer"
+    elif schedule != "constant":
+        reason = (
+            f"the {schedule} schedule of the learning rate ends with the last epoch, so these "
+            "epochs would have been others"
+        )
+    if reason:
+        raise UserError(
+            f"--workdir={workdir}: {field} is {before} there, {wanted} here: {reason}. Use another "
+            "--workdir, or the same number"
+        )
+    return True
+
+
+def record_num_epochs(workdir: Path, num_epochs: int) -> None:
+    """Records that the run is to have more epochs; all else that `config.json` holds stays."""
+    record = read_run_record(workdir)
+    record["config"]["train"]["num_epochs"] = num_epochs
+    write_json(workdir / CONFIG_NAME, record)
 
 
 def _is_foreign(path: Path) -> bool:
@@ -258,7 +307,7 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"--workdir={workdir}: {existing} is not writable; give another folder")
     if (workdir / CONFIG_NAME).exists():
         if not can_begin_anew(workdir):
-            check_same_config(workdir, config)
+            check_goes_on(workdir, config)
     elif existing == workdir and (foreign := sorted(filter(_is_foreign, workdir.iterdir()))):
         others = f" and {len(foreign) - 1} more" if foreign[1:] else ""
         raise UserError(

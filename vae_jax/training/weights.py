@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
 from vae_jax.model.vae import Params
-from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_atomically
 
@@ -37,7 +37,7 @@ def write_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> No
       params: the model's parameters.
       metadata: whatever is to be known of them.
     """
-    flat = traverse_util.flatten_dict(devices.to_host(params), sep=".")
+    flat = traverse_util.flatten_dict(jax.device_get(params), sep=".")
     arrays = {str(name): np.ascontiguousarray(array) for name, array in flat.items()}
     record = {**metadata, _CHECKSUM: _checksum(arrays)}
     write_atomically(path, safetensors.numpy.save(arrays, record))

@@ -1,0 +1,256 @@
+"""A trained model in a user's program."""
+
+import concurrent.futures
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vae_jax
+from tests.support.common import ROOT, small_vae
+from vae_jax import datasets
+from vae_jax.evaluation.trained_vae import TrainedVAE
+from vae_jax.model.vae import create_vae
+from vae_jax.runtime.errors import UserError
+from vae_jax.training.train_state import init_params
+from vae_jax.training.weights import read_weights, write_weights
+
+
+@pytest.fixture(scope="module")
+def vae(trained_run):
+    return vae_jax.load_run(trained_run)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return datasets.load("mnist_5k").test.images[:7]
+
+
+def test_what_goes_in_may_have_every_form_of_an_image(vae, images):
+    mean, log_var = vae.encode(images)
+    assert mean.shape == log_var.shape == (7, 8)
+    assert mean.dtype == np.float32
+    for form in (
+        images[..., 0],
+        images / 255,
+        (images / 255).astype(np.float32),
+        jnp.array(images),
+    ):
+        other_mean, other_log_var = vae.encode(form)
+        np.testing.assert_allclose(other_mean, mean, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(other_log_var, log_var, rtol=1e-5, atol=1e-5)
+    for one in (images[3], images[3, ..., 0]):
+        np.testing.assert_allclose(vae.encode(one)[0], mean[3], rtol=1e-5, atol=1e-5)
+    black_and_white = images > 127
+    np.testing.assert_array_equal(
+        vae.encode(black_and_white)[0], vae.encode(255 * black_and_white.astype(np.uint8))[0]
+    )
+
+
+def test_the_shapes_of_what_comes_out(vae, images):
+    assert vae.decode(np.zeros((3, 8))).shape == (3, 28, 28, 1)
+    assert vae.decode([0.0] * 8).shape == (28, 28, 1)
+    assert vae.reconstruct(images).shape == (7, 28, 28, 1)
+    assert vae.reconstruct(images[0]).shape == (28, 28, 1)
+    assert vae.interpolate(images[:2], images[2:4], 5).shape == (2, 5, 28, 28, 1)
+    between = vae.interpolate(images[0], images[1], num_steps=3)
+    assert between.shape == (3, 28, 28, 1)
+    np.testing.assert_allclose(between[2], vae.reconstruct(images[1]), atol=1e-5)
+    assert vae.sample(2).shape == (2, 28, 28, 1)
+    nothing = images[:0]
+    assert vae.encode(nothing)[0].shape == (0, 8)
+    assert vae.reconstruct(nothing).shape == vae.sample(0).shape == (0, 28, 28, 1)
+    assert vae.interpolate(nothing, nothing).shape == (0, 10, 28, 28, 1)
+    assert vae.log_likelihood(nothing).shape == (0,)
+
+
+def test_samples_are_those_of_the_command_line(vae, copied_run):
+    from vae_jax import sample
+
+    sample.sample(vae.config, copied_run, num_images=9)
+    expected = np.load(copied_run / "samples.npy")
+    np.testing.assert_array_equal(vae.sample(9, seed=vae.seed), expected)
+    assert np.abs(vae.sample(9, seed=5) - expected).max() > 0.1
+    drawn = vae.sample(9, pixels=True)
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+
+
+def test_the_likelihood_is_between_the_elbo_and_zero(vae, images):
+    pixels = images > 127
+    values = vae.log_likelihood(pixels, num_samples=200)
+    assert values.shape == (7,)
+    np.testing.assert_array_equal(values, vae.log_likelihood(pixels, num_samples=200))
+    np.testing.assert_allclose(vae.log_likelihood(pixels[2], num_samples=200), values[2], rtol=0.02)
+    elbo = vae.log_likelihood(pixels, num_samples=1, seed=1)
+    assert (values > elbo - 1.0).all()
+    assert values.mean() > elbo.mean() + 1.0
+    assert (values < 0.0).all()
+    # Inverted digits are none.
+    assert vae.log_likelihood(~pixels).mean() < values.mean() - 200.0
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "expected"),
+    [
+        (np.zeros((2, 28, 28), np.int64), TypeError, "images are int64, must be uint8 from 0 to"),
+        ("a.png", TypeError, "images are <U5, must be uint8"),
+        (np.zeros((2, 20, 28)), ValueError, r"shape \(2, 20, 28\), must have \(n, 28, 28\), or"),
+        (np.zeros(()), ValueError, r"images have shape \(\), must have"),
+        (np.full((1, 28, 28), 2.0), ValueError, "are floats from 2 to 2, must be from 0 to 1"),
+        (np.full((1, 28, 28), -0.1), ValueError, "must be from 0 to 1"),
+        (np.full((28, 28), np.nan), ValueError, "are floats from nan to nan"),
+    ],
+)
+def test_other_images_are_refused(vae, images, error, expected):
+    for method in (vae.encode, vae.reconstruct, vae.log_likelihood):
+        with pytest.raises(error, match=expected) as raised:
+            method(images)
+        assert "\n" not in str(raised.value)
+
+
+def test_other_arguments_are_refused(vae, images):
+    for method, arguments, error, expected in (
+        (
+            vae.decode,
+            [np.zeros((2, 7))],
+            ValueError,
+            r"latents have shape \(2, 7\), must have \(n, 8",
+        ),
+        (vae.decode, [np.full(8, np.inf)], ValueError, "latents hold numbers that are not finite"),
+        (vae.sample, [-1], ValueError, "num_images is -1, must be at least 0"),
+        (vae.sample, [1.5], TypeError, "num_images is 1.5, must be a whole number"),
+        (vae.sample, [1, -1], ValueError, "seed is -1, must be from 0 to 4294967295"),
+        (vae.interpolate, [images, images, 1], ValueError, "num_steps is 1, must be at least 2"),
+        (vae.interpolate, [images, images[:2]], ValueError, "7 images to begin with, and 2 to end"),
+        (vae.log_likelihood, [images], ValueError, "gray pixels, of which a Bernoulli has no"),
+        (vae.log_likelihood, [images > 9, 0], ValueError, "num_samples is 0, must be at least 1"),
+        (vae.log_likelihood, [np.full((28, 28), 0.335)], ValueError, "between two levels"),
+    ):
+        with pytest.raises(error, match=expected):
+            method(*arguments)
+
+
+def test_color_images_need_their_channels():
+    model = create_vae(
+        2,
+        {"kind": "dense", "dense_sizes": (4,)},
+        {"dense_sizes": (), "grid_channels": 1, "filters": (2,), "strides": (2,)},
+        (6, 4, 3),
+        "gaussian",
+    )
+    vae = TrainedVAE(model, init_params(model, jax.random.key(0)), _config(2), 0)
+    assert vae.encode(np.zeros((5, 6, 4, 3)))[0].shape == (5, 2)
+    assert vae.encode(np.zeros((6, 4, 3), np.uint8))[0].shape == (2,)
+    assert np.isfinite(vae.log_likelihood(np.zeros((6, 4, 3), np.uint8), 3))
+    with pytest.raises(ValueError, match=r"must have \(n, 6, 4, 3\), or \(6, 4, 3\) for one"):
+        vae.encode(np.zeros((5, 6, 4)))
+
+
+def _config(latent_size):
+    import ml_collections
+
+    return ml_collections.ConfigDict({"latent_size": latent_size})
+
+
+def test_options_of_the_users_program_stay_and_change_nothing(vae, images):
+    expected = vae.sample(3), vae.encode(images)[0]
+    names = ("jax_enable_x64", "jax_threefry_partitionable", "jax_numpy_dtype_promotion")
+    before = {name: jax.config.values[name] for name in names}
+    try:
+        jax.config.update("jax_enable_x64", True)
+        jax.config.update("jax_threefry_partitionable", False)
+        jax.config.update("jax_numpy_dtype_promotion", "strict")
+        assert jnp.ones(1).dtype == jnp.float64
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            found = pool.submit(lambda: (vae.sample(3), vae.encode(images)[0])).result()
+        assert jnp.ones(1).dtype == jnp.float64
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_gradient_of_ones_own(vae, images):
+    def distance(pixels):
+        return ((vae_jax.apply(vae.model, vae.params, pixels, method="encode")[0]) ** 2).sum()
+
+    gradient = jax.jit(jax.grad(distance))(jnp.asarray(images[:1] / np.float32(255)))
+    assert gradient.shape == (1, 28, 28, 1)
+    assert np.abs(gradient).max() > 0.0
+
+
+def test_parameters_alone_will_do(vae, trained_run, images, tmp_path):
+    for name in ("config.json", "metrics.csv"):
+        shutil.copy(trained_run / name, tmp_path)
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, vae.params, {"epoch": "2", "step": "80"})
+    np.testing.assert_array_equal(vae_jax.load_run(tmp_path).sample(3), vae.sample(3))
+    half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), vae.params)
+    write_weights(path, half, {"epoch": "2", "step": "80"})
+    other = vae_jax.load_run(str(tmp_path))
+    assert jax.tree.leaves(other.params)[0].dtype == np.float32
+    np.testing.assert_allclose(other.reconstruct(images), vae.reconstruct(images), atol=0.02)
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (_truncate, "is no safetensors file, or damaged"),
+        (_flip, "is damaged: its values have another checksum"),
+        (lambda path: path.write_text("x"), "is no safetensors file, or damaged"),
+        (lambda path: path.unlink(), "cannot be read"),
+    ],
+    ids=["truncated", "flipped", "text", "missing"],
+)
+def test_weights_that_are_spoiled(tmp_path, spoil, expected):
+    model = small_vae()
+    params = init_params(model, jax.random.key(0))
+    path = tmp_path / "w.safetensors"
+    write_weights(path, params, {"epoch": "1"})
+    read, metadata = read_weights(path, params)
+    jax.tree.map(np.testing.assert_array_equal, read, params)
+    assert metadata["epoch"] == "1"
+    with pytest.raises(UserError, match=r"is of another model: decoder\..* others differ"):
+        read_weights(path, init_params(small_vae(hidden=8, latent_size=4), jax.random.key(0)))
+    spoil(path)
+    with pytest.raises(UserError, match=expected):
+        read_weights(path, params)
+
+
+def test_no_run_and_no_replica(tmp_path, trained_run):
+    with pytest.raises(UserError, match="holds no run"):
+        vae_jax.load_run(tmp_path)
+    with pytest.raises(UserError, match="holds seed 0; give one of them as seed, not 1"):
+        vae_jax.load_run(trained_run, seed=1)
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path):
+    path = ROOT / "docs" / "examples" / "use_a_trained_model.py"
+    assert 30 <= len(path.read_text().splitlines()) <= 50
+    result = subprocess.run(
+        [sys.executable, path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "HOME": str(tmp_path)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "AUROC" in result.stdout
