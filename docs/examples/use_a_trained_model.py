@@ -14,7 +14,7 @@ from vae_jax import datasets
 
 vae_jax.compilation.use_cache()  # optional: later starts are quicker
 vae = vae_jax.load_run("docs/flagship")
-digits = datasets.load("mnist_5k").test.images[::5] > 127
+digits = datasets.load("mnist_5k").test.images[:100] > 127
 print(vae, digits.shape)
 
 
@@ -30,7 +30,7 @@ def show(images, title):
 # %% Reconstruct, walk from a digit to another, sample.
 show(digits[:12].astype(float), "digits")
 show(vae.reconstruct(digits[:12]), "their reconstructions")
-show(vae.interpolate(digits[0], digits[-1], num_steps=12), "from one to another")
+show(vae.interpolate(digits[3], digits[8], num_steps=12), "from one to another")
 show(vae.sample(12, seed=0), "samples")
 
 # %% Score outliers: digits of another source, 8x8 pixels enlarged, and inverted ones.
