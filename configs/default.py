@@ -28,6 +28,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.test_size = 5000  # images: taken from them too, unless they have their own
     config.data.binarization = "none"  # none (gray pixels) or dynamic
 
+    config.prior = ml_collections.ConfigDict()
+    config.prior.kind = "standard_normal"  # or coupling_flow, mixture or vamp, which are learned
+    config.prior.num_layers = 10  # coupling_flow
+    config.prior.hidden_size = 256  # coupling_flow
+    config.prior.num_components = 500  # mixture, vamp
+
     config.likelihood = ml_collections.ConfigDict()
     # Of the pixels: bernoulli, continuous_bernoulli, gaussian or discretized_logistic.
     config.likelihood.kind = "bernoulli"
@@ -58,6 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.kl_warmup_steps = 0  # over which that weight grows from 0
     config.loss.free_bits = 0.0  # nats a latent variable has for nothing
     config.loss.num_importance_samples = 1  # more: the importance-weighted bound
+    config.loss.path_gradient = False  # to the encoder through samples alone, where there are any
     config.loss.elbo_warmup_epochs = 0  # epochs of one sample, before there are that many
 
     config.train = ml_collections.ConfigDict()

@@ -21,6 +21,7 @@ ACTIVATIONS = ("relu", "swish")
 MEAN_ACTIVATIONS = ("none", "relu")
 HEADS = ("dense", "conv")
 LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic")
+PRIORS = ("standard_normal", "coupling_flow", "mixture", "vamp")
 INITIALIZATIONS = ("flax", "tensorflow")
 SCHEDULES = ("constant", "cosine", "burda")
 _MAX_SEED = 2**32 - 1
@@ -187,6 +188,23 @@ def _check_loss(rules: _Rules) -> None:
         )
 
 
+def _check_prior(rules: _Rules) -> None:
+    fields = rules.fields
+    kind = fields["prior.kind"]
+    rules.one_of("prior.kind", PRIORS)
+    for name in ("num_layers", "hidden_size", "num_components"):
+        rules.at_least(f"prior.{name}", 1)
+    if kind == "coupling_flow":
+        rules.require(
+            "latent_size", fields["latent_size"] > 1, "at least 2 where prior.kind is coupling_flow"
+        )
+    rules.require(
+        "loss.free_bits",
+        kind == "standard_normal" or fields["loss.free_bits"] == 0.0,
+        f"0 where prior.kind is {kind}, which has no KL for each latent dimension",
+    )
+
+
 def _check_train(rules: _Rules) -> None:
     fields = rules.fields
     rules.at_least("train.num_epochs", 1)
@@ -247,6 +265,7 @@ def _check_values(fields: Mapping[str, Any]) -> None:
     _check_decoder(rules)
     _check_train(rules)
     _check_loss(rules)
+    _check_prior(rules)
     rules.at_least("evaluate.num_importance_samples", 1)
 
 
@@ -263,6 +282,23 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool
         ),
         lambda fields: fields["encoder.kind"] != "lstm",
         "encoder.kind is not lstm",
+    ),
+    (
+        ("prior.num_layers", "prior.hidden_size"),
+        lambda fields: fields["prior.kind"] != "coupling_flow",
+        "prior.kind is not coupling_flow",
+    ),
+    (
+        ("prior.num_components",),
+        lambda fields: fields["prior.kind"] not in ("mixture", "vamp"),
+        "prior.kind is neither mixture nor vamp",
+    ),
+    (
+        ("loss.path_gradient",),
+        lambda fields: (
+            fields["prior.kind"] == "standard_normal" and fields["loss.num_importance_samples"] == 1
+        ),
+        "the KL has a closed form, and there is one sample",
     ),
     (
         ("encoder.dense_sizes",),

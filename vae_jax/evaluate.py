@@ -47,7 +47,9 @@ def evaluate(
     print(format_summary(summarize(run, dataset)))
     for replica in run.replicas:
         mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
-        posterior = latent_statistics.posterior_measures(replica.model.prior, mean, log_var)
+        posterior = latent_statistics.posterior_measures(
+            replica.model, replica.params, replica.root_key, mean, log_var
+        )
         likelihood, measurer = None, Measurer()
         if has_likelihood(config.likelihood.kind, config.data.binarization):
             likelihood = _measure_likelihood(replica, dataset, config, measurer)

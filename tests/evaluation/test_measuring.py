@@ -1,11 +1,12 @@
 """Degenerate input to measures and maps: a number, or why there is none."""
 
+import jax
 import numpy as np
 import pytest
 
+from tests.support.common import small_vae
 from vae_jax.evaluation import latent_statistics, sample_quality
 from vae_jax.evaluation.measuring import Measurer, NotMeasured
-from vae_jax.model.priors import StandardNormal
 
 POINTS = np.random.default_rng(0).normal(size=(150, 3)).astype(np.float32)
 ALIKE = np.full_like(POINTS, 5.0)
@@ -72,7 +73,8 @@ def test_the_probe_needs_two_classes_and_no_variance():
 def test_posteriors_that_are_not_finite_or_overflow(value):
     mean, log_var = POINTS.copy(), POINTS.copy()
     log_var[3, 1] = value
-    measures = latent_statistics.posterior_measures(StandardNormal(3), mean, log_var)
+    model = small_vae(3)
+    measures = latent_statistics.posterior_measures(model, {}, jax.random.key(0), mean, log_var)
     assert measures.active_units == 3
     assert measures.kl_per_dimension is None
     assert measures.aggregate_variance is None

@@ -84,9 +84,34 @@ def reconstruct(model: VAE, params: Params, images: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_images", "stream"))
-def _draw_latents(model: VAE, root_key: jax.Array, num_images: int, stream: Stream) -> jax.Array:
+def _draw_latents(
+    model: VAE, params: Params, root_key: jax.Array, num_images: int, stream: Stream
+) -> jax.Array:
     """Draws latent vectors from the prior: `<float>[num_images, latent]`."""
-    return model.prior.sample(stream_key(root_key, stream), num_images)
+    key = stream_key(root_key, stream)
+    return apply(model, params, key, num_images, method="sample_prior")
+
+
+@functools.partial(jax.jit, static_argnames=("model", "method"))
+def _map_batch(model: VAE, params: Params, latents: jax.Array, method: str) -> jax.Array:
+    return apply(model, params, latents, method=method)
+
+
+def to_base(model: VAE, params: Params, latents: np.ndarray) -> np.ndarray:
+    """Maps latent vectors `<float>[n, latent]` to the prior's base space.
+
+    There the prior is the standard normal, where it is a flow; else it is the latent space itself.
+    """
+    if not model.prior.is_flow:
+        return latents
+    return map_rows(functools.partial(_map_batch, model, params, method="to_base"), latents)
+
+
+def from_base(model: VAE, params: Params, base: np.ndarray) -> np.ndarray:
+    """Maps vectors of the prior's base space `<float>[n, latent]` to latent vectors."""
+    if not model.prior.is_flow:
+        return base
+    return map_rows(functools.partial(_map_batch, model, params, method="from_base"), base)
 
 
 def sample(
@@ -105,7 +130,7 @@ def sample(
       num_images: how many.
       stream: what they are for: other streams give other samples.
     """
-    latents = devices.to_host(_draw_latents(model, root_key, num_images, stream))
+    latents = devices.to_host(_draw_latents(model, params, root_key, num_images, stream))
     return decode(model, params, latents)
 
 
@@ -123,13 +148,14 @@ def sample_pixels(model: VAE, params: Params, root_key: jax.Array, num_images: i
       Intensities, `<float>[num_images, height, width, channels]`; beyond [0, 1] where the
       likelihood is.
     """
-    latents = devices.to_host(_draw_latents(model, root_key, num_images, Stream.PRIOR_SAMPLES))
+    stream = Stream.PRIOR_SAMPLES
+    latents = devices.to_host(_draw_latents(model, params, root_key, num_images, stream))
     draw = functools.partial(_draw_batch, model, params, root_key)
     return map_rows(draw, latents, np.arange(num_images, dtype=np.int32))
 
 
 def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
-    """Decodes a grid over a latent space of two dimensions.
+    """Decodes a grid over a latent space of two dimensions, in the base space of its prior.
 
     The grid's lines are the quantiles of the standard normal, so that each image stands for the
     same prior probability (Kingma and Welling 2014, appendix A).
@@ -142,7 +168,7 @@ def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
     values = devices.to_host(jax.jit(jax.scipy.stats.norm.ppf)(devices.to_device(quantiles)))
     across, up = np.meshgrid(values, values[::-1])
     latents = np.stack([across, up], -1).reshape(-1, 2).astype(np.float32)
-    images = decode(model, params, latents)
+    images = decode(model, params, from_base(model, params, latents))
     return images.reshape(num_steps, num_steps, *images.shape[1:])
 
 
@@ -150,6 +176,8 @@ def interpolate(
     model: VAE, params: Params, first: np.ndarray, last: np.ndarray, num_steps: int
 ) -> np.ndarray:
     """Decodes evenly spaced points on the line between two images' posterior means.
+
+    The line is straight in the base space of the prior.
 
     Args:
       model: the autoencoder.
@@ -163,19 +191,22 @@ def interpolate(
     """
     begin, _ = encode(model, params, first)
     end, _ = encode(model, params, last)
-    latents = lines_between(begin, end, num_steps)
-    images = decode(model, params, latents.reshape(-1, latents.shape[-1]))
-    return images.reshape(len(first), num_steps, *images.shape[1:])
+    return decode_between(model, params, begin, end, num_steps)
 
 
-def lines_between(first: np.ndarray, last: np.ndarray, num_steps: int) -> np.ndarray:
-    """Spaces points evenly on the lines between latent vectors `<float>[n, latent]`.
+def decode_between(
+    model: VAE, params: Params, first: np.ndarray, last: np.ndarray, num_steps: int
+) -> np.ndarray:
+    """Decodes evenly spaced points on the lines between latent vectors `<float>[n, latent]`.
 
     Returns:
-      `<float>[n, num_steps, latent]`, both ends among them.
+      `<float>[n, num_steps, height, width, channels]`.
     """
+    begin, end = (to_base(model, params, latents)[:, None] for latents in (first, last))
     weights = np.linspace(0.0, 1.0, num_steps, dtype=np.float32)[None, :, None]
-    return first[:, None] * (1.0 - weights) + last[:, None] * weights
+    base = (begin * (1.0 - weights) + end * weights).reshape(-1, first.shape[-1])
+    images = decode(model, params, from_base(model, params, base))
+    return images.reshape(len(first), num_steps, *images.shape[1:])
 
 
 def pick_pairs(

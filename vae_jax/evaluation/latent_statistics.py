@@ -9,9 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.evaluation import generation
 from vae_jax.evaluation.measures import PosteriorMeasures
 from vae_jax.evaluation.measuring import Measurer, NotMeasured
-from vae_jax.model.priors import StandardNormal
+from vae_jax.model import distributions
+from vae_jax.model.priors import Prior
+from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.vae import VAE, Params
+from vae_jax.runtime import devices
 
 # Above this variance of its posterior mean a latent variable counts as active.
 _ACTIVE_VARIANCE = 0.01
@@ -39,12 +44,17 @@ def is_collapsed(num_active: int, latent_size: int) -> bool:
     return num_active < _COLLAPSED_FRACTION * latent_size
 
 
-def kl_per_dimension(prior: StandardNormal, mean: np.ndarray, log_var: np.ndarray) -> list[float]:
+def kl_per_dimension(prior: Prior, mean: np.ndarray, log_var: np.ndarray) -> list[float]:
     """Averages over images each latent variable's KL from the prior.
 
     Returns:
       Nats per image; they sum to the KL of the loss.
+
+    Raises:
+      NotMeasured: the prior's KL has no dimensions.
     """
+    if not prior.has_closed_form:
+        raise NotMeasured("the KL from this prior is that of whole latent vectors")
     with jax.transfer_guard("allow"):  # compiled as one, it would round otherwise
         kl = prior.kl_per_dimension(jnp.asarray(mean), jnp.asarray(log_var))
     return np.asarray(kl, np.float64).mean(0).tolist()
@@ -63,16 +73,36 @@ def aggregate_posterior(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarr
     return mean.mean(0, dtype=np.float64), variance
 
 
+@jax.jit
+def _draw(root_key: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+    key = stream_key(root_key, Stream.EVALUATION)
+    return distributions.sample_gaussian(key, mean, log_var)
+
+
+def aggregate_in_base(
+    model: VAE, params: Params, root_key: jax.Array, mean: np.ndarray, log_var: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the moments of `aggregate_posterior` in the prior's base space.
+
+    Where that is another space than the latent one, of a sample of each posterior.
+    """
+    if not model.prior.is_flow:
+        return aggregate_posterior(mean, log_var)
+    samples = devices.to_host(_draw(root_key, *devices.to_device((mean, log_var))))
+    base = generation.to_base(model, params, samples)
+    return base.mean(0, dtype=np.float64), base.var(0, dtype=np.float64)
+
+
 def posterior_measures(
-    prior: StandardNormal, mean: np.ndarray, log_var: np.ndarray
+    model: VAE, params: Params, root_key: jax.Array, mean: np.ndarray, log_var: np.ndarray
 ) -> PosteriorMeasures:
     """Measures posteriors against the prior."""
     measure = Measurer()
 
     def moment(index: int) -> list[float]:
-        return aggregate_posterior(mean, log_var)[index].tolist()
+        return aggregate_in_base(model, params, root_key, mean, log_var)[index].tolist()
 
-    kl = functools.partial(kl_per_dimension, prior)
+    kl = functools.partial(kl_per_dimension, model.prior)
     return PosteriorMeasures(
         active_units=measure("active_units", active_units, mean),
         kl_per_dimension=measure("kl_per_dimension", kl, mean, log_var),

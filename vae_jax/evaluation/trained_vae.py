@@ -141,6 +141,8 @@ class TrainedVAE:
     def interpolate(self, first: np.ndarray, last: np.ndarray, num_steps: int = 10) -> np.ndarray:
         """Decodes evenly spaced points on the line between two images' posterior means.
 
+        Straight in the base space of the prior.
+
         Args:
           first: where the lines begin.
           last: where they end, as many.
@@ -156,9 +158,11 @@ class TrainedVAE:
         )
         if np.shape(first)[:1] != np.shape(last)[:1] or len(begin) != len(end):
             raise ValueError(f"there are {len(begin)} images to begin with, and {len(end)} to end")
-        latents = generation.lines_between(self._encode(begin)[0], self._encode(end)[0], num_steps)
-        images = self._decode(latents.reshape(-1, latents.shape[-1]))
-        images = images.reshape(len(begin), num_steps, *self.model.image_shape)
+        if not len(begin):
+            return self._no_images()[:, None].repeat(num_steps, 1)
+        means = self._encode(begin)[0], self._encode(end)[0]
+        with compilation.fixed_options():
+            images = generation.decode_between(self.model, self.params, *means, num_steps)
         return images[0] if is_single else images
 
     def log_likelihood(

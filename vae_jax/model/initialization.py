@@ -44,6 +44,8 @@ def tensorflow_params(params: Params, key: jax.Array) -> Params:
             limit = _glorot_limit(path, leaf.shape, params)
             leaf_key = jax.random.fold_in(key, index)
             new.append(jax.random.uniform(leaf_key, leaf.shape, leaf.dtype, -limit, limit))
+        elif path[0] == "prior":
+            new.append(leaf)
         else:
             new.append(jnp.full_like(leaf, 1.0 if path[-2:] == ("hf", "bias") else 0.0))
     return jax.tree_util.tree_unflatten(structure, new)

@@ -21,6 +21,10 @@ class Objective:
         more or less.
       num_importance_samples: latent samples for each image; with more than one, the negative
         importance-weighted bound, for which the weight is 1 and there are no free bits.
+      path_gradient: whether gradients reach the encoder through samples alone, and not through
+        the density of q: "sticking the landing" (Roeder et al. 2017) where the KL is that of a
+        sample; doubly reparameterized gradients (Tucker et al. 2019, arXiv:1810.04152, equation
+        8) with several samples.
       elbo_warmup_epochs: epochs of one sample before it is as many (Burda et al. 2016, table 2).
     """
 
@@ -28,6 +32,7 @@ class Objective:
     kl_warmup_steps: int = 0
     free_bits: float = 0.0
     num_importance_samples: int = 1
+    path_gradient: bool = False
     elbo_warmup_epochs: int = 0
 
     def of_epoch(self, epoch: int) -> "Objective":
@@ -62,11 +67,16 @@ def training_loss(
     if objective.num_importance_samples > 1:
         mean, log_var = apply(model, params, pixels, method="encode")
         noise = _noise_of_several(objective.num_importance_samples, sample_key, mean)
-        first = distributions.reparameterize(mean, log_var, noise[0])
-        log_weights, log_likelihood = apply(
-            model, params, pixels, mean, log_var, noise, dropout_key, method="log_weights"
+        weigh = functools.partial(
+            apply, model, params, pixels, mean, log_var, noise, dropout_key, method="log_weights"
         )
-        kl = apply(model, params, mean, log_var, first, method="kl")
+        if objective.path_gradient:
+            # The weights' normalized values alone; the compiler sees that they are computed twice.
+            scale = jax.nn.softmax(jax.lax.stop_gradient(weigh()[0]), axis=0)
+            log_weights, log_likelihood = weigh(scale)
+        else:
+            log_weights, log_likelihood = weigh()
+        kl = apply(model, params, mean, log_var, noise[0], method="kl")
         terms = _importance_weighted_terms(log_weights, log_likelihood, kl)
         return terms.loss.mean(), terms
     kl_weight: float | jax.Array = objective.kl_weight
@@ -74,7 +84,7 @@ def training_loss(
         kl_weight = kl_weight * losses.linear_warmup(step, objective.kl_warmup_steps)
     output = apply(model, params, pixels, sample_key, dropout_key)
     posterior = (output.mean, output.log_var)
-    kl = apply(model, params, *posterior, output.latents, method="kl")
+    kl = apply(model, params, *posterior, output.noise, objective.path_gradient, method="kl")
     terms = losses.negative_elbo(model.likelihood.log_prob(output.outputs, pixels), kl, kl_weight)
     if not objective.free_bits:
         return terms.loss.mean(), terms
@@ -100,17 +110,18 @@ def evaluation_terms(
     if num_samples > 1:
         draw = functools.partial(_noise_of_several, num_samples)
         noise = jax.vmap(draw, out_axes=1)(sample_keys, mean)
-        first = distributions.reparameterize(mean, log_var, noise[0])
         # One sample of every image at a time: memory does not grow with their number.
         log_weights, log_likelihood = jax.lax.map(
             lambda e: apply(model, params, pixels, mean, log_var, e, method="log_weights"),
             noise[:, None],
         )
-        kl = apply(model, params, mean, log_var, first, method="kl")
+        kl = apply(model, params, mean, log_var, noise[0], method="kl")
         return _importance_weighted_terms(log_weights[:, 0], log_likelihood[:, 0], kl)
-    latents = jax.vmap(distributions.sample_gaussian)(sample_keys, mean, log_var)
+    draw = functools.partial(jax.random.normal, shape=mean.shape[1:], dtype=mean.dtype)
+    noise = jax.vmap(draw)(sample_keys)
+    latents = distributions.reparameterize(mean, log_var, noise)
     outputs = apply(model, params, latents, method="decode")
-    kl = apply(model, params, mean, log_var, latents, method="kl")
+    kl = apply(model, params, mean, log_var, noise, method="kl")
     return losses.negative_elbo(model.likelihood.log_prob(outputs, pixels), kl, objective.kl_weight)
 
 

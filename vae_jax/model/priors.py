@@ -1,15 +1,59 @@
 """Priors p(z) over latent vectors: what the KL term pulls posteriors to, and samples come from.
 
-To write one of your own, give a class the methods of `StandardNormal` and name it in
-`create_vae`. Nothing else in the package knows what the prior is.
+To write one of your own, give a class the attributes and methods of `Prior` and name it in
+`PRIORS`. Nothing else in the package knows what the prior is. One with parameters is a Flax module.
 """
 
 import dataclasses
+from typing import Any, ClassVar, Protocol
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vae_jax.model import distributions
+from vae_jax.model.coupling_flow import CouplingFlow
+
+
+class Prior(Protocol):
+    """What the rest of the package asks of a prior.
+
+    Attributes:
+      has_closed_form: whether the KL divergence of a Gaussian from it has one, dimension by
+        dimension; else it is estimated by log q - log p of a sample.
+      is_flow: whether it is made of a standard normal by an invertible map; else the base space is
+        the latent space itself.
+    """
+
+    has_closed_form: ClassVar[bool]
+    is_flow: ClassVar[bool]
+
+    def log_density(self, latents: jax.Array) -> jax.Array:
+        """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
+        ...
+
+    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """Draws latent vectors `<float>[num_samples, latent]`, decided by the key."""
+        ...
+
+    def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        """Computes the KL of posteriors, each `<float>[batch, latent]`, dimension by dimension.
+
+        Where there is a closed form; `<float>[batch, latent]`, nats.
+        """
+        ...
+
+    def kl(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        """Computes their sum: KL(q(z | x) || p(z)), `<float>[batch]`, nats per image."""
+        ...
+
+    def to_base(self, latents: jax.Array) -> jax.Array:
+        """Maps latent vectors `<float>[batch, latent]` to the base space."""
+        ...
+
+    def from_base(self, base: jax.Array) -> jax.Array:
+        """Maps vectors of the base space `<float>[batch, latent]` to latent vectors."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +65,9 @@ class StandardNormal:
     """
 
     latent_size: int
+
+    has_closed_form: ClassVar = True
+    is_flow: ClassVar = False
 
     def log_density(self, latents: jax.Array) -> jax.Array:
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
@@ -43,17 +90,139 @@ class StandardNormal:
         """
         return distributions.gaussian_kl_per_dimension(mean, log_var)
 
-    def kl(self, mean: jax.Array, log_var: jax.Array, latents: jax.Array) -> jax.Array:
-        """Computes KL(q(z | x) || p(z)), here in closed form.
-
-        Args:
-          mean: `<float>[batch, latent]`, of q(z | x).
-          log_var: `<float>[batch, latent]`, of q(z | x).
-          latents: `<float>[batch, latent]`, a sample of q(z | x): for priors without a closed
-            form; not used here.
-
-        Returns:
-          `<float>[batch]`, nats per image.
-        """
-        del latents
+    def kl(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        """Computes KL(q(z | x) || p(z)): `<float>[batch]`, nats per image."""
         return distributions.gaussian_kl(mean, log_var)
+
+    def to_base(self, latents: jax.Array) -> jax.Array:
+        """Returns the latent vectors as they are."""
+        return latents
+
+    def from_base(self, base: jax.Array) -> jax.Array:
+        """Returns the vectors as they are."""
+        return base
+
+
+class _WithoutClosedForm:
+    """What priors share whose KL is that of samples, and whose base space is the latent space."""
+
+    has_closed_form: ClassVar = False
+    is_flow: ClassVar = False
+
+    def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        """Raises ValueError: there is none."""
+        raise ValueError("the prior has no KL divergence for each latent dimension")
+
+    def to_base(self, latents: jax.Array) -> jax.Array:
+        """Returns the latent vectors as they are."""
+        return latents
+
+    def from_base(self, base: jax.Array) -> jax.Array:
+        """Returns the vectors as they are."""
+        return base
+
+
+class _Mixture(nn.Module, _WithoutClosedForm):
+    """A mixture of diagonal Gaussians, which a subclass names."""
+
+    def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
+        raise NotImplementedError
+
+    def log_density(self, latents: jax.Array) -> jax.Array:
+        """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
+        mean, log_var, log_weights = self.components()
+        density = jax.vmap(distributions.gaussian_log_density, in_axes=(None, 0, 0), out_axes=1)
+        each = density(latents, mean[:, None], log_var[:, None])
+        return jax.nn.logsumexp(each + log_weights[None], axis=1)
+
+    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """Draws latent vectors `<float>[num_samples, latent]`, decided by the key."""
+        mean, log_var, log_weights = self.components()
+        component_key, noise_key = jax.random.split(key)
+        chosen = jax.random.categorical(component_key, log_weights, shape=(num_samples,))
+        return distributions.sample_gaussian(noise_key, mean[chosen], log_var[chosen])
+
+
+class GaussianMixture(_Mixture):
+    """A mixture of Gaussians in the latent space, all of it learned.
+
+    Attributes:
+      latent_size: number of latent dimensions.
+      num_components: Gaussians.
+    """
+
+    latent_size: int
+    num_components: int = 500
+
+    def setup(self) -> None:
+        """Makes means, log-variances and weights; together they begin near the standard normal."""
+        shape, zeros = (self.num_components, self.latent_size), nn.initializers.zeros
+        self.mean = self.param("mean", nn.initializers.normal(0.5), shape)
+        self.log_var = self.param("log_var", zeros, shape)
+        self.logits = self.param("logits", zeros, (self.num_components,))
+
+    def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
+        return self.mean, self.log_var, jax.nn.log_softmax(self.logits)
+
+
+class VampPrior(_Mixture):
+    """The mixture of the posteriors of learned images (Tomczak and Welling 2018).
+
+    arXiv:1705.07120, equation 9. The pseudo-inputs are intensities between 0 and 1.
+
+    Attributes:
+      encoder: the autoencoder's own.
+      image_shape: `(height, width, channels)`.
+      num_components: pseudo-inputs.
+    """
+
+    encoder: nn.Module
+    image_shape: tuple[int, int, int]
+    num_components: int = 500
+
+    def setup(self) -> None:
+        """Makes the pseudo-inputs; they begin as noise about gray."""
+        shape = (self.num_components, *self.image_shape)
+        self.pseudo_inputs = self.param("pseudo_inputs", nn.initializers.normal(1.0), shape)
+
+    def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
+        mean, log_var = self.encoder(jax.nn.sigmoid(self.pseudo_inputs))
+        return mean, log_var, jnp.full(self.num_components, -jnp.log(self.num_components))
+
+
+PRIORS = {
+    "standard_normal": StandardNormal,
+    "coupling_flow": CouplingFlow,
+    "mixture": GaussianMixture,
+    "vamp": VampPrior,
+}
+
+
+def create_prior(
+    kind: str,
+    latent_size: int,
+    encoder: nn.Module,
+    image_shape: tuple[int, int, int],
+    attributes: dict[str, Any],
+) -> Any:
+    """Builds a prior.
+
+    Args:
+      kind: a name in `PRIORS`.
+      latent_size: number of latent dimensions.
+      encoder: the autoencoder's.
+      image_shape: `(height, width, channels)` of an image.
+      attributes: the prior's, among others that are left out.
+
+    Raises:
+      ValueError: it is of another kind.
+    """
+    if kind not in PRIORS:
+        raise ValueError(f"prior kind is {kind!r}, must be one of {', '.join(PRIORS)}")
+    known = {"latent_size": latent_size, "encoder": encoder, "image_shape": image_shape}
+    fields = {field.name for field in dataclasses.fields(PRIORS[kind])}
+    given = {**attributes, **known}
+    return PRIORS[kind](**{name: given[name] for name in given if name in fields})

@@ -12,7 +12,7 @@ from vae_jax.model import distributions
 from vae_jax.model.decoders import ConvTransposeDecoder
 from vae_jax.model.encoders import ENCODERS
 from vae_jax.model.likelihoods import LIKELIHOODS, Likelihood
-from vae_jax.model.priors import StandardNormal
+from vae_jax.model.priors import Prior, create_prior
 
 # A module's parameters, as Flax keeps them: nested dictionaries of arrays.
 Params = dict[str, Any]
@@ -31,12 +31,14 @@ class VAEOutput:
       outputs: `<float>[batch, height, width, outputs]`, raw: what the likelihood takes.
       mean: `<float>[batch, latent]`, mean of q(z | x).
       log_var: `<float>[batch, latent]`, log-variance of q(z | x).
+      noise: `<float>[batch, latent]`, standard normal, of which the sample was made.
       latents: `<float>[batch, latent]`, the sample that was decoded.
     """
 
     outputs: jax.Array
     mean: jax.Array
     log_var: jax.Array
+    noise: jax.Array
     latents: jax.Array
 
 
@@ -53,7 +55,7 @@ class VAE(nn.Module):
 
     encoder: nn.Module
     decoder: nn.Module
-    prior: StandardNormal
+    prior: Prior
     likelihood: Likelihood
     image_shape: tuple[int, int, int]
 
@@ -74,9 +76,12 @@ class VAE(nn.Module):
           dropout_key: key of the decoder's dropout; without one dropout is off.
         """
         mean, log_var = self.encode(images)
-        latents = distributions.sample_gaussian(sample_key, mean, log_var)
+        noise = jax.random.normal(sample_key, mean.shape, mean.dtype)
+        latents = distributions.reparameterize(mean, log_var, noise)
         outputs = self.decode(latents, dropout_key)
-        return VAEOutput(outputs=outputs, mean=mean, log_var=log_var, latents=latents)
+        if self.is_initializing() and isinstance(self.prior, nn.Module):
+            self.log_prior(latents)  # makes its parameters
+        return VAEOutput(outputs=outputs, mean=mean, log_var=log_var, noise=noise, latents=latents)
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Maps `<float>[batch, height, width, channels]` to `(mean, log_var)`.
@@ -97,9 +102,41 @@ class VAE(nn.Module):
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
         return self.prior.log_density(latents)
 
-    def kl(self, mean: jax.Array, log_var: jax.Array, latents: jax.Array) -> jax.Array:
-        """Computes KL(q(z | x) || p(z)) as the prior does: `<float>[batch]`, nats per image."""
-        return self.prior.kl(mean, log_var, latents)
+    def sample_prior(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """Draws latent vectors from p(z): `<float>[num_samples, latent]`."""
+        return self.prior.sample(key, num_samples)
+
+    def to_base(self, latents: jax.Array) -> jax.Array:
+        """Maps latent vectors `<float>[batch, latent]` to the prior's base space."""
+        return self.prior.to_base(latents)
+
+    def from_base(self, base: jax.Array) -> jax.Array:
+        """Maps vectors of the prior's base space `<float>[batch, latent]` to latent vectors."""
+        return self.prior.from_base(base)
+
+    def kl(
+        self,
+        mean: jax.Array,
+        log_var: jax.Array,
+        noise: jax.Array,
+        path_gradient: bool = False,
+    ) -> jax.Array:
+        """Computes KL(q(z | x) || p(z)), where there is a closed form; else of a sample.
+
+        Args:
+          mean: `<float>[batch, latent]`, of q(z | x).
+          log_var: `<float>[batch, latent]`, of q(z | x).
+          noise: `<float>[batch, latent]`, standard normal, which makes the sample.
+          path_gradient: as for `distributions.log_density_of_sample`.
+
+        Returns:
+          `<float>[batch]`, nats per image; of a sample, log q(z | x) - log p(z).
+        """
+        if self.prior.has_closed_form:
+            return self.prior.kl(mean, log_var)
+        latents = distributions.reparameterize(mean, log_var, noise)
+        log_q = distributions.log_density_of_sample(latents, log_var, noise, path_gradient)
+        return log_q - self.log_prior(latents)
 
     def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
         """Computes the KL of each latent dimension: `<float>[batch, latent]`, nats."""
@@ -112,6 +149,7 @@ class VAE(nn.Module):
         log_var: jax.Array,
         noise: jax.Array,
         dropout_key: jax.Array | None = None,
+        gradient_scale: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Computes importance weights of samples, log p(x | z) + log p(z) - log q(z | x).
 
@@ -122,6 +160,8 @@ class VAE(nn.Module):
           noise: `<float>[num_samples, batch, latent]`, standard normal; `mean` and `log_var` make
             samples of q(z | x) of it.
           dropout_key: key of the decoder's dropout; without one dropout is off.
+          gradient_scale: `<float>[num_samples, batch]`, by which gradients through a sample are
+            multiplied; none then pass through q's parameters in log q(z | x). None: no change.
 
         Returns:
           `(log_weights, log_likelihood)`, the latter log p(x | z), each
@@ -133,14 +173,17 @@ class VAE(nn.Module):
 
         flat_noise = flat(noise, noise.shape[1:])
         flat_log_var = flat(log_var, log_var.shape)
-        z = distributions.reparameterize(flat(mean, mean.shape), flat_log_var, flat_noise)
+        flat_mean, path_gradient = flat(mean, mean.shape), gradient_scale is not None
+        z = distributions.reparameterize(flat_mean, flat_log_var, flat_noise)
+        if gradient_scale is not None:
+            z = distributions.scale_gradient(z, gradient_scale.reshape(-1, 1))
         log_likelihood = self.likelihood.log_prob(
             self.decode(z, dropout_key), flat(images, images.shape)
         )
         log_weights = (
             log_likelihood
             + self.log_prior(z)
-            - distributions.gaussian_log_density_of_noise(flat_noise, flat_log_var)
+            - distributions.log_density_of_sample(z, flat_log_var, flat_noise, path_gradient)
         )
         shape = noise.shape[:2]
         return log_weights.reshape(shape), log_likelihood.reshape(shape)
@@ -152,6 +195,7 @@ def create_vae(
     decoder: Mapping[str, Any],
     image_shape: Sequence[int] = (28, 28, 1),
     likelihood: str = "bernoulli",
+    prior: Mapping[str, Any] | None = None,
 ) -> VAE:
     """Builds the model that the fields of a configuration describe.
 
@@ -161,9 +205,11 @@ def create_vae(
       decoder: those of `ConvTransposeDecoder`, but for the shape of the outputs.
       image_shape: `(height, width, channels)` of an image.
       likelihood: a name in `LIKELIHOODS`.
+      prior: `kind`, a name in `PRIORS`, and the attributes of that prior; the standard normal if
+        None.
 
     Raises:
-      ValueError: the encoder or the likelihood is of another kind.
+      ValueError: the encoder, the likelihood or the prior is of another kind.
     """
     for noun, kind, kinds in (
         ("encoder", encoder["kind"], ENCODERS),
@@ -176,10 +222,13 @@ def create_vae(
     output_shape = (height, width, channels * pixels.num_outputs)
     module = ENCODERS[encoder["kind"]]
     attributes = {name: encoder[name] for name in module.__annotations__ if name in encoder}
+    encoder_module = module(latent_size, **attributes)
+    shape = (height, width, channels)
+    prior = prior or {"kind": "standard_normal"}
     return VAE(
-        encoder=module(latent_size, **attributes),
+        encoder=encoder_module,
         decoder=ConvTransposeDecoder(output_shape=output_shape, **decoder),
-        prior=StandardNormal(latent_size),
+        prior=create_prior(prior["kind"], latent_size, encoder_module, shape, {**prior}),
         likelihood=pixels,
-        image_shape=(height, width, channels),
+        image_shape=shape,
     )

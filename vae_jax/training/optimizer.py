@@ -48,7 +48,7 @@ def learning_rate_schedule(
 
 def _is_kernel(params: Params) -> Params:
     """Tells which parameters decay: kernels and not biases, a tree of `bool` like theirs."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
 # Equal arguments give the same transformation: programs compiled for it are shared.

@@ -93,6 +93,7 @@ def evaluation_settings(
             config.decoder,
             image_shape,
             config.likelihood.kind,
+            config.prior.to_dict(),
         ),
         objective=Objective(**config.loss),
         num_replicas=config.train.num_replicas,
