@@ -27,7 +27,7 @@ from vae_jax.runtime.files import local_path
 from vae_jax.training import run_directory
 
 _FOLDER_MODES = ("experiments", "report")
-_MODES = ("train", "evaluate", "sample", "interpolate", *_FOLDER_MODES)
+_MODES = ("train", "evaluate", "sample", "interpolate", "explore", *_FOLDER_MODES)
 
 _CONFIG = flags.DEFINE_string("config", None, "Configuration file, see configs/.")
 _CONFIGS = flags.DEFINE_list("configs", None, "Mode experiments: names of files in configs/.")
@@ -58,7 +58,7 @@ def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
     if is_first_process:
         # Of what the run directory holds it was said when that was trained.
         configuration.warn_without_effect(config, schema, None if mode == "train" else overrides)
-    from vae_jax import evaluate, interpolate, sample, train
+    from vae_jax import evaluate, explore, interpolate, sample, train
     from vae_jax.runtime.system_errors import system_errors_as_user_errors
 
     run = {
@@ -66,6 +66,7 @@ def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
         "evaluate": evaluate.evaluate,
         "sample": sample.sample,
         "interpolate": interpolate.interpolate,
+        "explore": explore.explore,
     }[mode]
     # What the other processes could do, the first does.
     if is_first_process or mode == "train":
