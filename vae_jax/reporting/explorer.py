@@ -27,6 +27,7 @@ _MAX_POINTS = 2_000
 _MAX_VARIABLES = 10
 _TRAVERSAL = np.linspace(-3.0, 3.0, 15)  # in standard deviations
 _MAX_ENDS = 20
+_MAX_STARTS = 5  # of traversals, beside the mean
 _NUM_BETWEEN = 7  # places between two ends, these not among them
 _NUM_SAMPLES = 320
 _MARGIN = 0.05  # around the map's points, of their extent
@@ -44,8 +45,8 @@ class Exploration:
       rows: `<int>[points]`, the test images that are points of the map.
       points: `<float>[points, 2]`, where they are: 0 to 1 to the right, and downwards.
       ends: `<int>[ends]`, which of `rows` are the ends of interpolations.
+      starts: `<int>[starts]`, which of `ends` are where traversals start, after the mean.
       variables: `<int>[variables]`, the latent variables to traverse, the most active first.
-      variances: `<float>[variables]`, of their posterior means.
       latents: what is decoded, `<float32>[n, latent]`, by the name of its sheet.
     """
 
@@ -55,8 +56,8 @@ class Exploration:
     rows: np.ndarray
     points: np.ndarray
     ends: np.ndarray
+    starts: np.ndarray
     variables: np.ndarray
-    variances: np.ndarray
     latents: dict[str, np.ndarray]
 
 
@@ -81,17 +82,15 @@ def choose(mean: np.ndarray, log_var: np.ndarray, labels: np.ndarray | None) -> 
     side = float((high - low).max()) * (1.0 + 2.0 * _MARGIN)
     corner = (low + high) / 2.0 + np.array([-side, side]) / 2.0
     ends = _pick_ends(None if labels is None else labels[rows], len(rows))
-    variances = mean.var(0, dtype=np.float64)
-    variables = np.argsort(-variances, kind="stable")[:_MAX_VARIABLES]
+    starts = _spread_out(len(ends), _MAX_STARTS)
+    variables = np.argsort(-mean.var(0, dtype=np.float64), kind="stable")[:_MAX_VARIABLES]
     latents = {
         "map": plane.latents_at(_cell_centers(corner, side)),
-        "traversals": _traversals(mean, log_var, variables),
+        "traversals": _traversals(mean, log_var, rows[ends[starts]], variables),
         "interpolations": _interpolations(mean[rows[ends]]),
     }
     points = (coordinates - corner) / (side, -side)
-    return Exploration(
-        plane, corner, side, rows, points, ends, variables, variances[variables], latents
-    )
+    return Exploration(plane, corner, side, rows, points, ends, starts, variables, latents)
 
 
 def _spread_out(num: int, max_num: int) -> np.ndarray:
@@ -118,12 +117,15 @@ def _cell_centers(corner: np.ndarray, side: float) -> np.ndarray:
     return np.stack([across, up], -1).reshape(-1, 2)
 
 
-def _traversals(mean: np.ndarray, log_var: np.ndarray, variables: np.ndarray) -> np.ndarray:
-    """Moves one latent variable after the other away from the mean of all images."""
+def _traversals(
+    mean: np.ndarray, log_var: np.ndarray, starts: np.ndarray, variables: np.ndarray
+) -> np.ndarray:
+    """Moves one latent variable after the other away from the mean of all, then from each start."""
     center, variance = aggregate_posterior(mean, log_var)
-    latents = np.tile(center, (len(variables), len(_TRAVERSAL), 1))
-    for moved, variable in zip(latents, variables, strict=True):
-        moved[:, variable] += _TRAVERSAL * np.sqrt(variance[variable])
+    origins = np.concatenate([center[None], mean[starts]])
+    latents = np.tile(origins[:, None, None], (1, len(variables), len(_TRAVERSAL), 1))
+    for row, variable in enumerate(variables):
+        latents[:, row, :, variable] += _TRAVERSAL * np.sqrt(variance[variable])
     return latents.reshape(-1, len(center)).astype(np.float32)
 
 
@@ -166,9 +168,9 @@ def _script_data(
         "classNames": class_names,
         "isColored": labels is not None and 0 < len(class_names) <= _MAX_COLORED_CLASSES,
         "ends": shown.ends.tolist(),
+        "starts": [None, *shown.starts.tolist()],
         "between": _NUM_BETWEEN,
         "variables": shown.variables.tolist(),
-        "variances": shown.variances.tolist(),
         "traversal": _TRAVERSAL.round(2).tolist(),
         "samples": _NUM_SAMPLES,
     }

@@ -12,8 +12,8 @@ from vae_jax.model.likelihoods import MAX_PIXEL
 COLUMNS = 32
 # The sides of an image and the bytes it may take, so that a page can promise to stay small.
 _MAX_SIDE = 32
-_MAX_BYTES_PER_IMAGE = 850
-_WEBP_QUALITY = 85  # of it, color noise of that size takes less
+_MAX_BYTES_PER_IMAGE = 720
+_WEBP_QUALITY = 80  # of it, color noise of that size takes less
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
