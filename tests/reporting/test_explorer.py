@@ -187,4 +187,4 @@ def test_the_mode_writes_a_page_where_it_is_told(trained_run, small_config, tmp_
     assert f"wrote {path}" in capsys.readouterr().out
     assert path.stat().st_size < MAX_SIZE
     assert not (trained_run / "explorer.html").exists()
-    assert "500 test images of 28×28. Model: 8 latent variables" in path.read_text()
+    assert "Model: 8 latent variables, epoch 2, seed 0." in path.read_text()

@@ -136,17 +136,17 @@ def _interpolations(ends: np.ndarray) -> np.ndarray:
     return np.concatenate([ends, *between])
 
 
-def _images(replica: Replica, shown: Exploration, images: np.ndarray) -> dict[str, np.ndarray]:
+def _images(
+    replica: Replica, shown: Exploration, images: np.ndarray, bar: tqdm
+) -> dict[str, np.ndarray]:
     """Returns the images of each sheet as thumbnails: decoded ones, and the test images."""
     model, params, root_key = replica.model, replica.params, replica.root_key
     sheets = {"tests": images[shown.rows] / MAX_PIXEL}
-    total = sum(map(len, shown.latents.values())) + _NUM_SAMPLES
-    with tqdm(total=total, desc="decoding", unit=" images", disable=not sys.stderr.isatty()) as bar:
-        for name, latents in shown.latents.items():
-            sheets[name] = generation.decode(model, params, latents)
-            bar.update(len(latents))
-        sheets["samples"] = generation.sample(model, params, root_key, _NUM_SAMPLES)
-        bar.update(_NUM_SAMPLES)
+    for name, latents in shown.latents.items():
+        sheets[name] = generation.decode(model, params, latents)
+        bar.update(len(latents))
+    sheets["samples"] = generation.sample(model, params, root_key, _NUM_SAMPLES)
+    bar.update(_NUM_SAMPLES)
     return {name: sprites.thumbnails(replica.shown(each)) for name, each in sheets.items()}
 
 
@@ -183,9 +183,14 @@ def render(replica: Replica, dataset: Dataset) -> str:
       UserError: the test images are all encoded alike.
     """
     test = dataset.test
-    mean, log_var = generation.encode(replica.model, replica.params, test.images)
+    is_quiet = not sys.stderr.isatty()
+    with tqdm(total=len(test), desc="encoding", unit=" images", disable=is_quiet) as bar:
+        mean, log_var = generation.encode(replica.model, replica.params, test.images)
+        bar.update(len(test))
     shown = choose(mean, log_var, test.labels)
-    images = _images(replica, shown, test.images)
+    total = sum(map(len, shown.latents.values())) + _NUM_SAMPLES
+    with tqdm(total=total, desc="decoding", unit=" images", disable=is_quiet) as bar:
+        images = _images(replica, shown, test.images, bar)
     data = _script_data(shown, images, dataset)
     context = {
         "data": data,
