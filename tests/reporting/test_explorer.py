@@ -26,9 +26,9 @@ def data_of(html):
 
 
 def image_at(data, sheet, index):
-    """An image out of a sheet, as the page's script finds it: `<uint8>[height, width, ...]`."""
+    """A gray image out of a sheet, as the page's script finds it: `<uint8>[height, width]`."""
     content = base64.b64decode(data["sheets"][sheet].partition("base64,")[2])
-    pixels = np.asarray(Image.open(io.BytesIO(content)))
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
     height, width, columns = (data["tile"][name] for name in ("height", "width", "columns"))
     row, column = divmod(index, columns)
     return pixels[row * height :, column * width :][:height, :width]
