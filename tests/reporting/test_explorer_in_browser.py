@@ -64,7 +64,7 @@ def page(browser, path_and_window):
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda asked: addresses.append(asked.url))
     page.goto(path.as_uri())
-    page.wait_for_selector("#samples canvas[aria-label]")
+    page.wait_for_selector("#nearest[aria-label]")
     yield page
     context.close()
     assert messages == []
