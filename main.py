@@ -17,6 +17,7 @@ runs in that folder; --mode=report writes the report alone.
 """
 
 import functools
+import importlib
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,10 +32,11 @@ from vae_jax.runtime.files import local_path
 from vae_jax.training import run_directory
 
 _FOLDER_MODES = ("experiments", "report")
-_MODES = (
-    *("train", "evaluate", "sample", "interpolate", "encode", "reconstruct"),
-    *_FOLDER_MODES,
+_RUN_MODES = (
+    *("train", "evaluate", "sample", "interpolate"),
+    *("encode", "reconstruct", "explore", "export"),
 )
+_MODES = (*_RUN_MODES, *_FOLDER_MODES)
 
 _CONFIG = flags.DEFINE_string("config", None, "Configuration file, see configs/.")
 _CONFIGS = flags.DEFINE_list("configs", None, "Mode experiments: names of files in configs/.")
@@ -58,7 +60,7 @@ _LOCK_WORKDIR = flags.DEFINE_bool(
 # Which modes of one run take a flag, and the argument it is.
 _ARGUMENTS = (
     (_INPUT, "input", ("interpolate", "encode", "reconstruct")),
-    (_OUTPUT, "output", ("evaluate", "sample", "interpolate", "encode", "reconstruct")),
+    (_OUTPUT, "output", tuple(mode for mode in _RUN_MODES if mode != "train")),
     (_NUM, "num_images", ("sample",)),
     (_SEED, "seed", ("sample",)),
 )
@@ -97,17 +99,13 @@ def _run_one(mode: str, workdir: Path, arguments: list[str]) -> None:
     if is_first_process:
         # Of what the run directory holds it was said when that was trained.
         configuration.warn_without_effect(config, schema, None if mode == "train" else overrides)
-    from vae_jax import encode, evaluate, interpolate, reconstruct, sample, train
     from vae_jax.runtime.system_errors import system_errors_as_user_errors
 
-    run = {
-        "train": functools.partial(train.train_and_evaluate, lock=_LOCK_WORKDIR.value),
-        "evaluate": evaluate.evaluate,
-        "sample": sample.sample,
-        "interpolate": interpolate.interpolate,
-        "encode": encode.encode,
-        "reconstruct": reconstruct.reconstruct,
-    }[mode]
+    module = importlib.import_module(f"vae_jax.{mode}")
+    if mode == "train":
+        run = functools.partial(module.train_and_evaluate, lock=_LOCK_WORKDIR.value)
+    else:
+        run = getattr(module, mode)
     # What the other processes could do, the first does.
     if is_first_process or mode == "train":
         batch_size = config.train.batch_size if mode == "train" else 0

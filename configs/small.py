@@ -2,7 +2,9 @@
 
   python main.py --config=configs/small.py --workdir=runs/small
 
-Comes trained, in `docs/small`.
+Test loss 96.14 nats per image = reconstruction 71.20 + KL 24.94, at epoch 30 of 30, with 795,333
+parameters; 38 minutes on one core of an Intel Xeon, beside other work. It comes trained, in
+`docs/small`.
 """
 
 import ml_collections

@@ -87,6 +87,7 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
         "evaluate",
         "sample",
         "interpolate",
+        "explore",
         "experiments",
         "report",
         "--configs",

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.common import make_small_config, settings_of
 from tests.support.reading import rows_without_timing
-from vae_jax import datasets, evaluate, interpolate, sample, train
+from vae_jax import datasets, evaluate, explore, interpolate, sample, train
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime import devices
@@ -165,7 +165,7 @@ def test_the_run_has_means_and_standard_deviations(config, together, capsys):
     assert (together / "plots" / "loss_curves.png").exists()
 
 
-def test_all_modes_see_every_replica(config, together, capsys):
+def test_all_modes_see_every_replica(config, together, tmp_path, capsys):
     folders = run_directory.replica_folders(together, SEED, NUM_REPLICAS)
     before = [(folder / "summary.json").read_bytes() for folder in [together, *folders]]
     sample.sample(config, together)
@@ -174,6 +174,10 @@ def test_all_modes_see_every_replica(config, together, capsys):
     assert np.any(first != second)
     interpolate.interpolate(config, together)
     assert capsys.readouterr().out.count("interpolation.png") == NUM_REPLICAS
+    explore.explore(config, together, tmp_path)
+    pages = [tmp_path / folder.relative_to(together) / "explorer.html" for folder in folders]
+    for index, page in enumerate(pages):
+        assert f"seed {SEED + index}." in page.read_text()
     evaluate.evaluate(config, together)
     assert [(folder / "summary.json").read_bytes() for folder in [together, *folders]] == before
     train.train_and_evaluate(config, together)

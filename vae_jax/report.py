@@ -79,7 +79,8 @@ def write_report(
         raise UserError(f"--workdir={workdir}: holds no complete run{found}")
     groups = runs.group_runs(complete, configs_by_name)
     for name in ("report.html", "report.md"):
-        text = page.render(groups, skipped_runs, configs_by_name, is_html=name.endswith("html"))
+        is_html = name.endswith("html")
+        text = page.render(groups, skipped_runs, configs_by_name, workdir, is_html)
         write_atomically(workdir / name, text)
         print(f"wrote {workdir / name}")
     for folder, what in skipped_runs.items():

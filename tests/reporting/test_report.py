@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import unittest.mock
+import urllib.parse
 
 import matplotlib.image
 import numpy as np
@@ -148,6 +149,17 @@ def test_a_report_holds_its_plots_and_no_external_link(tmp_path):
         "report.html",
         "report.md",
     ]
+
+
+def test_a_report_links_to_the_explorers(tmp_path):
+    write_run(tmp_path / "what? a name" / "baseline", NAMED["baseline"], [100.0, 101.0])
+    write_run(tmp_path / "optimized", NAMED["optimized"], [102.3])
+    folder = tmp_path / "what? a name" / "baseline" / "replicas" / "seed_1"
+    (folder / "explorer.html").touch()
+    html_text, _ = write_report(tmp_path)
+    [address] = [each for each in Page(html_text).references if "explorer" in each]
+    assert (tmp_path / urllib.parse.unquote(address)).samefile(folder / "explorer.html")
+    assert "?" not in address and "baseline, seed 1" in html_text
 
 
 def test_seeds_and_replicas_of_a_configuration_are_one_row_with_a_deviation(tmp_path):

@@ -3,6 +3,7 @@
 Latents are `<float>[n, latent]`. scikit-learn is imported where it is used: it is slow to import.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -152,6 +153,45 @@ def pca_map(latents: np.ndarray) -> np.ndarray:
     if latents.shape[1] == 1:
         return np.concatenate([latents, np.zeros_like(latents)], 1)
     return PCA(2, random_state=_MAP_SEED).fit_transform(latents)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plane:
+    """A plane through the latent space.
+
+    Attributes:
+      center: `<float32>[latent]`, where both coordinates are 0.
+      directions: `<float32>[2, latent]`, orthonormal; zero where there is no second dimension.
+      variance_fraction: of the latents' variance, the part that lies in the plane.
+    """
+
+    center: np.ndarray
+    directions: np.ndarray
+    variance_fraction: float
+
+    def project(self, latents: np.ndarray) -> np.ndarray:
+        """Returns the coordinates of the nearest places of the plane, `<float32>[n, 2]`."""
+        return (latents - self.center) @ self.directions.T
+
+    def latents_at(self, places: np.ndarray) -> np.ndarray:
+        """Returns the latents `<float32>[n, latent]` at coordinates `<float>[n, 2]`."""
+        return self.center + places.astype(np.float32) @ self.directions
+
+
+def principal_plane(latents: np.ndarray) -> Plane:
+    """Finds the plane of the first two principal components; of one or two dimensions, the whole.
+
+    Raises:
+      NotMeasured: the latents do not differ.
+    """
+    from sklearn.decomposition import PCA
+
+    _check_spread(latents)
+    size = latents.shape[1]
+    if size <= 2:
+        return Plane(np.zeros(size, np.float32), np.eye(2, size, dtype=np.float32), 1.0)
+    pca = PCA(2, random_state=_MAP_SEED).fit(latents)
+    return Plane(pca.mean_, pca.components_, float(pca.explained_variance_ratio_.sum()))
 
 
 def tsne_map(latents: np.ndarray) -> np.ndarray:

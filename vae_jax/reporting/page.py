@@ -3,8 +3,10 @@
 import base64
 import dataclasses
 import itertools
+import os
 import re
 import shlex
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_
 from vae_jax.runtime.errors import UserError
 from vae_jax.training import metrics, run_directory
 
+EXPLORER_NAME = "explorer.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 _PLOTS = {
     "reconstructions": "Test images and their reconstructions",
@@ -306,6 +309,17 @@ def _gallery(group: Group) -> list[dict[str, str]]:
     ]
 
 
+def _explorers(group: Group, folder: Path) -> dict[str, str]:
+    """Returns the addresses of a group's explorers, as seen from `folder`, by their models."""
+    addresses = {}
+    for model in group.models:
+        path = model.folder / EXPLORER_NAME
+        if path.exists():
+            relative = os.fsencode(os.path.relpath(path, folder))
+            addresses[f"{group.name}, seed {model.seed}"] = urllib.parse.quote(relative)
+    return addresses
+
+
 def _comparison(title: str, groups: Sequence[Group], with_images: bool) -> dict[str, Any]:
     """Puts together what the templates show of groups that can be compared."""
     lines = _latent_size_lines(groups)
@@ -345,7 +359,8 @@ def _escape_markdown(text: str) -> str:
     return _MARKDOWN.sub(lambda found: f"\\{found[0]}", line.replace("&", "&amp;"))
 
 
-def _environment(is_html: bool) -> jinja2.Environment:
+def environment(is_html: bool) -> jinja2.Environment:
+    """Returns where templates are found and how they are rendered."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=is_html,
@@ -362,7 +377,7 @@ def _environment(is_html: bool) -> jinja2.Environment:
 def check(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict]) -> None:
     """Makes what is of this run alone in a report: what is wrong with it is raised here."""
     groups = group_runs([run], configs_by_name)
-    render(groups, {}, configs_by_name, is_html=False)
+    render(groups, {}, configs_by_name, run.workdir, is_html=False)
     for group in groups:
         _gallery(group)
 
@@ -371,6 +386,7 @@ def render(
     groups: Sequence[Group],
     skipped_runs: Mapping[Path, str],
     configs_by_name: Mapping[str, ml_collections.ConfigDict],
+    folder: Path,
     is_html: bool,
 ) -> str:
     """Renders the report as a self-contained HTML page, or as Markdown without images.
@@ -379,6 +395,7 @@ def render(
       groups: what is reported.
       skipped_runs: the runs that are not, or not wholly, and why.
       configs_by_name: the configurations in `configs/`.
+      folder: where the page will be: what it links to is named from there.
       is_html: which of the two.
     """
     by_name = {group.name: group for group in groups if group.is_named}
@@ -391,8 +408,11 @@ def render(
         "reference_standard_error": _REFERENCE_STANDARD_ERROR,
         "provenance": _provenance_table(groups, configs_by_name),
         "num_models": {group.name: len(group.models) for group in groups},
-        "galleries": [(group.name, _gallery(group)) for group in groups] if is_html else [],
+        "galleries": [
+            (group.name, _gallery(group), _explorers(group, folder))
+            for group in (groups if is_html else [])
+        ],
         "skipped_runs": {str(folder): what for folder, what in skipped_runs.items()},
     }
     template = "report.html.j2" if is_html else "report.md.j2"
-    return _environment(is_html).get_template(template).render(context)
+    return environment(is_html).get_template(template).render(context)

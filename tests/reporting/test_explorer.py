@@ -1,0 +1,190 @@
+"""The explorer's page: what it shows is what the model decodes there, and it stays small."""
+
+import base64
+import io
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.common import error_of
+from tests.support.exploring import make_dataset, make_replica
+from vae_jax import explore
+from vae_jax.evaluation import generation
+from vae_jax.reporting import explorer, sprites
+
+RANDOM = np.random.default_rng(0)
+MAX_SIZE = 6_000_000
+
+
+def data_of(html):
+    """What the page's script reads."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', html)[1])
+
+
+def image_at(data, sheet, index):
+    """A gray image out of a sheet, as the page's script finds it: `<uint8>[height, width]`."""
+    content = base64.b64decode(data["sheets"][sheet].partition("base64,")[2])
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+    height, width, columns = (data["tile"][name] for name in ("height", "width", "columns"))
+    row, column = divmod(index, columns)
+    return pixels[row * height :, column * width :][:height, :width]
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory):
+    return make_replica(tmp_path_factory.mktemp("replica"))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return make_dataset(class_names=("cat", "</script><b>dog", "fish"))
+
+
+@pytest.fixture(scope="module")
+def html(replica, dataset):
+    return explorer.render(replica, dataset)
+
+
+@pytest.fixture(scope="module")
+def data(html):
+    return data_of(html)
+
+
+@pytest.fixture(scope="module")
+def means(replica, dataset):
+    return generation.encode(replica.model, replica.params, dataset.test.images)
+
+
+def decoded(replica, latents):
+    """What a sheet must hold of latents `<float>[latent]`: dark on light, as digits are."""
+    image = generation.decode(replica.model, replica.params, np.float32(latents)[None])[0, ..., 0]
+    return (1.0 - image) * 255.0
+
+
+def assert_shows(image, expected):
+    np.testing.assert_allclose(image, expected, atol=0.51)
+
+
+def test_a_place_of_the_map_shows_what_is_decoded_there(replica, means, data):
+    center = means[0].mean(0)
+    directions = np.linalg.svd(means[0] - center, full_matrices=False)[2][:2]
+    # The signs of principal components are free: the page's points tell them.
+    corner, side = np.array(data["corner"]), data["side"]
+    points = corner + np.array(data["points"]) * (side, -side)
+    expected = (means[0] - center) @ directions.T
+    signs = np.sign((points * expected).sum(0))
+    np.testing.assert_allclose(points, expected * signs, atol=side * 1e-4)
+    for column, row in ((0, 0), (31, 4), (9, 31)):
+        place = corner + (np.array([column, row]) + 0.5) / data["cells"] * (side, -side)
+        latents = center + (place * signs) @ directions
+        assert_shows(image_at(data, "map", row * 32 + column), decoded(replica, latents))
+
+
+def test_points_are_test_images_inside_the_map(dataset, data):
+    points = np.array(data["points"])
+    assert points.min() == pytest.approx(0.05 / 1.1, abs=1e-3)
+    assert points.max() == pytest.approx(1.05 / 1.1, abs=1e-3)
+    assert data["rows"] == [*range(60)]
+    assert data["labels"] == dataset.test.labels.tolist()
+    for point in (0, 59):
+        expected = 255 - dataset.test.images[data["rows"][point], ..., 0]
+        np.testing.assert_array_equal(image_at(data, "tests", point), expected)
+
+
+def test_a_traversal_moves_one_latent_variable(replica, means, data):
+    mean, log_var = means
+    assert data["variables"] == np.argsort(-mean.var(0)).tolist()
+    std = np.sqrt(mean.var(0) + np.exp(log_var).mean(0))
+    steps = len(data["traversal"])
+    assert steps >= 15
+    origins = [mean.mean(0), *(mean[data["ends"][end]] for end in data["starts"][1:])]
+    assert data["starts"][0] is None and len(origins) == 6
+    for start, row, step in ((0, 0, 0), (0, 2, steps // 2), (4, 1, steps - 1)):
+        latents = origins[start].copy()
+        variable = data["variables"][row]
+        latents[variable] += data["traversal"][step] * std[variable]
+        index = (start * len(data["variables"]) + row) * steps + step
+        assert_shows(image_at(data, "traversals", index), decoded(replica, latents))
+    assert [data["traversal"][index] for index in (0, steps // 2, -1)] == [-3.0, 0.0, 3.0]
+
+
+def test_an_interpolation_is_a_straight_line_between_latent_means(replica, means, data):
+    ends, between = means[0][data["ends"]], data["between"]
+    assert len(ends) == 20
+    pairs = [*itertools.combinations(range(20), 2)]
+    for first, last in ((0, 1), (3, 17), (18, 19)):
+        index = 20 + pairs.index((first, last)) * between + 1  # the second place between them
+        latents = ends[first] + (ends[last] - ends[first]) * 2 / (between + 1)
+        assert_shows(image_at(data, "interpolations", index), decoded(replica, latents))
+        assert_shows(image_at(data, "interpolations", last), decoded(replica, ends[last]))
+
+
+def test_samples_are_those_of_the_model(replica, data):
+    samples = generation.sample(replica.model, replica.params, replica.root_key, data["samples"])
+    assert len(samples) >= 300
+    for index in (0, 319):
+        assert_shows(image_at(data, "samples", index), (1.0 - samples[index, ..., 0]) * 255.0)
+
+
+def test_a_page_repeats_and_holds_no_external_link(replica, dataset, html):
+    assert explorer.render(replica, dataset) == html
+    assert not re.search(r"https?:|@import|url\(|src=\"(?!data:)", html)
+    assert "<b>dog" not in html
+    assert data_of(html)["classNames"][1] == "</script><b>dog"
+
+
+def test_images_without_labels_have_no_legend(tmp_path):
+    shape = (12, 12, 3)
+    html = explorer.render(make_replica(tmp_path, 1, shape), make_dataset(shape, num_tests=7))
+    data = data_of(html)
+    assert data["labels"] is None and not data["isColored"]
+    assert 'id="legend"' not in html
+    assert len(data["ends"]) == 7 and len(data["variables"]) == 1
+    assert "on the line of the only latent variable" in html
+
+
+def test_two_latent_variables_are_the_map():
+    mean = RANDOM.normal(size=(30, 2)).astype(np.float32)
+    shown = explorer.choose(mean, np.zeros_like(mean), None)
+    latents = shown.corner + shown.points * (shown.side, -shown.side)
+    np.testing.assert_allclose(latents, mean, atol=1e-5)
+    cells = shown.latents["map"].reshape(32, 32, 2)
+    np.testing.assert_allclose(cells[0, 0], shown.corner + np.array([0.5, -0.5]) * shown.side / 32)
+
+
+def test_ends_are_of_all_classes():
+    mean = RANDOM.normal(size=(50, 3)).astype(np.float32)
+    labels = np.sort(np.arange(50) % 10)
+    shown = explorer.choose(mean, np.zeros_like(mean), labels)
+    assert labels[shown.ends].tolist() == [label for label in range(10) for _ in range(2)]
+
+
+def test_latents_that_do_not_differ_are_an_error_of_one_line():
+    mean = np.ones((5, 3), np.float32)
+    assert "nothing to explore" in error_of(explorer.choose, mean, np.zeros_like(mean), None)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (32, 32, 1), (20, 64, 3)])
+def test_the_largest_page_is_below_its_limit(shape):
+    # Noise is what compresses worst, and 2,000 points are as many as there may be.
+    mean = RANDOM.normal(size=(2_001, 32)).astype(np.float32)
+    shown = explorer.choose(mean, np.zeros_like(mean), None)
+    num_images = len(shown.rows) + sum(map(len, shown.latents.values())) + 320
+    images = sprites.thumbnails(RANDOM.random((256, *shape)))
+    assert max(images.shape[1:3]) == 32
+    per_image = len(sprites.pack(images)) / 256
+    script_and_points = 150_000
+    assert num_images * per_image + script_and_points < MAX_SIZE
+
+
+def test_the_mode_writes_a_page_where_it_is_told(trained_run, small_config, tmp_path, capsys):
+    explore.explore(small_config, trained_run, tmp_path / "new" / "folder")
+    path = tmp_path / "new" / "folder" / "explorer.html"
+    assert f"wrote {path}" in capsys.readouterr().out
+    assert path.stat().st_size < MAX_SIZE
+    assert not (trained_run / "explorer.html").exists()
+    assert "Model: 8 latent variables, epoch 2, seed 0." in path.read_text()
