@@ -34,7 +34,7 @@ from vae_jax.training import run_directory
 _FOLDER_MODES = ("experiments", "report")
 _RUN_MODES = (
     *("train", "evaluate", "sample", "interpolate"),
-    *("encode", "reconstruct", "explore", "export"),
+    *("encode", "reconstruct", "explore", "export", "fit_prior"),
 )
 _MODES = (*_RUN_MODES, *_FOLDER_MODES)
 

@@ -24,6 +24,8 @@ class Stream(enum.IntEnum):
     MEASURED_SAMPLES = 7  # those whose quality is measured
     IMPORTANCE = 8  # by image index, then by sample
     PIXELS = 9  # drawn in sample mode, by image index
+    PRIOR_FIT = 10  # a prior fitted afterwards, by epoch, then by step
+    PRIOR_FIT_PIXELS = 11  # by epoch, then by image index
 
 
 def make_root_key(seed: int | jax.Array | np.ndarray) -> jax.Array:

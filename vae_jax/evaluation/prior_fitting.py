@@ -1,0 +1,175 @@
+"""A prior fitted to the posteriors of a trained model, whose encoder and decoder stay as they are.
+
+The loss is -log p(z) of posterior samples: all of the negative ELBO that depends on the prior.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from vae_jax.datasets import Dataset
+from vae_jax.evaluation import generation
+from vae_jax.model import distributions
+from vae_jax.model.likelihoods import to_intensities
+from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.vae import VAE, Params, apply
+from vae_jax.runtime import devices
+
+NUM_EPOCHS = 40
+_BATCH_SIZE = 100
+_LEARNING_RATE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorFit:
+    """What fitting a prior came to, in nats per image.
+
+    Attributes:
+      epoch: the epoch with the lowest validation loss; 0 where none is below the beginning.
+      train: -log p(z) of the training images' posterior samples, of each epoch.
+      validation: that of the validation images', before the first epoch and after each.
+      standard_normal: that of the standard normal, of the same validation samples.
+    """
+
+    epoch: int
+    train: list[float]
+    validation: list[float]
+    standard_normal: float
+
+
+def _join(params: Params, prior: Params) -> Params:
+    return {**params, "prior": prior}
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _binarize_and_encode(
+    model: VAE, params: Params, key: jax.Array, images: jax.Array, indices: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Draws pixels as training does and encodes them, an image's decided by its index."""
+    intensities = to_intensities(images)
+
+    def draw(index: jax.Array, image: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, index), image).astype(jnp.float32)
+
+    return apply(model, params, jax.vmap(draw)(indices, intensities), method="encode")
+
+
+def _posteriors_of_epoch(
+    model: VAE, params: Params, root_key: jax.Array, images: np.ndarray, is_binarized: bool
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Returns what gives an epoch's posteriors of the training images: other pixels, if drawn."""
+    if not is_binarized:
+        posteriors = generation.encode(model, params, images)
+        return lambda epoch: posteriors
+    indices = np.arange(len(images), dtype=np.int32)
+
+    def encode(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        key = stream_key(root_key, Stream.PRIOR_FIT_PIXELS, epoch)
+        encode_batch = functools.partial(_binarize_and_encode, model, params, key)
+        return generation.map_rows(encode_batch, images, indices)
+
+    return encode
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _loss(
+    model: VAE, params: Params, key: jax.Array, mean: jax.Array, log_var: jax.Array
+) -> jax.Array:
+    """Computes the mean -log p(z) of one sample of each posterior."""
+    latents = distributions.sample_gaussian(key, mean, log_var)
+    return -apply(model, params, latents, method="log_prior").mean()
+
+
+@functools.partial(jax.jit, static_argnames=("model", "optimizer"), donate_argnums=(3, 4))
+def _train_epoch(
+    model: VAE,
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    prior: Params,
+    opt_state: optax.OptState,
+    key: jax.Array,
+    mean: jax.Array,
+    log_var: jax.Array,
+) -> tuple[Params, optax.OptState, jax.Array]:
+    """Takes an epoch's steps; returns the prior's parameters and the mean loss of the steps."""
+    num_steps = len(mean) // _BATCH_SIZE
+    order = jax.random.permutation(jax.random.fold_in(key, num_steps), len(mean))
+    batches = order[: num_steps * _BATCH_SIZE].reshape(num_steps, _BATCH_SIZE)
+
+    def step(carry: tuple[Params, optax.OptState], batch: tuple[jax.Array, jax.Array]):
+        prior, opt_state = carry
+        number, rows = batch
+        step_key = jax.random.fold_in(key, number)
+        loss, gradient = jax.value_and_grad(
+            lambda prior: _loss(model, _join(params, prior), step_key, mean[rows], log_var[rows])
+        )(prior)
+        updates, opt_state = optimizer.update(gradient, opt_state, prior)
+        return (optax.apply_updates(prior, updates), opt_state), loss
+
+    steps = (jnp.arange(num_steps), batches)
+    (prior, opt_state), losses = jax.lax.scan(step, (prior, opt_state), steps)
+    return prior, opt_state, losses.mean()
+
+
+def fit_prior(
+    model: VAE,
+    params: Params,
+    prior: Params,
+    root_key: jax.Array,
+    dataset: Dataset,
+    is_binarized: bool,
+    num_epochs: int = NUM_EPOCHS,
+) -> tuple[Params, PriorFit]:
+    """Fits a prior's parameters to posterior samples; the validation images choose the epoch.
+
+    Adam with a rate of 0.001 that falls by a cosine, batches of 100 images.
+
+    Args:
+      model: the autoencoder, with that prior.
+      params: its other parameters.
+      prior: where the prior's begin.
+      root_key: decides samples and order.
+      dataset: the images.
+      is_binarized: whether the training images' pixels are drawn anew in each epoch.
+      num_epochs: how many.
+
+    Returns:
+      The prior's parameters, and what they come to.
+    """
+    draw_posteriors = _posteriors_of_epoch(
+        model, params, root_key, dataset.train.images, is_binarized
+    )
+    held_out = devices.to_device(generation.encode(model, params, dataset.validation.images))
+    held_out_key = stream_key(root_key, Stream.PRIOR_FIT)
+    latents = distributions.sample_gaussian(held_out_key, *held_out)
+    zeros = jnp.zeros_like(latents)
+    standard_normal = -distributions.gaussian_log_density(latents, zeros, zeros).mean()
+    num_steps = max(len(dataset.train) // _BATCH_SIZE, 1)
+    optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, num_epochs * num_steps))
+    opt_state = optimizer.init(prior)
+
+    def validate() -> float:
+        return float(_loss(model, _join(params, prior), held_out_key, *held_out))
+
+    best, train, validation = jax.device_get(prior), [], [validate()]
+    epochs = tqdm(range(1, num_epochs + 1), unit=" epochs", disable=not sys.stderr.isatty())
+    for epoch in epochs:
+        posteriors = devices.to_device(draw_posteriors(epoch))
+        key = stream_key(root_key, Stream.PRIOR_FIT, epoch)
+        prior, opt_state, loss = _train_epoch(
+            model, optimizer, params, prior, opt_state, key, *posteriors
+        )
+        train.append(float(loss))
+        validation.append(validate())
+        epochs.set_postfix_str(f"validation {validation[-1]:.2f}")
+        if validation[-1] == min(validation):
+            best = jax.device_get(prior)
+    epoch = int(np.argmin(validation))
+    return best, PriorFit(epoch, train, validation, float(standard_normal))
