@@ -11,17 +11,27 @@ import scipy.stats
 from tests.support.common import apply, make_settings, small_vae
 from vae_jax.evaluation import log_likelihood
 from vae_jax.model import importance
+from vae_jax.model.coupling_flow import CouplingFlow
+from vae_jax.model.priors import GaussianMixture
 from vae_jax.training import steps
 
 RANDOM = np.random.default_rng(0)
 IMAGES = (RANDOM.uniform(size=(7, 28, 28, 1)) < 0.2).astype(np.uint8) * np.uint8(255)
 
 
-def make_model(latent_size):
+def make_model(latent_size, prior=None):
     model = small_vae(latent_size)
+    model = dataclasses.replace(model, prior=prior) if prior else model
     state = steps.initial_state(make_settings(model), seed=0)
     # Untrained, p(x | z) hardly depends on z: larger kernels make it do so.
     params = jax.tree.map(lambda leaf: 1.5 * leaf, state.params)
+    if prior:  # untrained, a flow is the standard normal
+        params["prior"] = jax.tree.map(
+            lambda leaf: (
+                leaf + np.float32(0.15) * RANDOM.normal(size=leaf.shape).astype(np.float32)
+            ),
+            state.params["prior"],
+        )
     return model, params, state.root_key
 
 
@@ -40,15 +50,24 @@ def quadrature(trained, latent_size):
     # log p(x | z) = sum of x * logit - log(1 + exp(logit)).
     log_joint = np.einsum("ghwc,nhwc->gn", logits, pixels)
     log_joint -= np.logaddexp(0.0, logits).sum((1, 2, 3))[:, None]
-    log_joint += scipy.stats.norm.logpdf(grid).sum(1)[:, None]
+    if model.prior.has_closed_form:
+        log_prior = scipy.stats.norm.logpdf(grid).sum(1)
+    else:
+        log_prior = np.asarray(apply(model, params, grid.astype(np.float32), method="log_prior"))
+        assert np.exp(log_prior).sum() * (line[1] - line[0]) ** 2 == pytest.approx(1.0, abs=0.02)
+    log_joint += log_prior[:, None]
     cell = (line[1] - line[0]) ** latent_size
     return scipy.special.logsumexp(log_joint, axis=0) + np.log(cell)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("latent_size", [1, 2])
-def test_the_estimate_is_the_integral(tmp_path, latent_size):
-    trained = make_model(latent_size)
+@pytest.mark.parametrize(
+    ("latent_size", "prior"),
+    [(1, None), (2, None), (2, CouplingFlow(2, 4, 8)), (2, GaussianMixture(2, 5))],
+    ids=["line", "plane", "flow", "mixture"],
+)
+def test_the_estimate_is_the_integral(tmp_path, latent_size, prior):
+    trained = make_model(latent_size, prior)
     expected = quadrature(trained, latent_size)
     estimates = estimate(trained, 5000, tmp_path)
     # The relative error of the mean weight is 1 / sqrt(effective sample size), about.
