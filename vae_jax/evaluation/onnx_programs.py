@@ -36,6 +36,10 @@ def is_installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
+def _version() -> str:
+    return importlib.metadata.version(PACKAGE)
+
+
 def to_onnx(name: str, program: Program) -> bytes:
     """Converts a program; ONNX Runtime must compute what JAX does, to 1e-4.
 
@@ -47,7 +51,7 @@ def to_onnx(name: str, program: Program) -> bytes:
       UserError: the package cannot convert it, or does so wrongly.
     """
     advice = (
-        f"{PACKAGE} {importlib.metadata.version(PACKAGE)} cannot convert the {name}: "
+        f"{PACKAGE} {_version()} cannot convert the {name}: "
         "{}; install another version of it, or none to export without ONNX"
     )
     try:
@@ -63,10 +67,7 @@ def to_onnx(name: str, program: Program) -> bytes:
 def _convert(name: str, program: Program) -> bytes:
     rows = program.abstract_rows()
     # Before the package is imported or at work: it replaces functions of JAX's and Flax's.
-    with nn.intercept_methods(_as_convolution):
-        traced = jax.make_jaxpr(program.function)(rows)
-    jaxpr = traced.jaxpr.replace(eqns=[*map(_runs_forward, traced.jaxpr.eqns)])
-    function = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, traced.consts))
+    function = core.jaxpr_as_fun(trace_for_conversion(program, rows))
     with _quiet():
         model = importlib.import_module(PACKAGE).to_onnx(
             lambda rows: tuple(function(rows)),
@@ -76,6 +77,14 @@ def _convert(name: str, program: Program) -> bytes:
             output_names=[*program.output_names],
         )
     return model.SerializeToString()
+
+
+def trace_for_conversion(program: Program, rows: jax.ShapeDtypeStruct) -> core.ClosedJaxpr:
+    """Traces a program in operations that the package converts."""
+    with nn.intercept_methods(_as_convolution):
+        traced = jax.make_jaxpr(program.function)(rows)
+    jaxpr = traced.jaxpr.replace(eqns=[*map(_runs_forward, traced.jaxpr.eqns)])
+    return core.ClosedJaxpr(jaxpr, traced.consts)
 
 
 @contextlib.contextmanager
