@@ -52,7 +52,7 @@ def export(
 
 
 def _name_and_size(path: Path) -> str:
-    return f"{path.name} ({path.stat().st_size / 1e6:.2f} MB)"
+    return f"{path.name} ({path.stat().st_size / 1e3:,.0f} kB)"
 
 
 def _replace(made: Path, folder: Path, scratch: Path) -> None:

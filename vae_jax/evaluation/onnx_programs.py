@@ -82,7 +82,8 @@ def _convert(name: str, program: Program) -> bytes:
 def trace_for_conversion(program: Program, rows: jax.ShapeDtypeStruct) -> core.ClosedJaxpr:
     """Traces a program in operations that the package converts."""
     with nn.intercept_methods(_as_convolution):
-        traced = jax.make_jaxpr(program.function)(rows)
+        # A function of its own: JAX may have kept a trace of the other, without the interceptor.
+        traced = jax.make_jaxpr(lambda rows: program.function(rows))(rows)
     jaxpr = traced.jaxpr.replace(eqns=[*map(_runs_forward, traced.jaxpr.eqns)])
     return core.ClosedJaxpr(jaxpr, traced.consts)
 
