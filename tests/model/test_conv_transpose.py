@@ -12,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from vae_jax.model.conv_transpose import ConvTranspose, conv_transpose
+from vae_jax.model.conv_transpose import (
+    ConvTranspose,
+    conv_transpose,
+    conv_transpose_as_convolution,
+)
 
 PAIRS = st.tuples(st.integers(1, 4), st.integers(1, 4))
 CASES = st.fixed_dictionaries(
@@ -209,3 +213,18 @@ def test_other_platforms_run_the_librarys_own(platform):
 def test_another_padding_is_an_error():
     with pytest.raises(ValueError, match="padding is 'same', must be 'SAME' or 'VALID'"):
         conv_transpose(jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1, 1, 1)), (1, 1), "same")
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "strides", "padding"),
+    [((3, 3), (2, 2), "SAME"), ((3, 2), (1, 4), "SAME"), ((2, 3), (3, 2), "VALID")],
+)
+def test_as_one_convolution_it_is_the_same(kernel_size, strides, padding):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 3, 5)).astype(np.float32)
+    kernel = rng.normal(size=(*kernel_size, 5, 2)).astype(np.float32)
+    found, expected = (
+        form(x, kernel, strides, padding)
+        for form in (conv_transpose_as_convolution, conv_transpose)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

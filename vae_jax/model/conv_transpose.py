@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen.dtypes import promote_dtype
+from jax import export
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -161,17 +162,21 @@ def _interleave(phases: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
     return out[:, : axes[0].size, : axes[1].size]
 
 
+def _phase_kernel(kernel: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
+    """Makes the kernel of the convolution that gives all phases, one after another."""
+    if all(len(axis.selection) == 1 for axis in axes):
+        return kernel
+    selections = [jnp.asarray(axis.selection, kernel.dtype) for axis in axes]
+    phase_kernel = jnp.einsum("aik,bjl,klcd->ijcabd", *selections, kernel)
+    return phase_kernel.reshape(*phase_kernel.shape[:3], -1)
+
+
 def _subpixel(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str) -> jax.Array:
     """Computes `jax.lax.conv_transpose` as one convolution, its phases interleaved."""
     batch, _, _, in_channels = x.shape
     out_channels = kernel.shape[-1]
     axes = _axes(x, kernel, strides, padding)
-    if strides == (1, 1):
-        phase_kernel = kernel
-    else:
-        selections = [jnp.asarray(axis.selection, kernel.dtype) for axis in axes]
-        phase_kernel = jnp.einsum("aik,bjl,klcd->ijcabd", *selections, kernel)
-        phase_kernel = phase_kernel.reshape(*phase_kernel.shape[:3], -1)
+    phase_kernel = _phase_kernel(kernel, axes)
     x = jnp.pad(x, [(0, 0), axes[0].pads, axes[1].pads, (0, 0)])
     out = _correlate(x, phase_kernel, _from_windows(in_channels, strides))
     quotients = [axis.quotient for axis in axes]
@@ -260,6 +265,8 @@ def _subpixel_gradients(
 
 def _num_pieces(x: jax.Array, kernel: jax.Array) -> int:
     """Counts the pieces, of equal size, in which the outputs of a batch fit the cache."""
+    if export.is_symbolic_dim(x.shape[0]):  # a program for any number of images: one at a time
+        return cast(int, x.shape[0])
     num_bytes = math.prod(x.shape[:3]) * kernel.size // kernel.shape[2] * x.dtype.itemsize
     divisors = (n for n in range(1, len(x)) if len(x) % n == 0)
     return next((n for n in divisors if num_bytes <= n * _MAX_WINDOW_BYTES), len(x))
@@ -290,6 +297,26 @@ def _gradients_at_once(
     kernel_gradient = x.reshape(-1, in_channels).T @ reached
     kernel_gradient = kernel_gradient.reshape(in_channels, *kernel.shape[:2], out_channels)
     return x_gradient, jnp.flip(kernel_gradient.transpose(1, 2, 0, 3), (0, 1))
+
+
+def conv_transpose_as_convolution(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str = "SAME"
+) -> jax.Array:
+    """Computes `conv_transpose` as one ordinary convolution, its phases interleaved.
+
+    For programs whose convolutions dilate no inputs. The same on every platform, the derivatives
+    JAX's own.
+    """
+    axes = _axes(x, kernel, strides, padding)
+    out = jax.lax.conv_general_dilated(
+        x,
+        _phase_kernel(kernel, axes),
+        (1, 1),
+        [axis.pads for axis in axes],
+        dimension_numbers=_LAYOUT,
+    )
+    quotients = [axis.quotient for axis in axes]
+    return _interleave(out.reshape(x.shape[0], *quotients, *strides, kernel.shape[-1]), axes)
 
 
 def _on_platform(on_cpu, elsewhere, *arguments, **static):
@@ -362,13 +389,6 @@ def _add_bias_backward(_, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
 _add_bias.defvjp(lambda x, bias: (_add_bias(x, bias), None), _add_bias_backward)
 
 
-def _pair(sizes: int | Sequence[int] | None) -> tuple[int, int]:
-    if sizes is None:
-        return (1, 1)
-    height, width = (sizes, sizes) if isinstance(sizes, int) else sizes
-    return (height, width)
-
-
 class ConvTranspose(nn.Module):
     """Drop-in for the two-dimensional `flax.linen.ConvTranspose`.
 
@@ -398,6 +418,16 @@ class ConvTranspose(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
 
+    @property
+    def strides_pair(self) -> tuple[int, int]:
+        """The strides, down and across."""
+        if self.strides is None:
+            return (1, 1)
+        if isinstance(self.strides, int):
+            return (self.strides, self.strides)
+        height, width = self.strides
+        return (height, width)
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `<float>[..., height, width, channels]` to `[..., features]` channels.
@@ -417,6 +447,6 @@ class ConvTranspose(nn.Module):
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         batch_shape = x.shape[:-3]
         images = x.reshape(-1, *x.shape[-3:])
-        out = cast(jax.Array, conv_transpose(images, kernel, _pair(self.strides), self.padding))
+        out = cast(jax.Array, conv_transpose(images, kernel, self.strides_pair, self.padding))
         out = out.reshape(*batch_shape, *out.shape[1:])
         return out if bias is None else _add_bias(out, bias)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.model.activations import get_activation
-from vae_jax.model.rng_streams import make_root_key
 
 
 def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
@@ -40,9 +39,8 @@ def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -
         out_axes=1,
         reverse=reverse,
     )(hidden_size, name=name)
-    # The carry starts at zero: this key is never drawn from.
-    carry = lstm.initialize_carry(make_root_key(0), rows[:, 0].shape)
-    return lstm(carry, rows)[1]
+    start = jnp.zeros((rows.shape[0], hidden_size), rows.dtype)
+    return lstm((start, start), rows)[1]
 
 
 class LSTMEncoder(nn.Module):

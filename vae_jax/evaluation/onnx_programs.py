@@ -1,0 +1,151 @@
+"""A trained model's encoder and decoder as ONNX, by the optional package jax2onnx.
+
+What it cannot convert, or converts wrongly, is given to it in another form: transposed
+convolutions as ordinary ones, and scans that run backward as ones over reversed rows.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.extend import core
+
+from vae_jax.evaluation.programs import Program
+from vae_jax.model.conv_transpose import ConvTranspose, conv_transpose_as_convolution
+from vae_jax.runtime import devices
+from vae_jax.runtime.errors import UserError, describe
+
+PACKAGE = "jax2onnx"
+# Between what ONNX Runtime and JAX compute of the same rows.
+_TOLERANCE = 1e-4
+# Of the rows that are compared.
+_NUM_ROWS = 3
+# What ONNX Runtime tells of: errors, not constants that the converter left unused.
+_ORT_ERROR = 3
+
+
+def is_installed() -> bool:
+    """Tells whether the package that converts is there."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+def _version() -> str:
+    return importlib.metadata.version(PACKAGE)
+
+
+def to_onnx(name: str, program: Program) -> bytes:
+    """Converts a program; ONNX Runtime must compute what JAX does, to 1e-4.
+
+    Args:
+      name: what the program is called.
+      program: what is converted.
+
+    Raises:
+      UserError: the package cannot convert it, or does so wrongly.
+    """
+    advice = (
+        f"{PACKAGE} {_version()} cannot convert the {name}: "
+        "{}; install another version of it, or none to export without ONNX"
+    )
+    try:
+        content = _convert(name, program)
+        difference = _largest_difference(program, content)
+    except Exception as error:  # the packages raise anything
+        raise UserError(advice.format(describe(error))) from error
+    if not difference <= _TOLERANCE:
+        raise UserError(advice.format(f"what it makes is off by {difference:.2g}"))
+    return content
+
+
+def _convert(name: str, program: Program) -> bytes:
+    rows = program.abstract_rows()
+    # Before the package is imported or at work: it replaces functions of JAX's and Flax's.
+    function = core.jaxpr_as_fun(trace_for_conversion(program, rows))
+    with _quiet():
+        model = importlib.import_module(PACKAGE).to_onnx(
+            lambda rows: tuple(function(rows)),
+            [rows],
+            model_name=name,
+            input_names=[program.input_name],
+            output_names=[*program.output_names],
+        )
+    return model.SerializeToString()
+
+
+def trace_for_conversion(program: Program, rows: jax.ShapeDtypeStruct) -> core.ClosedJaxpr:
+    """Traces a program in operations that the package converts."""
+    with nn.intercept_methods(_as_convolution):
+        # A function of its own: JAX may have kept a trace of the other, without the interceptor.
+        traced = jax.make_jaxpr(lambda rows: program.function(rows))(rows)
+    jaxpr = traced.jaxpr.replace(eqns=[*map(_runs_forward, traced.jaxpr.eqns)])
+    return core.ClosedJaxpr(jaxpr, traced.consts)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the packages from telling of every operation they do not know."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(previous)
+
+
+def _as_convolution(
+    call: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    named_arguments: Mapping[str, Any],
+    context: nn.module.InterceptorContext,
+) -> Any:
+    """Takes the place of `ConvTranspose.__call__`, other methods as they are."""
+    module = context.module
+    if not isinstance(module, ConvTranspose):
+        return call(*arguments, **named_arguments)
+    [x], params = arguments, module.variables["params"]
+    form = conv_transpose_as_convolution
+    return form(x, params["kernel"], module.strides_pair, module.padding) + params["bias"]
+
+
+def _runs_forward(operation: core.JaxprEqn) -> core.JaxprEqn:
+    """Returns the operation; in the place of a backward scan, a function with a forward one."""
+    params = operation.params
+    if operation.primitive.name != "scan" or not params["reverse"]:
+        return operation
+    num_carry = params["num_carry"]
+    num_whole = params["num_consts"] + num_carry
+
+    def scan(*inputs: jax.Array) -> list[jax.Array]:
+        rows = _reversed(inputs[num_whole:])
+        results = operation.primitive.bind(
+            *inputs[:num_whole], *rows, **{**params, "reverse": False}
+        )
+        return [*results[:num_carry], *_reversed(results[num_carry:])]
+
+    [call] = jax.make_jaxpr(jax.jit(scan))(*(atom.aval for atom in operation.invars)).eqns
+    return call.replace(invars=operation.invars, outvars=operation.outvars)
+
+
+def _reversed(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    return [jax.lax.rev(array, (0,)) for array in arrays]
+
+
+def _largest_difference(program: Program, content: bytes) -> float:
+    """Compares what ONNX Runtime and JAX make of a few rows."""
+    onnxruntime = importlib.import_module("onnxruntime")
+    rows = np.random.default_rng(0).uniform(size=(_NUM_ROWS, *program.row_shape))
+    rows = rows.astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ORT_ERROR
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    found = session.run([*program.output_names], {program.input_name: rows})
+    expected = devices.to_host(jax.tree.leaves(jax.jit(program.function)(devices.to_device(rows))))
+    pairs = zip(found, expected, strict=True)
+    return max(float(np.abs(one - other).max()) for one, other in pairs)
