@@ -267,3 +267,20 @@ def test_a_process_with_jax_alone_decodes_bit_for_bit(copied_run, tmp_path, with
     subprocess.run(command, cwd=folder, env=environment, check=True, timeout=120)
     expected = generation.decode(replica.model, replica.params, latents)
     np.testing.assert_array_equal(np.load(folder / "means.npy"), expected)
+
+
+@pytest.mark.slow
+def test_a_flow_is_exported_beside_encoder_and_decoder():
+    encoder, decoder, shape, likelihood = next(iter(KINDS.values()))
+    prior = {"kind": "coupling_flow", "num_layers": 2, "hidden_size": 4}
+    model = create_vae(3, encoder, decoder, shape, likelihood, prior)
+    key = jax.random.key(0)
+    params = model.init(key, jnp.zeros((1, *shape)), key)["params"]
+    params["prior"] = jax.tree.map(lambda leaf: leaf + 0.1, params["prior"])
+    programs = programs_of(model, params)
+    assert [*programs] == ["encoder", "decoder", "prior"]
+    exported = jax_export.deserialize(bytearray(to_stablehlo(programs["prior"])))
+    base = make_rows(programs["prior"], 5)
+    latents = exported.call(base)
+    assert np.abs(latents - base).max() > 0.05
+    np.testing.assert_allclose(latents, generation.from_base(model, params, base), rtol=1e-5)

@@ -82,7 +82,7 @@ def _write_export(folder: Path, replica: Replica, config: ml_collections.ConfigD
     programs = programs_of(replica.model, replica.params)
     for name, program in programs.items():
         write_atomically(folder / f"{name}.stablehlo", to_stablehlo(program))
-        if onnx_programs.is_installed():
+        if onnx_programs.is_installed() and name != "prior":
             content = onnx_programs.to_onnx(name, program)
             write_atomically(folder / f"{name}.onnx", content)
     write_weights(folder / WEIGHTS_NAME, replica.params, _metadata(replica, config))
@@ -97,6 +97,7 @@ def _metadata(replica: Replica, config: ml_collections.ConfigDict) -> dict[str, 
         "decoder": config.decoder.to_dict(),
         "image_shape": replica.model.image_shape,
         "likelihood": config.likelihood.kind,
+        "prior": config.prior.to_dict(),
     }
     numbers = {"epoch": replica.epoch, "step": replica.step, "seed": replica.seed}
     return {name: str(number) for name, number in numbers.items()} | {"model": json.dumps(model)}
@@ -105,15 +106,20 @@ def _metadata(replica: Replica, config: ml_collections.ConfigDict) -> dict[str, 
 def _readme(replica: Replica, programs: dict[str, Program]) -> str:
     """Returns ten lines that say what is there and run the programs by JAX alone."""
     images, latents = (programs[name].row_shape for name in ("encoder", "decoder"))
+    names, prior = ", ".join(programs), replica.model.prior
+    normal = f"random.normal(random.key(0), {(16, *latents)})"
+    drawn = (
+        f"prior.call({normal})" if prior.is_flow else normal if prior.has_closed_form else "mean"
+    )
     return f"""\
 # A variational autoencoder: seed {replica.seed}, epoch {replica.epoch}
 In this folder, with JAX {jax.__version__} or of the half year after it (`pip install jax flatbuffers`), on CPU, CUDA or TPU:
 ```python
 from pathlib import Path
 from jax import export, numpy as jnp, random
-encoder, decoder = (export.deserialize(bytearray(Path(f"{{name}}.stablehlo").read_bytes())) for name in ("encoder", "decoder"))
+{names} = (export.deserialize(bytearray(Path(f"{{name}}.stablehlo").read_bytes())) for name in {tuple(programs)})
 mean, log_var = encoder.call(jnp.zeros({(3, *images)}))  # of q(z | x), for any number of images, intensities in [0, 1]
-images = decoder.call(random.normal(random.key(0), {(16, *latents)}))  # means of the intensities
+images = decoder.call({drawn})  # means of the intensities
 ```
 The parameters alone are in `weights.safetensors`; ONNX files, where there are any, take `{programs["encoder"].input_name}` and `{programs["decoder"].input_name}`.
 """  # noqa: E501

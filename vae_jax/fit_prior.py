@@ -74,7 +74,7 @@ def fit_prior(
         fitted, measures = fit(model, others, prior, replica.root_key, dataset, is_binarized)
         fits.append((replica, {**others, "prior": fitted}, measures))
     record["config"] = run_directory.config_to_record(config)
-    record["prior_fitted_to"] = str(run.source.absolute())
+    record[run_directory.PARENT] = str(run.source.absolute())
     _write(target, record, fits)
     for replica, _, measures in fits:
         print(_format(replica, measures))

@@ -11,10 +11,11 @@ import scipy.stats
 
 from tests.support.common import apply, make_settings, small_vae
 from vae_jax import configuration
-from vae_jax.model import distributions, losses
+from vae_jax.model import distributions, losses, vae
 from vae_jax.model.coupling_flow import CouplingFlow
 from vae_jax.model.objective import Objective, training_loss
-from vae_jax.model.priors import PRIORS, GaussianMixture, VampPrior
+from vae_jax.model.priors import PRIORS, GaussianMixture
+from vae_jax.model.vae import create_vae
 from vae_jax.training import steps
 
 RANDOM = np.random.default_rng(0)
@@ -53,9 +54,13 @@ def test_a_mixture_is_scipys():
 
 
 def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
-    plain = small_vae(2)
-    model, params = make_model(VampPrior(plain.encoder, (28, 28, 1), 5))
-    model = dataclasses.replace(model, encoder=model.prior.encoder)
+    model = create_vae(
+        2,
+        {"kind": "dense", "dense_sizes": (16,)},
+        {"dense_sizes": (), "grid_channels": 1, "filters": (2,), "strides": (4,)},
+        prior={"kind": "vamp", "num_components": 5},
+    )
+    params = steps.initial_state(make_settings(model), seed=0).params
     assert params["prior"].keys() == {"pseudo_inputs"}  # the encoder is the model's own
     inputs = scipy.special.expit(params["prior"]["pseudo_inputs"])
     mean, log_var = map(np.asarray, apply(model, params, inputs, method="encode"))
@@ -64,6 +69,8 @@ def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
     expected = scipy.special.logsumexp(each, axis=1) - np.log(5)
     found = apply(model, params, latents, method="log_prior")
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    samples = vae.apply(model, params, jax.random.key(0), 2000, method="sample_prior")
+    np.testing.assert_allclose(np.asarray(samples).mean(0), mean.mean(0), atol=0.15)
 
 
 def test_a_flow_that_is_not_bent_has_the_losses_of_the_standard_normal():
@@ -93,7 +100,7 @@ def test_a_very_narrow_posterior_has_its_kl():
         scipy.stats.norm.logpdf(noise).sum() + 40.0 - scipy.stats.norm.logpdf([100.0] * 2).sum()
     )
     for path_gradient in (False, True):
-        found = apply(model, params, mean, log_var, noise, path_gradient, method="kl")
+        found = vae.apply(model, params, mean, log_var, noise, path_gradient, method="kl")
         np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 

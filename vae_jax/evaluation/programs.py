@@ -1,6 +1,7 @@
 """A trained model's encoder and decoder as programs that run without this package: StableHLO."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,7 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
 
     The encoder maps intensities in [0, 1], `<float32>[n, height, width, channels]`, to mean and
     log-variance of q(z | x), each `<float32>[n, latent]`; the decoder maps latents to means of
-    intensities.
+    intensities. Where the prior is a flow, "prior" maps standard normal vectors to latents.
     """
     params = devices.to_host(params)  # constants of the programs
 
@@ -51,11 +52,16 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
     def decode(latents: jax.Array) -> jax.Array:
         return model.likelihood.mean(apply(model, params, latents, method="decode"))
 
-    latent_shape = (model.prior.latent_size,)
-    return {
+    image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+    latent_shape = jax.eval_shape(encode, image)[0].shape[1:]
+    programs = {
         "encoder": Program(encode, model.image_shape, "images", ("mean", "log_var")),
         "decoder": Program(decode, latent_shape, "latents", ("images",)),
     }
+    if model.prior.is_flow:
+        from_base = functools.partial(apply, model, params, method="from_base")
+        programs["prior"] = Program(from_base, latent_shape, "base", ("latents",))
+    return programs
 
 
 def to_stablehlo(program: Program) -> bytes:

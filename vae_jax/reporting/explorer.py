@@ -47,7 +47,8 @@ class Exploration:
       ends: `<int>[ends]`, which of `rows` are the ends of interpolations.
       starts: `<int>[starts]`, which of `ends` are where traversals start, after the mean.
       variables: `<int>[variables]`, the latent variables to traverse, the most active first.
-      latents: what is decoded, `<float32>[n, latent]`, by the name of its sheet.
+      latents: what is decoded, `<float32>[n, latent]` in the base space of the prior, by the name
+        of its sheet.
     """
 
     plane: Plane
@@ -143,6 +144,7 @@ def _images(
     model, params, root_key = replica.model, replica.params, replica.root_key
     sheets = {"tests": images[shown.rows] / MAX_PIXEL}
     for name, latents in shown.latents.items():
+        latents = generation.from_base(model, params, latents)
         sheets[name] = generation.decode(model, params, latents)
         bar.update(len(latents))
     sheets["samples"] = generation.sample(model, params, root_key, _NUM_SAMPLES)
@@ -187,7 +189,13 @@ def render(replica: Replica, dataset: Dataset) -> str:
     with tqdm(total=len(test), desc="encoding", unit=" images", disable=is_quiet) as bar:
         mean, log_var = generation.encode(replica.model, replica.params, test.images)
         bar.update(len(test))
-    shown = choose(mean, log_var, test.labels)
+    # Straight lines and planes are those of the space in which the prior is simple.
+    base = generation.to_base(replica.model, replica.params, mean)
+    if replica.model.prior.is_flow:
+        log_var = np.full_like(
+            base, -np.inf
+        )  # of the means alone: posteriors are no Gaussians there
+    shown = choose(base, log_var, test.labels)
     total = sum(map(len, shown.latents.values())) + _NUM_SAMPLES
     with tqdm(total=total, desc="decoding", unit=" images", disable=is_quiet) as bar:
         images = _images(replica, shown, test.images, bar)

@@ -210,6 +210,13 @@ def _histogram_table(groups: Sequence[Group]) -> Table:
 
 def _command(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict]) -> str:
     """Writes the command that repeats a run: the closest configuration, and what differs."""
+    workdir = shlex.quote(f"runs/{run.name}")
+    if parent := run.record.get(run_directory.PARENT):
+        prior = " ".join(
+            f"--config.prior.{name}={value}" for name, value in run.config.prior.items()
+        )
+        parent = shlex.quote(str(parent))
+        return f"python main.py --mode=fit_prior --workdir={parent} --output={workdir} {prior}"
     fields = flatten(run.config.to_dict())
     ignored = run_directory.NOT_PART_OF_IDENTITY
     differing = {}
@@ -225,7 +232,6 @@ def _command(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict])
         f'--config.{path}="{value}"' if isinstance(value, tuple) else f"--config.{path}={value}"
         for path, value in differing[name].items()
     ]
-    workdir = shlex.quote(f"runs/{run.name}")
     command = f"python main.py --config=configs/{name}.py --workdir={workdir}"
     return " ".join([command, *overrides])
 

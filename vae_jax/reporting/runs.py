@@ -116,7 +116,9 @@ class Run:
     @property
     def identity(self) -> dict[str, Any]:
         """The configuration by dotted path, without what runs of one configuration differ in."""
-        return identity(self.config)
+        # A prior that was fitted afterwards is another than one that was trained along.
+        fitted = {"prior_fitted": True} if run_directory.PARENT in self.record else {}
+        return identity(self.config) | fitted
 
     @property
     def comparison(self) -> tuple[str, str | None]:

@@ -25,6 +25,8 @@ from vae_jax.runtime.files import (
 )
 
 CONFIG_NAME = "config.json"
+# What `config.json` names the run by to which a prior was fitted.
+PARENT = "prior_fitted_to"
 # Where the data lie is no part of what a run is: their SHA-256 is.
 DATA_PATH_FIELDS = ("data.data_dir", "data.manual_dir", "data.path")
 # Nor is what is done with it when it is trained.
