@@ -86,10 +86,6 @@ class CouplingFlow(nn.Module):
         """Draws latent vectors `<float>[num_samples, latent]`, decided by the key."""
         return self.from_base(jax.random.normal(key, (num_samples, self.latent_size), jnp.float32))
 
-    def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        """Raises ValueError: there is none."""
-        raise ValueError("a coupling flow has no KL divergence for each latent dimension")
-
     def to_base(self, latents: jax.Array) -> jax.Array:
         """Maps latent vectors `<float>[batch, latent]` to the base space."""
         return self._to_base(latents)[0]

@@ -37,22 +37,22 @@ class Prior(Protocol):
         ...
 
     def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        """Computes the KL of posteriors, each `<float>[batch, latent]`, dimension by dimension.
+        """Computes the KL of posteriors, dimension by dimension: `<float>[batch, latent]`, nats.
 
-        Where there is a closed form; `<float>[batch, latent]`, nats.
+        Asked where there is a closed form.
         """
         ...
 
     def kl(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        """Computes their sum: KL(q(z | x) || p(z)), `<float>[batch]`, nats per image."""
+        """Computes their sum: KL(q(z | x) || p(z)), `<float>[batch]`, nats per image; likewise."""
         ...
 
     def to_base(self, latents: jax.Array) -> jax.Array:
-        """Maps latent vectors `<float>[batch, latent]` to the base space."""
+        """Maps latent vectors `<float>[batch, latent]` to the base space; asked of a flow."""
         ...
 
     def from_base(self, base: jax.Array) -> jax.Array:
-        """Maps vectors of the base space `<float>[batch, latent]` to latent vectors."""
+        """Maps vectors of the base space `<float>[batch, latent]` to latent vectors; likewise."""
         ...
 
 
@@ -94,36 +94,12 @@ class StandardNormal:
         """Computes KL(q(z | x) || p(z)): `<float>[batch]`, nats per image."""
         return distributions.gaussian_kl(mean, log_var)
 
-    def to_base(self, latents: jax.Array) -> jax.Array:
-        """Returns the latent vectors as they are."""
-        return latents
 
-    def from_base(self, base: jax.Array) -> jax.Array:
-        """Returns the vectors as they are."""
-        return base
-
-
-class _WithoutClosedForm:
-    """What priors share whose KL is that of samples, and whose base space is the latent space."""
+class _Mixture(nn.Module):
+    """A mixture of diagonal Gaussians, which a subclass names."""
 
     has_closed_form: ClassVar = False
     is_flow: ClassVar = False
-
-    def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        """Raises ValueError: there is none."""
-        raise ValueError("the prior has no KL divergence for each latent dimension")
-
-    def to_base(self, latents: jax.Array) -> jax.Array:
-        """Returns the latent vectors as they are."""
-        return latents
-
-    def from_base(self, base: jax.Array) -> jax.Array:
-        """Returns the vectors as they are."""
-        return base
-
-
-class _Mixture(nn.Module, _WithoutClosedForm):
-    """A mixture of diagonal Gaussians, which a subclass names."""
 
     def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""

@@ -139,7 +139,13 @@ class VAE(nn.Module):
         return log_q - self.log_prior(latents)
 
     def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        """Computes the KL of each latent dimension: `<float>[batch, latent]`, nats."""
+        """Computes the KL of each latent dimension: `<float>[batch, latent]`, nats.
+
+        Raises:
+          ValueError: the prior's KL has no closed form.
+        """
+        if not self.prior.has_closed_form:
+            raise ValueError("the KL from this prior has no closed form for each latent dimension")
         return self.prior.kl_per_dimension(mean, log_var)
 
     def log_weights(
