@@ -1,10 +1,11 @@
-"""The trained flagship that comes with the repository is the one its record is of."""
+"""The trained models that come with the repository are those their records are of."""
 
 import dataclasses
 
 import pytest
 
-from configs import default, flagship
+import vae_jax
+from configs import default, flagship, small
 from tests.support.common import ROOT, needs_mnist
 from vae_jax import configuration, datasets
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
@@ -13,22 +14,29 @@ from vae_jax.runtime.files import read_record
 from vae_jax.training import run_directory
 from vae_jax.training.validation import evaluate_split
 
-FOLDER = ROOT / "docs" / "flagship"
+FOLDERS = {"flagship": flagship, "small": small}
+_MOST_BYTES = {"flagship": 12e6, "small": 5e6}
 
 
-def test_it_is_of_the_configuration():
-    run_directory.check_same_config(FOLDER, flagship.get_config().to_dict())
+@pytest.mark.parametrize("name", FOLDERS)
+def test_they_are_of_their_configurations_and_load(name):
+    folder = ROOT / "docs" / name
+    run_directory.check_same_config(folder, FOLDERS[name].get_config().to_dict())
+    assert vae_jax.load_run(folder).sample(2).shape == (2, 28, 28, 1)
+    assert (folder / "weights.safetensors").stat().st_size < _MOST_BYTES[name]
 
 
 @needs_mnist
 @pytest.mark.slow
-def test_its_test_loss_is_the_record_s(prepared_mnist):
-    fields = run_directory.read_config(FOLDER)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_test_loss_is_the_record_s(prepared_mnist, name):
+    folder = ROOT / "docs" / name
+    fields = run_directory.read_config(folder)
     config = configuration.from_dict(fields, default.get_config())
     config.data.data_dir = prepared_mnist
-    replica = restore_best(config, FOLDER).replicas[0]
+    replica = restore_best(config, folder).replicas[0]
     images = datasets.load(**config.data).test.images
-    summary = read_record(FOLDER / SUMMARY_NAME, Summary)
+    summary = read_record(folder / SUMMARY_NAME, Summary)
     [terms] = evaluate_split(replica.settings, replica.params, replica.root_key, images)
     assert terms == pytest.approx(dataclasses.asdict(summary.test), abs=1e-3)
     assert replica.epoch == summary.best_epoch
