@@ -153,11 +153,13 @@ class TrainedVAE:
           single images.
         """
         num_steps = _count("num_steps", num_steps, least=2)
-        (begin, is_single), (end, _) = (
-            self._take_images(name, images) for name, images in (("first", first), ("last", last))
-        )
-        if np.shape(first)[:1] != np.shape(last)[:1] or len(begin) != len(end):
-            raise ValueError(f"there are {len(begin)} images to begin with, and {len(end)} to end")
+        begin, is_single = self._take_images("first", first)
+        end, is_last_single = self._take_images("last", last)
+        if len(begin) != len(end) or is_single != is_last_single:
+            raise ValueError(
+                f"first and last have shapes {np.shape(first)} and {np.shape(last)}, must be as "
+                "many images"
+            )
         if not len(begin):
             return self._no_images()[:, None].repeat(num_steps, 1)
         means = self._encode(begin)[0], self._encode(end)[0]
