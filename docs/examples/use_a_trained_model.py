@@ -1,7 +1,7 @@
 """Use a trained model: reconstruct, walk through the latent space, sample, find outliers.
 
-After `pip install -e .`, run it from the repository's folder: cell by cell in VS Code or Jupyter, or
-all at once.
+After `pip install -e .`, run it from the repository's folder: cell by cell in VS Code or Jupyter,
+or all at once.
 """
 
 # %% Load the flagship and digits that come with a dependency, black and white as it knows them.
