@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 import signal
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -252,8 +253,26 @@ def _cut(folder):
     (folder / "images.npy").write_bytes(data[:-9])
 
 
+def _promise(folder):
+    data = bytearray((folder / "images.npy").read_bytes())
+    data[6] = 3  # of this version the header's length has four bytes: 660 MB of header
+    (folder / "images.npy").write_bytes(bytes(data))
+
+
+def test_a_header_that_promises_much_is_not_read(load, data_dir):
+    load()
+    _promise(kept(data_dir)[0])
+    tracemalloc.start()
+    try:
+        load()
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
 DAMAGE = {
     "flipped": _flip,
+    "another version": _promise,
     "cut": _cut,
     "no images": lambda folder: (folder / "images.npy").unlink(),
     "no record": lambda folder: (folder / "record.json").unlink(),

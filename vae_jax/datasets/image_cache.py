@@ -89,7 +89,12 @@ def _read(kept: pathlib.Path) -> Decoded:
         record = read_json(kept / _RECORD)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of NumPy, about a damaged header
-            images = np.load(kept / _IMAGES, allow_pickle=False)
+            with (kept / _IMAGES).open("rb") as file:
+                # Of the one version that was written: others' headers may promise any length.
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError("another version")
+                file.seek(0)
+                images = np.load(file, allow_pickle=False)
         left_out = {int(index): str(why) for index, why in record["left_out"].items()}
         recorded = record["sha256"]
     except Exception as error:  # damage shows as almost any exception
