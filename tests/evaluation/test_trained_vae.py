@@ -20,6 +20,9 @@ from vae_jax.training.train_state import init_params
 from vae_jax.training.weights import read_weights, write_weights
 
 
+init = jax.jit(init_params, static_argnums=0)
+
+
 @pytest.fixture(scope="module")
 def vae(trained_run):
     return vae_jax.load_run(trained_run)
@@ -79,6 +82,7 @@ def test_samples_are_those_of_the_command_line(vae, copied_run):
     assert set(np.unique(drawn)) == {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_between_the_elbo_and_zero(vae, images):
     pixels = images > 127
     values = vae.log_likelihood(pixels, num_samples=200)
@@ -147,7 +151,7 @@ def test_color_images_need_their_channels():
         (6, 4, 3),
         "gaussian",
     )
-    vae = TrainedVAE(model, init_params(model, jax.random.key(0)), _config(2), 0)
+    vae = TrainedVAE(model, init(model, jax.random.key(0)), _config(2), 0)
     assert vae.encode(np.zeros((5, 6, 4, 3)))[0].shape == (5, 2)
     assert vae.encode(np.zeros((6, 4, 3), np.uint8))[0].shape == (2,)
     assert np.isfinite(vae.log_likelihood(np.zeros((6, 4, 3), np.uint8), 3))
@@ -224,15 +228,14 @@ def _flip(path):
     ids=["truncated", "flipped", "text", "missing"],
 )
 def test_weights_that_are_spoiled(tmp_path, spoil, expected):
-    model = small_vae()
-    params = init_params(model, jax.random.key(0))
+    params = init(small_vae(), jax.random.key(0))
     path = tmp_path / "w.safetensors"
     write_weights(path, params, {"epoch": "1"})
     read, metadata = read_weights(path, params)
     jax.tree.map(np.testing.assert_array_equal, read, params)
     assert metadata["epoch"] == "1"
     with pytest.raises(UserError, match=r"is of another model: decoder\..* others differ"):
-        read_weights(path, init_params(small_vae(hidden=8, latent_size=4), jax.random.key(0)))
+        read_weights(path, init(small_vae(hidden=8, latent_size=4), jax.random.key(0)))
     spoil(path)
     with pytest.raises(UserError, match=expected):
         read_weights(path, params)

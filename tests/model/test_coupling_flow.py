@@ -59,6 +59,7 @@ def test_the_density_has_the_jacobian_s_determinant():
     )
 
 
+@pytest.mark.slow
 def test_the_density_in_a_plane_integrates_to_one():
     flow = CouplingFlow(2, num_layers=6, hidden_size=8)
     params = bent(flow, scale=0.2)

@@ -132,6 +132,7 @@ def test_gradients_through_samples_vanish_at_the_optimum():
     assert gradients_of_kl(0.0, 0.0, False, 100).std(0).max() > 0.5
 
 
+@pytest.mark.slow
 def test_doubly_reparameterized_gradients_have_the_same_mean_and_vary_less():
     """Of the bound of five samples: Tucker et al. 2019, equation 8."""
     model, params = make_model(CouplingFlow(2, 2, 4))
