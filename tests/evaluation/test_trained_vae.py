@@ -19,7 +19,6 @@ from vae_jax.runtime.errors import UserError
 from vae_jax.training.train_state import init_params
 from vae_jax.training.weights import read_weights, write_weights
 
-
 init = jax.jit(init_params, static_argnums=0)
 
 
