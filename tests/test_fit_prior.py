@@ -66,8 +66,7 @@ def test_replicas_with_a_flow_go_on_bit_for_bit(tmp_path, interrupt_save_of_step
 
 @pytest.mark.slow
 def test_a_prior_fitted_afterwards(trained_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("vae_jax.evaluation.prior_fitting.NUM_EPOCHS", 3)
-    monkeypatch.setattr(fit_prior.fit, "__defaults__", (3,))
+    monkeypatch.setattr("vae_jax.evaluation.prior_fitting._NUM_EPOCHS", 3)
     config, target = with_prior("coupling_flow"), tmp_path / "new" / "fitted"
     fit_prior.fit_prior(config, trained_run, target)
     record = json.loads((target / "config.json").read_text())

@@ -16,7 +16,7 @@ from vae_jax.evaluation.log_likelihood import PARTIAL_NAME
 from vae_jax.evaluation.measures import EVALUATION_NAME, Evaluation, LikelihoodMeasures
 from vae_jax.evaluation.trained_run import Replica, TrainedRun
 from vae_jax.runtime.files import read_json, read_record, write_atomically
-from vae_jax.training import steps
+from vae_jax.training import run_directory, steps
 
 
 @pytest.mark.parametrize("mode", ["escaped", "raising"])
@@ -28,7 +28,7 @@ def test_results_are_written_before_they_are_told(tmp_path, monkeypatch, small_c
     monkeypatch.setattr(
         evaluate, "restore_to_write", lambda *_: TrainedRun(tmp_path, tmp_path, 1, [], [replica])
     )
-    monkeypatch.setattr(evaluate.run_directory, "check_same_data", lambda *_: None)
+    monkeypatch.setattr(run_directory, "check_same_data", lambda *_: None)
     monkeypatch.setattr(evaluate, "summarize", lambda *_: None)
     monkeypatch.setattr(evaluate, "format_summary", lambda _: "summary")
     monkeypatch.setattr(evaluate, "_measure_likelihood", lambda *_: likelihood)

@@ -7,13 +7,11 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vae_jax import datasets
 from vae_jax.datasets import Split
 from vae_jax.evaluation import generation
 from vae_jax.evaluation.input_images import read_input
-from vae_jax.evaluation.trained_run import Replica, restore_to_write
+from vae_jax.evaluation.trained_run import Replica, load_data, restore_to_write
 from vae_jax.runtime.files import write_atomically
-from vae_jax.training import run_directory
 
 _NAME = "latents.npz"
 
@@ -39,13 +37,11 @@ def encode(
     """
     run = restore_to_write(config, workdir, output)
     if input is None:
-        dataset = datasets.load(**config.data)
-        run_directory.check_same_data(run.source, dataset.sha256)
+        dataset = load_data(config, run)
         splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
         class_names = dataset.class_names
     else:
-        shape = run.replicas[0].model.image_shape
-        splits, class_names = read_input(input, shape, config.data.skip_damaged)
+        splits, class_names = read_input(input, config, run)
     for replica in run.replicas:
         arrays: dict[str, Any] = {
             name if split_name == "all" else f"{split_name}_{name}": array

@@ -19,10 +19,9 @@ from vae_jax.evaluation.measures import (
 )
 from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.summary import UNITS, format_summary, summarize
-from vae_jax.evaluation.trained_run import Replica, restore_to_write
+from vae_jax.evaluation.trained_run import Replica, load_data, restore_to_write
 from vae_jax.runtime import devices
 from vae_jax.runtime.files import write_record
-from vae_jax.training import run_directory
 from vae_jax.training.checkpoints import checksum
 
 
@@ -42,8 +41,7 @@ def evaluate(
       UserError: the run or its data cannot be read, or are not the same any more.
     """
     run = restore_to_write(config, workdir, output)
-    dataset = datasets.load(**config.data)
-    run_directory.check_same_data(run.source, dataset.sha256)
+    dataset = load_data(config, run)
     print(format_summary(summarize(run, dataset)))
     for replica in run.replicas:
         mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)

@@ -4,12 +4,10 @@ import os
 
 import ml_collections
 
-from vae_jax import datasets
-from vae_jax.evaluation.trained_run import restore_to_write
+from vae_jax.evaluation.trained_run import load_data, restore_to_write
 from vae_jax.reporting import explorer
 from vae_jax.reporting.page import EXPLORER_NAME
 from vae_jax.runtime.files import write_atomically
-from vae_jax.training import run_directory
 
 
 def explore(
@@ -29,8 +27,7 @@ def explore(
         images are all encoded alike.
     """
     run = restore_to_write(config, workdir, output)
-    dataset = datasets.load(**config.data)
-    run_directory.check_same_data(run.source, dataset.sha256)
+    dataset = load_data(config, run)
     for replica in run.replicas:
         path = replica.folder / EXPLORER_NAME
         html = explorer.render(replica, dataset)

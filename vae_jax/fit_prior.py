@@ -8,11 +8,10 @@ from typing import Any
 
 import ml_collections
 
-from vae_jax import datasets
 from vae_jax.evaluation.prior_fitting import PriorFit
 from vae_jax.evaluation.prior_fitting import fit_prior as fit
 from vae_jax.evaluation.summary import format_summary, summarize
-from vae_jax.evaluation.trained_run import Replica, restore_best
+from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
 from vae_jax.model.vae import Params
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import (
@@ -63,8 +62,7 @@ def fit_prior(
     parent_config = config.copy_and_resolve_references()
     parent_config.prior.update(record["config"]["prior"])
     run = restore_best(parent_config, workdir)
-    dataset = datasets.load(**config.data)
-    run_directory.check_same_data(run.source, dataset.sha256)
+    dataset = load_data(config, run)
     model = evaluation_settings(config, dataset.image_shape).model
     fits = []
     for replica in run.replicas:

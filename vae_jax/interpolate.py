@@ -4,12 +4,10 @@ import os
 
 import ml_collections
 
-from vae_jax import datasets
 from vae_jax.evaluation.input_images import join, read_input
 from vae_jax.evaluation.summary import save_interpolation
-from vae_jax.evaluation.trained_run import restore_to_write
+from vae_jax.evaluation.trained_run import load_data, restore_to_write
 from vae_jax.runtime.errors import UserError
-from vae_jax.training import run_directory
 
 
 def interpolate(
@@ -32,12 +30,10 @@ def interpolate(
     """
     run = restore_to_write(config, workdir, output)
     if input is None:
-        dataset = datasets.load(**config.data)
-        run_directory.check_same_data(run.source, dataset.sha256)
+        dataset = load_data(config, run)
         images = dataset.test
     else:
-        shape = run.replicas[0].model.image_shape
-        images = join(read_input(input, shape, config.data.skip_damaged)[0])
+        images = join(read_input(input, config, run)[0])
         if len(images) < 2:
             raise UserError(f"--input={input}: holds one image, must hold at least two")
     for replica in run.replicas:

@@ -33,8 +33,7 @@ def reconstruct(
       UserError: there is no run, or the input cannot be read.
     """
     run = restore_to_write(config, workdir, output)
-    shape = run.replicas[0].model.image_shape
-    split = join(read_input(input, shape, config.data.skip_damaged)[0])
+    split = join(read_input(input, config, run)[0])
     for replica in run.replicas:
         images = generation.reconstruct(replica.model, replica.params, split.images)
         pairs = np.concatenate([split.images / np.float32(MAX_PIXEL), images], axis=2)

@@ -3,29 +3,30 @@
 import io
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import ml_collections
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from vae_jax import datasets
 from vae_jax.datasets import Split
+from vae_jax.evaluation.trained_run import TrainedRun
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_atomically
 
 
 def read_input(
-    path: str | os.PathLike[str], image_shape: Sequence[int], skip_damaged: bool = False
+    path: str | os.PathLike[str], config: ml_collections.ConfigDict, run: TrainedRun
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Reads images as `data.path` does, and says what there is.
 
     Args:
       path: a folder of image files, an `.npz` or an `.npy`.
-      image_shape: `(height, width, channels)` to bring them to.
-      skip_damaged: leave out image files that cannot be decoded.
+      config: the run's: whether image files that cannot be decoded are left out.
+      run: to the size of whose images they are brought.
 
     Returns:
       The splits, "all" where the file has none of its own, and the names of the classes.
@@ -33,10 +34,10 @@ def read_input(
     Raises:
       UserError: they cannot be read.
     """
-    height, width, channels = image_shape
+    height, width, channels = run.replicas[0].model.image_shape
     try:
         splits, class_names = datasets.read_images(
-            os.fspath(path), (height, width), channels, skip_damaged
+            os.fspath(path), (height, width), channels, config.data.skip_damaged
         )
     except UserError as error:
         raise UserError(str(error).replace("data.path=", "--input=")) from error

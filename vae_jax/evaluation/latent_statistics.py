@@ -100,15 +100,16 @@ def posterior_measures(
     """Measures posteriors against the prior."""
     measure = Measurer()
 
-    def moment(index: int) -> list[float]:
-        return aggregate_in_base(model, params, root_key, mean, log_var)[index].tolist()
+    @functools.cache
+    def moments() -> tuple[np.ndarray, np.ndarray]:
+        return aggregate_in_base(model, params, root_key, mean, log_var)
 
     kl = functools.partial(kl_per_dimension, model.prior)
     return PosteriorMeasures(
         active_units=measure("active_units", active_units, mean),
         kl_per_dimension=measure("kl_per_dimension", kl, mean, log_var),
-        aggregate_mean=measure("aggregate_mean", lambda: moment(0)),
-        aggregate_variance=measure("aggregate_variance", lambda: moment(1)),
+        aggregate_mean=measure("aggregate_mean", lambda: moments()[0].tolist()),
+        aggregate_variance=measure("aggregate_variance", lambda: moments()[1].tolist()),
         not_measured=measure.not_measured,
     )
 

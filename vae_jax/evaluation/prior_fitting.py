@@ -22,7 +22,7 @@ from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 
-NUM_EPOCHS = 40
+_NUM_EPOCHS = 40
 _BATCH_SIZE = 100
 _LEARNING_RATE = 1e-3
 
@@ -125,7 +125,6 @@ def fit_prior(
     root_key: jax.Array,
     dataset: Dataset,
     is_binarized: bool,
-    num_epochs: int = NUM_EPOCHS,
 ) -> tuple[Params, PriorFit]:
     """Fits a prior's parameters to posterior samples; the validation images choose the epoch.
 
@@ -138,7 +137,6 @@ def fit_prior(
       root_key: decides samples and order.
       dataset: the images.
       is_binarized: whether the training images' pixels are drawn anew in each epoch.
-      num_epochs: how many.
 
     Returns:
       The prior's parameters, and what they come to.
@@ -152,14 +150,14 @@ def fit_prior(
     zeros = jnp.zeros_like(latents)
     standard_normal = -distributions.gaussian_log_density(latents, zeros, zeros).mean()
     num_steps = max(len(dataset.train) // _BATCH_SIZE, 1)
-    optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, num_epochs * num_steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, _NUM_EPOCHS * num_steps))
     opt_state = optimizer.init(prior)
 
     def validate() -> float:
         return float(_loss(model, _join(params, prior), held_out_key, *held_out))
 
     best, train, validation = jax.device_get(prior), [], [validate()]
-    epochs = tqdm(range(1, num_epochs + 1), unit=" epochs", disable=not sys.stderr.isatty())
+    epochs = tqdm(range(1, _NUM_EPOCHS + 1), unit=" epochs", disable=not sys.stderr.isatty())
     for epoch in epochs:
         posteriors = devices.to_device(draw_posteriors(epoch))
         key = stream_key(root_key, Stream.PRIOR_FIT, epoch)

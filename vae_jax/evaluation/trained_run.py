@@ -10,6 +10,8 @@ import jax
 import ml_collections
 import numpy as np
 
+from vae_jax import datasets
+from vae_jax.datasets import Dataset
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
@@ -195,6 +197,17 @@ def restore_to_write(
     for folder in (run.workdir, *(replica.folder for replica in run.replicas)):
         _check_writable(folder)
     return run
+
+
+def load_data(config: ml_collections.ConfigDict, run: TrainedRun) -> Dataset:
+    """Loads the data that a run was made from.
+
+    Raises:
+      UserError: they cannot be had, or are not the same any more.
+    """
+    dataset = datasets.load(**config.data)
+    run_directory.check_same_data(run.source, dataset.sha256)
+    return dataset
 
 
 def _check_writable(folder: Path) -> None:

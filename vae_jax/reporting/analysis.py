@@ -30,13 +30,12 @@ from vae_jax.evaluation.measures import (
 )
 from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.sample_quality import Reference
-from vae_jax.evaluation.trained_run import Replica, restore_best
+from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.vae import Params
 from vae_jax.reporting.runs import Run
 from vae_jax.runtime.errors import describe
 from vae_jax.runtime.files import write_record
-from vae_jax.training import run_directory
 
 _NUM_MAPPED = 2_000
 _NUM_PATHS = 500
@@ -196,8 +195,7 @@ def analyze_run(run: Run, data_paths: Mapping[str, Any]) -> Run:
     config = run.config.copy_and_resolve_references()
     config.update_from_flattened_dict(data_paths)
     trained = restore_best(config, run.workdir)
-    dataset = datasets.load(**config.data)
-    run_directory.check_same_data(run.workdir, dataset.sha256)
+    dataset = load_data(config, trained)
     replicas, models = {replica.seed: replica for replica in trained.replicas}, []
     for model in run.models:
         replica = replicas[model.seed]

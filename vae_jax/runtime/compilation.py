@@ -55,7 +55,10 @@ def fix_options() -> None:
 @contextlib.contextmanager
 def fixed_options() -> Iterator[None]:
     """Has the options on which results depend in this thread, and only until it is left."""
-    with jax.enable_x64(False), jax.threefry_partitionable(True):
+    with (
+        jax.enable_x64(_FIXED_OPTIONS["jax_enable_x64"]),
+        jax.threefry_partitionable(_FIXED_OPTIONS["jax_threefry_partitionable"]),
+    ):
         yield
 
 
