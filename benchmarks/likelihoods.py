@@ -16,15 +16,13 @@ import numpy as np
 from common import ROOT, describe_machine, print_table
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from trained import restore
 
-from configs import default
-from vae_jax import configuration, datasets
+from vae_jax import configuration
 from vae_jax.evaluation import generation, plots
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
-from vae_jax.evaluation.trained_run import Replica, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.runtime.files import read_record
-from vae_jax.training import run_directory
 
 _NUM_SHOWN = 12
 
@@ -35,16 +33,10 @@ def train(kind: str, workdir: Path, arguments: list[str]) -> None:
     subprocess.run([*command, f"--config.likelihood.kind={kind}"], cwd=ROOT, check=True)
 
 
-def restore(workdir: Path) -> tuple[Replica, datasets.Split]:
-    """Restores a run and its test images."""
-    config = configuration.from_dict(run_directory.read_config(workdir), default.get_config())
-    [replica] = restore_best(config, workdir).replicas
-    return replica, datasets.load(**config.data).test
-
-
 def measure(kind: str, workdir: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """Measures a run: its row of the table, and its rows of images by title."""
-    replica, test = restore(workdir)
+    replica, dataset = restore(workdir)
+    test = dataset.test
     summary = read_record(workdir / SUMMARY_NAME, Summary)
     originals = test.images / MAX_PIXEL
     reconstructions = generation.reconstruct(replica.model, replica.params, test.images)

@@ -11,8 +11,10 @@ import numpy as np
 from vae_jax import datasets
 from vae_jax.configuration import has_likelihood
 from vae_jax.evaluation import generation, latent_statistics, log_likelihood
+from vae_jax.evaluation.input_images import write_npy
 from vae_jax.evaluation.measures import (
     EVALUATION_NAME,
+    LOG_LIKELIHOOD_NAME,
     Evaluation,
     LikelihoodMeasures,
     PosteriorMeasures,
@@ -101,6 +103,7 @@ def _measure_likelihood(
     values = measurer("log p(x)", np.array, np.stack([*vars(estimates).values()]))
     if values is None:
         return None
+    write_npy(replica.folder / LOG_LIKELIHOOD_NAME, estimates.log_likelihood)
     return estimates.summarize(
         num_samples,
         datasets.EVALUATION_BINARIZATION_SEED if is_binarized else None,

@@ -11,6 +11,7 @@ from vae_jax.runtime.files import read_json, to_record
 
 SUMMARY_NAME = "summary.json"
 EVALUATION_NAME = "evaluation.json"
+LOG_LIKELIHOOD_NAME = "log_likelihood.npy"  # of each test image
 ANALYSIS_NAME = "analysis.json"
 # Of what an analysis measures and how: one of another version is made anew.
 ANALYSIS_VERSION = 3

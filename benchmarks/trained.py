@@ -1,0 +1,42 @@
+"""Trained runs, as the benchmarks read them."""
+
+from pathlib import Path
+
+import numpy as np
+from common import ROOT  # makes the project's modules importable  # noqa: F401
+
+from configs import default
+from vae_jax import configuration, datasets
+from vae_jax.evaluation.trained_run import Replica, restore_best
+from vae_jax.training import run_directory
+
+
+def restore(
+    workdir: Path, manual_dir: str | None = None, data_dir: str | None = None
+) -> tuple[Replica, datasets.Dataset]:
+    """Restores a run of one seed and its images.
+
+    Args:
+      workdir: the run directory.
+      manual_dir: where the four files of MNIST lie, if not where the run had them.
+      data_dir: where prepared data lie, if not where the run had them.
+    """
+    config = configuration.from_dict(run_directory.read_config(workdir), default.get_config())
+    config.data.manual_dir = manual_dir or config.data.manual_dir
+    config.data.data_dir = data_dir or config.data.data_dir
+    [replica] = restore_best(config, workdir).replicas
+    return replica, datasets.load(**config.data)
+
+
+def paired_gain(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Compares two models on the same images.
+
+    Args:
+      first: `<float>[n]`, log p(x) of each image.
+      second: the same images', of the other model.
+
+    Returns:
+      Mean of second - first, nats per image, and its standard error over the images.
+    """
+    gain = second - first
+    return float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
