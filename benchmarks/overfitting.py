@@ -49,7 +49,9 @@ def main() -> None:
     print(f"{describe_machine()}; {len(images)} images a split, k = {arguments.samples}")
     rows = []
     for quantity in measured["train"]:
-        means, errors = zip(*(with_error(measured[name][quantity]) for name in _SPLITS), strict=True)
+        means, errors = zip(
+            *(with_error(measured[name][quantity]) for name in _SPLITS), strict=True
+        )
         cells = [f"{mean:.2f} ± {error:.2f}" for mean, error in zip(means, errors, strict=True)]
         difference = f"{means[1] - means[0]:+.2f} ± {np.hypot(*errors):.2f}"
         rows.append((quantity, *cells, difference))

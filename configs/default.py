@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.prior.num_layers = 10  # coupling_flow
     config.prior.hidden_size = 256  # coupling_flow
     config.prior.num_components = 500  # mixture, vamp
+    config.prior.pseudo_inputs = "learned"  # vamp: or data, for training images, which stay
 
     config.likelihood = ml_collections.ConfigDict()
     # Of the pixels: bernoulli, continuous_bernoulli, gaussian or discretized_logistic.

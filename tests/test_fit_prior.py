@@ -48,6 +48,28 @@ def test_a_run_with_a_learned_prior(tmp_path, kind, trained_run):
 
 
 @pytest.mark.slow
+def test_pseudo_inputs_from_data_are_training_images_and_stay(tmp_path):
+    config = with_prior("vamp")
+    config.prior.pseudo_inputs = "data"
+    config.train.num_epochs = 1
+    train.train_and_evaluate(config, tmp_path / "run")
+    prior = vae_jax.load_run(tmp_path / "run").params["prior"]
+    images = datasets.load("mnist_5k").train.images
+    found = np.rint(255.0 * np.asarray(prior["images"]))
+    rows = [0, 444, 888, 1333, 1777, 2221, 2666, 3110, 3554, 3999]
+    np.testing.assert_array_equal(found, images[rows])
+
+
+def test_more_pseudo_inputs_than_images_are_refused(tmp_path):
+    config = with_prior("vamp")
+    config.prior.pseudo_inputs, config.prior.num_components = "data", 10_000
+    with pytest.raises(UserError, match="num_components is 10000, must be at most the 4000"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    with pytest.raises(UserError, match="pseudo_inputs is 'data', which has nothing to learn"):
+        fit_prior.fit_prior(config, tmp_path / "run", tmp_path / "new")
+
+
+@pytest.mark.slow
 def test_replicas_with_a_flow_go_on_bit_for_bit(tmp_path, interrupt_save_of_step):
     config = with_prior("coupling_flow")
     config.train.num_replicas = 2

@@ -21,6 +21,7 @@ ACTIVATIONS = ("relu", "swish")
 MEAN_ACTIVATIONS = ("none", "relu")
 HEADS = ("dense", "conv")
 LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic")
+PSEUDO_INPUTS = ("learned", "data")
 PRIORS = ("standard_normal", "coupling_flow", "mixture", "vamp")
 INITIALIZATIONS = ("flax", "tensorflow")
 SCHEDULES = ("constant", "cosine", "burda")
@@ -194,6 +195,7 @@ def _check_prior(rules: _Rules) -> None:
     rules.one_of("prior.kind", PRIORS)
     for name in ("num_layers", "hidden_size", "num_components"):
         rules.at_least(f"prior.{name}", 1)
+    rules.one_of("prior.pseudo_inputs", PSEUDO_INPUTS)
     if kind == "coupling_flow":
         rules.require(
             "latent_size", fields["latent_size"] > 1, "at least 2 where prior.kind is coupling_flow"
@@ -292,6 +294,11 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool
         ("prior.num_components",),
         lambda fields: fields["prior.kind"] not in ("mixture", "vamp"),
         "prior.kind is neither mixture nor vamp",
+    ),
+    (
+        ("prior.pseudo_inputs",),
+        lambda fields: fields["prior.kind"] != "vamp",
+        "prior.kind is not vamp",
     ),
     (
         ("loss.path_gradient",),

@@ -53,6 +53,10 @@ def fit_prior(
             "prior.kind is 'standard_normal', which has nothing to learn; name another, e.g. "
             "--config.prior.kind=coupling_flow"
         )
+    if config.prior.kind == "vamp" and config.prior.pseudo_inputs == "data":
+        raise UserError(
+            "prior.pseudo_inputs is 'data', which has nothing to learn; drop it, or train with it"
+        )
     if output is None:
         raise UserError("--output is missing; give a new folder for the run with the fitted prior")
     target = local_path("--output", output)

@@ -61,8 +61,8 @@ def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
         prior={"kind": "vamp", "num_components": 5},
     )
     params = steps.initial_state(make_settings(model), seed=0).params
-    assert params["prior"].keys() == {"pseudo_inputs"}  # the encoder is the model's own
-    inputs = scipy.special.expit(params["prior"]["pseudo_inputs"])
+    assert params["prior"].keys() == {"images"}  # the encoder is the model's own
+    inputs = scipy.special.expit(params["prior"]["images"])
     mean, log_var = map(np.asarray, apply(model, params, inputs, method="encode"))
     latents = RANDOM.normal(size=(6, 2)).astype(np.float32)
     each = scipy.stats.norm(mean, np.exp(0.5 * log_var)).logpdf(latents[:, None]).sum(-1)
@@ -71,6 +71,13 @@ def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     samples = vae.apply(model, params, jax.random.key(0), 2000, method="sample_prior")
     np.testing.assert_allclose(np.asarray(samples).mean(0), mean.mean(0), atol=0.15)
+    # Of data, the images are as they are, and no gradient reaches them.
+    data = dataclasses.replace(model, prior=dataclasses.replace(model.prior, pseudo_inputs="data"))
+    given = {**params, "prior": {"images": inputs}}
+    np.testing.assert_allclose(apply(data, given, latents, method="log_prior"), found, rtol=1e-6)
+    gradient = jax.grad(lambda p: apply(data, p, latents, method="log_prior").sum())(given)
+    assert not gradient["prior"]["images"].any()
+    assert gradient["encoder"]["mean"]["kernel"].any()
 
 
 def test_a_flow_that_is_not_bent_has_the_losses_of_the_standard_normal():

@@ -3,6 +3,7 @@
 import copy
 import html.parser
 import json
+import math
 import re
 import shutil
 import unittest.mock
@@ -11,10 +12,12 @@ import urllib.parse
 import matplotlib.image
 import numpy as np
 import pytest
+import scipy.stats
 
-from configs import baseline, deeper_decoder, default, optimized, reference
+from configs import baseline, deeper_decoder, default, dense_encoder, optimized, reference
 from vae_jax import report
 from vae_jax.reporting import analysis, claims, runs
+from vae_jax.reporting.differences import all_of, difference
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_json
 from vae_jax.training import run_directory
@@ -22,7 +25,7 @@ from vae_jax.training.metrics import COLUMNS
 
 NAMED = {
     module.__name__.rpartition(".")[2]: module.get_config()
-    for module in (baseline, deeper_decoder, optimized, reference)
+    for module in (baseline, deeper_decoder, dense_encoder, optimized, reference)
 }
 SAMPLES = {
     "features": "digit classifier",
@@ -494,6 +497,38 @@ def test_covered_digits_and_convergence(tmp_path):
     assert verdict.reproduced
     assert "in epoch 4;" in verdict.evidence
     assert "in epoch 17" in verdict.evidence
+
+
+@pytest.mark.parametrize(
+    ("dense", "answer"), [([99.0, 101.2], "undecided"), ([98.9, 99.1], "no"), ([104.0], "yes")]
+)
+def test_a_difference_within_two_standard_errors_is_undecided(tmp_path, dense, answer):
+    losses = {"baseline": [100.0, 100.4], "dense_encoder": dense}
+    for name, values in losses.items():
+        for seed, loss in enumerate(values):
+            config = copy.deepcopy(NAMED[name])
+            config.seed = seed
+            write_run(tmp_path / f"{name}_{seed}", config, [loss])
+    groups = groups_of(tmp_path)
+    verdict = verdict_of("LSTM encoder improved", groups)
+    assert verdict.answer == answer
+    squares = sum(np.var(values) * len(values) for values in losses.values())
+    pooled = math.sqrt(squares / len(dense) * (1 / 2 + 1 / len(dense)))
+    assert verdict.evidence.endswith(f"standard error of the difference {pooled:.2g}")
+    assert f"| {answer if answer != 'no' else '**no**'} |" in write_report(tmp_path)[1]
+
+
+def test_the_standard_error_of_a_difference_is_scipys():
+    first, second = [1.0, 2.0, 4.0], [3.0, 5.0]
+    found = difference(first, second)
+    statistic = scipy.stats.ttest_ind(first, second).statistic
+    assert (found.first - found.second) / found.standard_error == pytest.approx(statistic)
+    assert difference([1.0], [3.0]).standard_error is None
+    assert difference([1.0], [3.0]).exceeds(-2.5)
+
+
+def test_what_is_undecided_makes_a_whole_undecided_unless_a_part_is_false():
+    assert [all_of(True, None), all_of(False, None), all_of(True, True)] == [None, False, True]
 
 
 def test_the_curves_of_a_baseline_are_judged(tmp_path):

@@ -68,3 +68,13 @@ def with_data_bias(model: VAE, params: Params, mean_image: jax.Array) -> Params:
     mean = mean_image if per_pixel else mean_image.mean((0, 1))
     bias = model.likelihood.outputs_with_mean(mean).reshape(-1).astype(head["bias"].dtype)
     return params | {"decoder": params["decoder"] | {"logits": head | {"bias": bias}}}
+
+
+def with_pseudo_inputs(params: Params, images: jax.Array) -> Params:
+    """Gives a VampPrior training images as pseudo-inputs.
+
+    Args:
+      params: a VAE's parameters.
+      images: `<float>[components, height, width, channels]`, intensities in [0, 1].
+    """
+    return params | {"prior": {"images": images}}

@@ -146,26 +146,31 @@ class GaussianMixture(_Mixture):
 class VampPrior(_Mixture):
     """The mixture of the posteriors of learned images (Tomczak and Welling 2018).
 
-    arXiv:1705.07120, equation 9. The pseudo-inputs are intensities between 0 and 1.
+    arXiv:1705.07120, equation 9, or of training images, "VampPrior data" there. The pseudo-inputs
+    are intensities between 0 and 1.
 
     Attributes:
       encoder: the autoencoder's own.
       image_shape: `(height, width, channels)`.
       num_components: pseudo-inputs.
+      pseudo_inputs: "learned", or "data" for the images that training begins with, which stay.
     """
 
     encoder: nn.Module
     image_shape: tuple[int, int, int]
     num_components: int = 500
+    pseudo_inputs: str = "learned"
 
     def setup(self) -> None:
-        """Makes the pseudo-inputs; they begin as noise about gray."""
+        """Makes the pseudo-inputs: noise about gray, learned, or a place for images."""
         shape = (self.num_components, *self.image_shape)
-        self.pseudo_inputs = self.param("pseudo_inputs", nn.initializers.normal(1.0), shape)
+        self.images = self.param("images", nn.initializers.normal(1.0), shape)
 
     def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
-        mean, log_var = self.encoder(jax.nn.sigmoid(self.pseudo_inputs))
+        is_learned = self.pseudo_inputs == "learned"
+        images = jax.nn.sigmoid(self.images) if is_learned else jax.lax.stop_gradient(self.images)
+        mean, log_var = self.encoder(images)
         return mean, log_var, jnp.full(self.num_components, -jnp.log(self.num_components))
 
 

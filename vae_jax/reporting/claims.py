@@ -2,7 +2,8 @@
 
 The quotations are those of the reference project's description
 (github.com/sumeyye-agac/variational-autoencoder-MNIST-tensorflow); the thresholds are ours. Every
-criterion compares means over the seeds trained.
+criterion compares means over the seeds trained; one that compares two configurations is undecided
+within two standard errors of the difference.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from vae_jax.reporting.differences import Difference, all_of, difference
 from vae_jax.reporting.runs import Group, Model, Part, epochs_to
 
 _STABLE_EPOCH = 20
@@ -23,12 +25,21 @@ class Verdict:
     """Whether a claim was reproduced, and the numbers that decide it.
 
     Attributes:
-      reproduced: None where it cannot be judged.
+      reproduced: None where it cannot be judged, or is undecided.
       evidence: one sentence, with the criterion.
+      is_undecided: whether it is within two standard errors.
     """
 
     reproduced: bool | None
     evidence: str
+    is_undecided: bool = False
+
+    @property
+    def answer(self) -> str:
+        """The verdict in a word or three."""
+        if self.reproduced is None:
+            return "undecided" if self.is_undecided else "cannot be judged"
+        return "yes" if self.reproduced else "no"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +82,28 @@ def _get_each(
 ) -> list[float]:
     """Averages a number over each group's models."""
     return [_get(group, part, value) for group in groups]
+
+
+def _compare(
+    part: Callable[[Model], Part | None],
+    value: Callable[[Part], float | None],
+    first: Group,
+    second: Group,
+) -> Difference:
+    """Compares a number's means over two groups' models."""
+    _get_each(part, value, first, second)
+    return difference(first.values(part, value), second.values(part, value))
+
+
+def _decide(reproduced: bool | None, evidence: str, *differences: Difference) -> Verdict:
+    """Makes a verdict of differences, whose standard errors it adds to the evidence."""
+    errors = [each.standard_error for each in differences]
+    if None in errors:
+        said = "one seed each, so no standard error"
+    else:
+        noun = "standard error of the difference" if len(errors) == 1 else "standard errors"
+        said = f"{noun} {' and '.join(f'{error:.2g}' for error in errors)}"
+    return Verdict(reproduced, f"{evidence}; {said}", is_undecided=reproduced is None)
 
 
 def _stabilized(baseline: Group) -> Verdict:
@@ -126,12 +159,14 @@ def _lacked_detail(baseline: Group) -> Verdict:
 
 
 def _sharper(deeper: Group, baseline: Group) -> Verdict:
-    ours, theirs = _get_each(Model.reconstructions, lambda r: r.sharpness, deeper, baseline)
+    sharpness = _compare(Model.reconstructions, lambda r: r.sharpness, deeper, baseline)
     errors = _get_each(Model.reconstructions, lambda r: r.mean_squared_error, deeper, baseline)
-    return Verdict(
-        ours > theirs + 0.005,
-        f"gradient energy {ours:.3f} of the originals', the baseline's {theirs:.3f} "
-        f"(criterion: more by 0.005); mean squared error {errors[0]:.5f} against {errors[1]:.5f}",
+    return _decide(
+        sharpness.exceeds(0.005),
+        f"mean squared error {errors[0]:.5f} against {errors[1]:.5f}; gradient energy "
+        f"{sharpness.first:.3f} of the originals', the baseline's {sharpness.second:.3f} "
+        "(criterion: more by 0.005)",
+        sharpness,
     )
 
 
@@ -147,58 +182,68 @@ def _repetitive(deeper: Group) -> Verdict:
 
 
 def _kl_slightly_higher(deeper: Group, baseline: Group) -> Verdict:
-    ours, theirs = _get_each(Model.summary, lambda s: s.test.kl, deeper, baseline)
-    return Verdict(
-        0.0 < ours - theirs <= 3.0,
-        f"test KL {ours:.2f} nats against the baseline's {theirs:.2f} (criterion: more by up to 3)",
+    kl = _compare(Model.summary, lambda s: s.test.kl, deeper, baseline)
+    too_much = kl.exceeds(3.0)
+    return _decide(
+        all_of(kl.exceeds(0.0), None if too_much is None else not too_much),
+        f"test KL {kl.first:.2f} nats against the baseline's {kl.second:.2f} (criterion: more by "
+        "up to 3)",
+        kl,
     )
 
 
-def _roughness(group: Group) -> float:
-    """Measures how much the training loss changes from epoch to epoch about its own trend."""
-    curve = group.curve("train_loss")
-    if len(curve) < 6:
-        raise _Unmeasured(f"{group.name} has only {len(curve)} epochs")
-    return float(np.std(np.diff(curve[len(curve) // 2 :], n=2)))
+def _roughness(group: Group) -> list[float]:
+    """Measures how much each model's training loss changes between epochs about its own trend."""
+    curves = [[row["train_loss"] for row in model.rows] for model in group.models]
+    shortest = min(map(len, curves))
+    if shortest < 6:
+        raise _Unmeasured(f"{group.name} has only {shortest} epochs")
+    return [float(np.std(np.diff(curve[len(curve) // 2 :], n=2))) for curve in curves]
 
 
 def _unstable(dropout: Group, baseline: Group) -> Verdict:
-    ours, theirs = _roughness(dropout), _roughness(baseline)
-    return Verdict(
-        ours > 2.0 * theirs,
+    twice = difference(_roughness(dropout), [2.0 * value for value in _roughness(baseline)])
+    return _decide(
+        twice.exceeds(0.0),
         f"over the second half, the training loss's second differences have a standard deviation "
-        f"of {ours:.3f} nats, the baseline's {theirs:.3f} (criterion: more than twice)",
+        f"of {twice.first:.3f} nats, twice the baseline's is {twice.second:.3f} (criterion: more)",
+        twice,
     )
 
 
 def _incomplete_or_noisy(dropout: Group, baseline: Group) -> Verdict:
-    rate, base = _get_each(Model.samples, lambda s: s.low_confidence_rate, dropout, baseline)
+    rate = _compare(Model.samples, lambda s: s.low_confidence_rate, dropout, baseline)
     precision = _get_each(Model.samples, lambda s: s.precision, dropout, baseline)
-    return Verdict(
-        rate > base + 0.02,
-        f"the classifier's low-confidence rate is {rate:.1%} on the samples, {base:.1%} on the "
-        f"baseline's (criterion: more by 2 points); precision {precision[0]:.3f} against "
-        f"{precision[1]:.3f}",
+    return _decide(
+        rate.exceeds(0.02),
+        f"precision {precision[0]:.3f} against {precision[1]:.3f}; the classifier's low-confidence "
+        f"rate is {rate.first:.1%} on the samples, {rate.second:.1%} on the baseline's "
+        "(criterion: more by 2 points)",
+        rate,
     )
 
 
 def _no_more_diverse(dropout: Group, baseline: Group) -> Verdict:
-    recall = _get_each(Model.samples, lambda s: s.recall, dropout, baseline)
+    recall = _compare(Model.samples, lambda s: s.recall, dropout, baseline)
     coverage = _get_each(Model.samples, lambda s: s.coverage, dropout, baseline)
-    return Verdict(
-        recall[0] <= recall[1] + 0.01,
-        f"recall {recall[0]:.3f} against the baseline's {recall[1]:.3f} (criterion: not more by "
-        f"0.01); coverage {coverage[0]:.3f} against {coverage[1]:.3f}",
+    improved = recall.exceeds(0.01)
+    return _decide(
+        None if improved is None else not improved,
+        f"coverage {coverage[0]:.3f} against {coverage[1]:.3f}; recall {recall.first:.3f} against "
+        f"the baseline's {recall.second:.3f} (criterion: not more by 0.01)",
+        recall,
     )
 
 
 def _excessive_dropout(dropout: Group, without: Group) -> Verdict:
-    losses = _get_each(Model.summary, lambda s: s.test.loss, dropout, without)
-    distances = _get_each(Model.samples, lambda s: s.frechet_distance, dropout, without)
-    return Verdict(
-        losses[0] > losses[1] and distances[0] > distances[1],
-        f"test loss {losses[0]:.2f} nats with dropout, {losses[1]:.2f} without; Fréchet distance "
-        f"{distances[0]:.2f} and {distances[1]:.2f} (criterion: both worse)",
+    loss = _compare(Model.summary, lambda s: s.test.loss, dropout, without)
+    distance = _compare(Model.samples, lambda s: s.frechet_distance, dropout, without)
+    return _decide(
+        all_of(loss.exceeds(0.0), distance.exceeds(0.0)),
+        f"test loss {loss.first:.2f} nats with dropout, {loss.second:.2f} without; Fréchet "
+        f"distance {distance.first:.2f} and {distance.second:.2f} (criterion: both worse)",
+        loss,
+        distance,
     )
 
 
@@ -212,25 +257,34 @@ def _covered(optimized: Group) -> Verdict:
     )
 
 
+def _epochs_of_each(group: Group, target: float) -> list[int]:
+    """Finds each model's first epoch with that validation loss; if none, the one after its last."""
+    curves = [np.array([row["validation_loss"] for row in model.rows]) for model in group.models]
+    return [epochs_to(curve, target) or len(curve) + 1 for curve in curves]
+
+
 def _faster(optimized: Group, baseline: Group) -> Verdict:
-    curves = [group.curve("validation_loss") for group in (optimized, baseline)]
-    target = curves[1].min() + _CLOSE_NATS
-    ours, theirs = (epochs_to(curve, target) for curve in curves)
-    return Verdict(
-        ours is not None and theirs is not None and ours < theirs,
+    target = baseline.curve("validation_loss").min() + _CLOSE_NATS
+    epochs = [_epochs_of_each(group, target) for group in (baseline, optimized)]
+    sooner = difference(*epochs)
+    return _decide(
+        sooner.exceeds(0.0),
         f"validation first reaches {target:.1f} nats, {_CLOSE_NATS:.0f} above the baseline's best, "
-        f"in epoch {ours or 'none'}; the baseline's in epoch {theirs} (criterion: earlier)",
+        f"in epoch {sooner.second:g}; the baseline's in epoch {sooner.first:g} (criterion: "
+        "earlier)",
+        sooner,
     )
 
 
 def _lstm_better(baseline: Group, dense: Group) -> Verdict:
-    losses = _get_each(Model.summary, lambda s: s.test.loss, baseline, dense)
+    better = _compare(Model.summary, lambda s: s.test.loss, dense, baseline)
     probes = _get_each(Model.latents, lambda z: z.probe_accuracy, baseline, dense)
-    return Verdict(
-        losses[0] < losses[1],
-        f"test loss {losses[0]:.2f} nats with the LSTM, {losses[1]:.2f} with the dense encoder "
-        f"(criterion: lower); a linear probe reads {probes[0]:.1%} and {probes[1]:.1%} of the "
-        "digits",
+    return _decide(
+        better.exceeds(0.0),
+        f"a linear probe reads {probes[0]:.1%} of the digits with the LSTM, {probes[1]:.1%} with "
+        f"the dense encoder; test loss {better.second:.2f} nats and {better.first:.2f} (criterion: "
+        "lower)",
+        better,
     )
 
 

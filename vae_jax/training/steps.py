@@ -26,7 +26,10 @@ MAX_CHUNK_STEPS = 32
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _initial_state(
-    settings: TrainSettings, seeds: jax.Array | np.ndarray, mean_image: jax.Array | None = None
+    settings: TrainSettings,
+    seeds: jax.Array | np.ndarray,
+    mean_image: jax.Array | None = None,
+    pseudo_inputs: jax.Array | None = None,
 ) -> TrainState:
     create = functools.partial(
         create_train_state,
@@ -34,6 +37,7 @@ def _initial_state(
         settings.optimizer,
         initialization=settings.initialization,
         mean_image=mean_image,
+        pseudo_inputs=pseudo_inputs,
         keep_average=settings.ema_decay > 0.0,
     )
     # One after another, not by vmap: QR decompositions of batches, of which the LSTM's
@@ -48,7 +52,10 @@ def _seeds(settings: TrainSettings, seed: int) -> np.ndarray:
 
 
 def initial_state(
-    settings: TrainSettings, seed: int, mean_image: np.ndarray | None = None
+    settings: TrainSettings,
+    seed: int,
+    mean_image: np.ndarray | None = None,
+    pseudo_inputs: np.ndarray | None = None,
 ) -> TrainState:
     """Makes the state before the first step; replica i has the seed `seed + i`.
 
@@ -57,9 +64,12 @@ def initial_state(
       seed: of the first replica.
       mean_image: `<float>[height, width, channels]`, intensities in [0, 1], which the decoder is to
         begin at; without it the initialization decides.
+      pseudo_inputs: `<float>[components, height, width, channels]`, intensities in [0, 1], of a
+        VampPrior that does not learn them.
     """
     # On one device, then sent to the others: see `_initial_state` for what could hang.
-    state = _initial_state(settings, *devices.to_device((_seeds(settings, seed), mean_image)))
+    given = devices.to_device((_seeds(settings, seed), mean_image, pseudo_inputs))
+    state = _initial_state(settings, *given)
     mesh = settings.evaluation.mesh
     return state if mesh is None else devices.shard_state(state, mesh)
 

@@ -8,7 +8,12 @@ import numpy as np
 import optax
 from flax import struct
 
-from vae_jax.model.initialization import INITIALIZATIONS, tensorflow_params, with_data_bias
+from vae_jax.model.initialization import (
+    INITIALIZATIONS,
+    tensorflow_params,
+    with_data_bias,
+    with_pseudo_inputs,
+)
 from vae_jax.model.rng_streams import Stream, make_root_key, stream_key
 from vae_jax.model.vae import VAE, Params
 
@@ -93,6 +98,7 @@ def create_train_state(
     seed: int | jax.Array | np.ndarray,
     initialization: str = "flax",
     mean_image: jax.Array | None = None,
+    pseudo_inputs: jax.Array | None = None,
     keep_average: bool = False,
 ) -> TrainState:
     """Makes the state before the first step, which the seed decides, or seed and mean image.
@@ -104,6 +110,8 @@ def create_train_state(
       initialization: "flax" (its defaults) or "tensorflow" (version 1's).
       mean_image: `<float>[height, width, channels]`, intensities in [0, 1], which the decoder is to
         begin at.
+      pseudo_inputs: `<float>[components, height, width, channels]`, intensities in [0, 1], of a
+        VampPrior that does not learn them.
       keep_average: whether a moving average of the parameters is kept.
 
     Raises:
@@ -118,6 +126,8 @@ def create_train_state(
         params = tensorflow_params(params, stream_key(root_key, Stream.PARAMETERS))
     if mean_image is not None:
         params = with_data_bias(model, params, mean_image)
+    if pseudo_inputs is not None:
+        params = with_pseudo_inputs(params, pseudo_inputs)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,

@@ -149,6 +149,25 @@ def _row_writer(
         yield writers.write
 
 
+def _initial_state(
+    settings: TrainSettings, config: ml_collections.ConfigDict, images: np.ndarray
+) -> TrainState:
+    """Makes the state before the first step: from the seed, and the images where asked for."""
+    begins_at_mean = config.output_bias_init == "data_mean"
+    mean_image = images.mean(0) / MAX_PIXEL if begins_at_mean else None
+    pseudo_inputs = None
+    if config.prior.kind == "vamp" and config.prior.pseudo_inputs == "data":
+        number = config.prior.num_components
+        if number > len(images):
+            raise UserError(
+                f"prior.num_components is {number}, must be at most the {len(images)} training "
+                "images, which prior.pseudo_inputs=data takes"
+            )
+        rows = np.linspace(0, len(images) - 1, number).astype(np.int64)
+        pseudo_inputs = (images[rows] / MAX_PIXEL).astype(np.float32)
+    return steps.initial_state(settings, config.seed, mean_image, pseudo_inputs)
+
+
 class Trainer:
     """Trains a run from where it is to its last epoch."""
 
@@ -187,9 +206,7 @@ class Trainer:
         if restored:
             self._state, self._progress = restored
         else:
-            begins_at_mean = config.output_bias_init == "data_mean"
-            mean_image = images.mean(0) / MAX_PIXEL if begins_at_mean else None
-            self._state = steps.initial_state(self._settings, config.seed, mean_image)
+            self._state = _initial_state(self._settings, config, images)
             self._progress = Progress()
 
     @property
