@@ -39,8 +39,8 @@ def main() -> None:
     measured = {}
     for name in _SPLITS:
         images = getattr(dataset, name).images[: arguments.images]
-        if name == "train":  # the others are drawn when they are loaded
-            images = binarize_for_evaluation(images, name)
+        if name == "train":  # the others' pixels are drawn when they are loaded
+            images = binarize_for_evaluation(images, "validation")
         estimates = log_likelihood.estimate(
             replica.model, replica.params, replica.root_key, images, arguments.samples
         )
