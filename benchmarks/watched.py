@@ -90,12 +90,26 @@ class _Memory(threading.Thread):
         return self.peak
 
 
-def watch(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Watched:
+def _read_lines(process: subprocess.Popen, start: float, last: str | None) -> list:
+    lines = []
+    for line in process.stdout:
+        lines.append((time.perf_counter() - start, line.rstrip()))
+        if last and line.startswith(last):
+            process.kill()
+    return lines
+
+
+def watch(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    last: str | None = None,
+) -> Watched:
     """Runs a program to its end.
 
     Args:
       command: program and arguments.
       environment: variables beside those of this process.
+      last: the program is ended at the first line that begins so; what it started is left alone.
     """
     with tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
@@ -108,11 +122,12 @@ def watch(command: Sequence[str], environment: Mapping[str, str] | None = None) 
         ) as process:
             memory = _Memory(process.pid)
             memory.start()
-            lines = [(time.perf_counter() - start, line.rstrip()) for line in process.stdout]
+            lines = _read_lines(process, start, last)
             status = process.wait()
             seconds = time.perf_counter() - start
             peak = memory.stop()
         errors.seek(0)
         said = errors.read().strip().splitlines()
-    problem = (said or [f"status {status}"])[-1] if status else None
+    was_ended = last and lines and lines[-1][1].startswith(last)
+    problem = (said or [f"status {status}"])[-1] if status and not was_ended else None
     return Watched(lines, seconds, peak, problem)
