@@ -74,7 +74,7 @@ def write_images(path: Path, mnist: str | None, num_images: int) -> str:
 
     TensorFlow Datasets, which prepares MNIST elsewhere, need not be there.
     """
-    sizes = {"train": num_images, "val": num_images // 11, "test": num_images // 11}
+    sizes = {"train": num_images, "val": num_images // 11, "test": 2 * num_images // 11}
     if mnist:
         train, test = (_official_images(Path(mnist), name) for name in ("train", "t10k"))
         images = {"val": train[:5000], "train": train[5000:], "test": test}
