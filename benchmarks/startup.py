@@ -2,13 +2,12 @@
 
   python benchmarks/startup.py
 
-Also `python main.py --help` against `python -c "import jax"`.
+The command is `main.py --config=FILE --workdir=DIR` on the embedded digits, ended after its first
+step. Also `python main.py --help` against `python -c "import jax"`.
 """
 
 import argparse
 import itertools
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -16,49 +15,32 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import ROOT, describe_machine, load_config, print_table
+from common import ROOT, describe_machine, print_table
+from watched import watch
 
-PARTS = ("imports", "data", "initial state", "first ten steps", "in all")
-
-
-def measure(path: str, started: float) -> dict[str, float]:
-    """Does what a run does until its first steps are done; returns the seconds of each part."""
-    marks = [started]
-
-    def mark() -> None:
-        marks.append(time.time())
-
-    from vae_jax import datasets
-    from vae_jax.runtime import compilation
-    from vae_jax.training import steps
-    from vae_jax.training.settings import train_settings
-
-    compilation.set_cpu_flags()
-    compilation.use_cache()
-    import jax
-
-    mark()
-    config = load_config(path)
-    config.data.name = "mnist_5k"
-    dataset = datasets.load(**config.data)
-    images = jax.device_put(dataset.train.images)
-    mark()
-    settings = train_settings(config, (28, 28, 1), steps_per_epoch=40)
-    state = jax.block_until_ready(steps.initial_state(settings, config.seed))
-    mark()
-    order = steps.epoch_order(settings, state.root_key, 1, len(images))
-    jax.block_until_ready(steps.train_chunk(settings, state, images, order, 0, 10))
-    mark()
-    seconds = [after - before for before, after in itertools.pairwise(marks)]
-    return dict(zip(PARTS, [*seconds, marks[-1] - marks[0]], strict=True))
+# What `contenders/ours_run.py` says when each part is over.
+_MARKS = {
+    "imports": "imported",
+    "data, run directory, initial state": "first step begins",
+    "first step": "first step done",
+}
 
 
-def _child(path: str, cache: str) -> dict[str, float]:
-    command = [sys.executable, str(Path(__file__).resolve()), f"--config={path}"]
-    command.append(f"--started={time.time()}")
-    environment = os.environ | {"XDG_CACHE_HOME": cache}
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(result.stdout)
+def measure(config: str, cache: Path) -> list[float]:
+    """Starts a run and ends it after its first step; returns the seconds of each part."""
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, str(ROOT / "benchmarks" / "contenders" / "ours_run.py")]
+        command += [
+            f"--config={ROOT / config}",
+            f"--workdir={workdir}",
+            "--config.data.name=mnist_5k",
+        ]
+        environment = {"XDG_CACHE_HOME": str(cache), "JAX_COMPILATION_CACHE_DIR": ""}
+        run = watch(command, environment, last="first step done")
+    if run.problem:
+        sys.exit(f"error: main.py died: {run.problem}")
+    marks = [0.0, *(run.when(line) for line in _MARKS.values())]
+    return [after - before for before, after in itertools.pairwise(marks)] + [marks[-1]]
 
 
 def _seconds(*arguments: str) -> float:
@@ -69,24 +51,21 @@ def _seconds(*arguments: str) -> float:
 
 
 def main() -> None:
-    """Runs the benchmark, or one start of it in a process of its own."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/quickstart.py", help="the model")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.started:
-        print(json.dumps(measure(arguments.config, arguments.started)))
-        return
     print(f"{describe_machine()}; {arguments.config}, medians of {arguments.rounds}\n", flush=True)
     cold, warm = [], []
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as cache:
-            cold.append(_child(arguments.config, cache))
-            warm.append(_child(arguments.config, cache))
+            cold.append(measure(arguments.config, Path(cache)))
+            warm.append(measure(arguments.config, Path(cache)))
+    medians = [map(statistics.median, zip(*runs, strict=True)) for runs in (cold, warm)]
     rows = [
-        (part, *(f"{statistics.median(run[part] for run in runs):.1f}" for runs in (cold, warm)))
-        for part in PARTS
+        (part, f"{before:.1f}", f"{after:.1f}")
+        for part, before, after in zip((*_MARKS, "in all"), *medians, strict=True)
     ]
     print_table(("seconds", "cold", "warm"), rows)
     pairs = [

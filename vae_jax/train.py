@@ -11,7 +11,6 @@ import ml_collections
 
 from vae_jax import datasets
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
-from vae_jax.evaluation.summary import format_summary, summarize
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime import compilation, devices, interrupts
 from vae_jax.runtime.errors import UserError
@@ -134,6 +133,9 @@ def train_and_evaluate(
         devices.barrier("trained")
         if not first:
             return
+        # Not at import: what draws plots is slow, and the first step does not need it.
+        from vae_jax.evaluation.summary import format_summary, summarize
+
         if summary:
             print(f"{workdir}: the run is complete; {format_summary(summary)}")
             return

@@ -17,6 +17,7 @@ from vae_jax.model.objective import training_loss
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.vae import Params
 from vae_jax.runtime import devices
+from vae_jax.training import metrics
 from vae_jax.training.parallel import for_each_replica, replicate, shard_batch
 from vae_jax.training.settings import TrainSettings
 from vae_jax.training.train_state import TrainState, create_train_state
@@ -76,7 +77,8 @@ def initial_state(
 
 def abstract_state(settings: TrainSettings) -> TrainState:
     """Returns the shapes and types of a state: what a checkpoint is restored into."""
-    return jax.eval_shape(lambda: _initial_state(settings, _seeds(settings, 0)))
+    # Its arguments are those of `initial_state` without a mean image: traced once for both.
+    return jax.eval_shape(lambda: _initial_state(settings, _seeds(settings, 0), None))
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "num_images"))
@@ -206,8 +208,8 @@ def train_chunk(
             state, sums = take_step(state, first_batch + index)
             return state, jax.tree.map(lambda all, one: all.at[index].set(one), filled, sums)
 
-        _, sums = jax.eval_shape(take_step, state, first_batch)
-        empty = jax.tree.map(lambda one: jnp.zeros((MAX_CHUNK_STEPS,), one.dtype), sums)
+        # Not from the shapes of a step: to trace it once more takes a tenth of a start.
+        empty = LossTerms(*(jnp.zeros((MAX_CHUNK_STEPS,)) for _ in metrics.TERMS))
         return jax.lax.fori_loop(0, num_steps, body, (state, empty))
 
     train_all = for_each_replica(

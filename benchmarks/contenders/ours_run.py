@@ -1,0 +1,51 @@
+"""`main.py`, saying when its first training step begins and is done.
+
+  python benchmarks/contenders/ours_run.py --config=configs/baseline.py --workdir=DIR
+
+Started by `train_run.py` and `startup.py`; takes what `main.py` takes, and does the same.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from absl import app
+
+import main
+
+_import_module = importlib.import_module
+
+
+def _say_first_step() -> None:
+    """Has the first chunk of steps, which is one step, say that it begins and is done."""
+    import jax
+
+    from vae_jax.training import steps
+
+    train_chunk = steps.train_chunk
+
+    def first_chunk(*arguments: Any) -> Any:
+        steps.train_chunk = train_chunk
+        print("first step begins", flush=True)
+        result = jax.block_until_ready(train_chunk(*arguments))
+        print("first step done", flush=True)
+        return result
+
+    steps.train_chunk = first_chunk
+
+
+def _import_and_say(name: str, package: str | None = None) -> Any:
+    module = _import_module(name, package)
+    if name == "vae_jax.train":
+        print("imported", flush=True)
+        _say_first_step()
+    return module
+
+
+if __name__ == "__main__":
+    # When `main.py` imports the mode, and not before: nothing here changes what is loaded when.
+    importlib.import_module = _import_and_say
+    app.run(main.main, flags_parser=main.parse_flags)
