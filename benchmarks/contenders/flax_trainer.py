@@ -49,6 +49,11 @@ class Trainer:
                 )
                 jax.block_until_ready(sums)
 
+    def program(self) -> str:
+        """Returns the compiled epoch as XLA's text."""
+        arguments = (self._settings, self._state, self._images, self._order, 0, _STEPS_PER_CALL)
+        return steps.train_chunk.lower(*arguments).compile().as_text()
+
     def _run_single_calls(self, first: int, count: int) -> None:
         size = self._settings.batch_size
         for batch in range(first, first + count):

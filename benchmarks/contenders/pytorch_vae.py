@@ -12,7 +12,7 @@ from torch.nn import functional
 _ACTIVATIONS = {"relu": nn.ReLU, "swish": nn.SiLU}
 
 
-class _ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions, each after the activation, added to their input; the second begins at 0."""
 
     def __init__(self, channels: int, activation: type[nn.Module]):
@@ -22,6 +22,7 @@ class _ResidualBlock(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `<float>[batch, channels, height, width]` to the same shape."""
         return x + self.second(self.activation(self.first(self.activation(x))))
 
 
@@ -30,7 +31,7 @@ def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
-    elif isinstance(module, _ResidualBlock):  # after what it is made of
+    elif isinstance(module, ResidualBlock):  # after what it is made of
         nn.init.zeros_(module.second.weight)
 
 
@@ -39,8 +40,8 @@ def _dense_layers(sizes: tuple[int, ...], activation: type[nn.Module]) -> nn.Seq
     return nn.Sequential(*(layer for pair in pairs for layer in (nn.Linear(*pair), activation())))
 
 
-class _Encoder(nn.Module):
-    """LSTMs over the rows of `<float>[batch, 28, 28]` pixels; mean and log-variance."""
+class Encoder(nn.Module):
+    """LSTMs over the rows of an image, dense layers, two heads."""
 
     def __init__(self, latent_size: int, config: dict[str, Any]):
         super().__init__()
@@ -54,19 +55,20 @@ class _Encoder(nn.Module):
         self.log_var = nn.Linear(sizes[-1], latent_size)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps `<float>[batch, 28, 28]` pixels to mean and log-variance."""
         outputs, _ = self.lstm(pixels)
         features = self.mlp(outputs.flatten(1))
         return self.mean(features), self.log_var(features)
 
 
-class _Decoder(nn.Module):
-    """Dense layers, transposed convolutions, a head: logits `<float>[batch, 784]`."""
+class Decoder(nn.Module):
+    """Dense layers, a grid, transposed convolutions with residual blocks, a head."""
 
     def __init__(self, latent_size: int, config: dict[str, Any], channels_last: bool):
         super().__init__()
         dense_sizes, (height, width, channels) = decoder_sizes(config)
         filters, activation = config["filters"], _ACTIVATIONS[config["activation"]]
-        self._grid = (channels, height, width)
+        self.grid = (channels, height, width)
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.dense = _dense_layers((latent_size, *dense_sizes), activation)
         self.maps = nn.Sequential()
@@ -76,7 +78,7 @@ class _Decoder(nn.Module):
             self.maps.append(
                 nn.ConvTranspose2d(before, after, 3, stride, padding=1, output_padding=stride - 1)
             )
-            self.maps.extend(_ResidualBlock(after, activation) for _ in range(count))
+            self.maps.extend(ResidualBlock(after, activation) for _ in range(count))
             self.maps.append(activation())
         if config["head"] == "conv":
             self.logits = nn.Sequential(nn.Conv2d(filters[-1], 1, 3, padding=1), nn.Flatten())
@@ -86,7 +88,8 @@ class _Decoder(nn.Module):
         self.to(memory_format=self._layout)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        grid = self.dense(latents).unflatten(1, self._grid).contiguous(memory_format=self._layout)
+        """Maps `<float>[batch, latent]` to logits `<float>[batch, 784]`."""
+        grid = self.dense(latents).unflatten(1, self.grid).contiguous(memory_format=self._layout)
         return self.logits(self.maps(grid))
 
 
@@ -95,8 +98,8 @@ class VAE(nn.Module):
 
     def __init__(self, config: dict[str, Any], channels_last: bool = False):
         super().__init__()
-        self.encoder = _Encoder(config["latent_size"], config["encoder"])
-        self.decoder = _Decoder(config["latent_size"], config["decoder"], channels_last)
+        self.encoder = Encoder(config["latent_size"], config["encoder"])
+        self.decoder = Decoder(config["latent_size"], config["decoder"], channels_last)
         self.apply(_initialize)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
