@@ -33,7 +33,7 @@ _LAYER = re.compile(
 def layer_of(operation: str) -> str:
     """Names the layer of an operation, from where in the program it was written."""
     if not operation:
-        return "copies"
+        return "no layer named: copies, biases' gradients, finiteness"
     part, layer = _PART.search(operation), _LAYER.search(operation)
     if not part:
         return "optimizer, loss, batch, random numbers"
