@@ -106,7 +106,7 @@ def _in_plain_operations(
     named_arguments: Mapping[str, Any],
     context: nn.module.InterceptorContext,
 ) -> Any:
-    """Takes the place of `Dense.__call__` and `ConvTranspose.__call__`; other methods as they are."""
+    """Takes the place of `__call__` of `Dense` and `ConvTranspose`, other methods as they are."""
     module = context.module
     if not isinstance(module, nn.Dense | ConvTranspose):
         return call(*arguments, **named_arguments)
