@@ -13,15 +13,33 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+IMAGE_SIZE = 28  # height and width of a digit
 
 
 def load_config(path: str) -> Any:
-    """Loads the configuration that a file in `configs/` describes."""
+    """Loads the configuration that a file in `configs/` describes, or that has this name."""
     return importlib.import_module(f"configs.{Path(path).stem}").get_config()
 
 
+def load_comparable_config(path: str) -> Any:
+    """Loads a configuration with what the peers' models lack left out.
+
+    A standard normal prior, the ELBO of one latent sample, no warmup of its KL term. Exits where
+    the peers' models lack more.
+    """
+    config = load_config(path)
+    config.prior.kind = "standard_normal"
+    config.loss.path_gradient = False
+    config.loss.num_importance_samples = 1
+    config.loss.elbo_warmup_epochs = 0
+    config.loss.kl_warmup_steps = 0
+    if config.encoder.kind != "lstm" or config.decoder.dropout_after or config.loss.free_bits:
+        sys.exit(f"error: {path}: the peers have LSTM encoders, no dropout and no free bits")
+    return config
+
+
 def decoder_sizes(
-    decoder: Mapping[str, Any], image_size: int = 28
+    decoder: Mapping[str, Any], image_size: int = IMAGE_SIZE
 ) -> tuple[tuple[int, ...], tuple[int, int, int]]:
     """Computes a decoder's dense layers and the grid they end in, for square images.
 

@@ -33,14 +33,17 @@ def library(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Ar
 
 
 def layers_of(paths: list[str]) -> list[Layer]:
-    """Lists the different layers of the configurations; a `conv` head is one more at stride 1."""
+    """Lists the different layers of the configurations, those of residual blocks and heads too."""
     layers = set()
     for path in paths:
         decoder = load_config(path).decoder
         _, (size, _, channels) = decoder_sizes(decoder)
-        for filters, stride in zip(decoder.filters, decoder.strides, strict=True):
+        blocks = decoder.residual_blocks or (0,) * len(decoder.filters)
+        for filters, stride, count in zip(decoder.filters, decoder.strides, blocks, strict=True):
             layers.add((size, channels, filters, stride))
             size, channels = size * stride, filters
+            if count:
+                layers.add((size, channels, channels, 1))
         layers.add((size, channels, 1, 1))
     return sorted(layers)
 

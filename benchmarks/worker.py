@@ -1,9 +1,10 @@
-"""One contender in a process of its own: takes steps when told to and reports the time.
+"""One contender in a process of its own: does what it is told and reports the time.
 
-Started by `train_step.py`. A line on standard input is a number of steps; each answer is a
-line of JSON on standard output. A contender module has a class `Contender`, made from a
-variant, a configuration and `<uint8>[n, 28, 28]` images, with `num_parameters`, `device`,
-`version`, `first_loss()` and `run(num_steps)`.
+Started by `processes.py`. A line on standard input is what to do, in JSON; each answer is a line of
+JSON on standard output. A contender module has a class `Contender`, made from a variant, a
+configuration and what `np.load` gives of a file, with `device`, `version`, `facts()`, a dictionary
+that the script asks for first, and `run(request)`: for a training step `num_parameters` and
+`first_loss`, and the request is a number of steps.
 """
 
 import importlib
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 
-def main(module: str, variant: str, config: str, images: str) -> None:
+def main(module: str, variant: str, config: str, inputs: str) -> None:
     """Serves one contender until standard input ends."""
     # Whatever the libraries print goes to standard error.
     answers = os.fdopen(os.dup(1), "w")
@@ -31,17 +32,12 @@ def main(module: str, variant: str, config: str, images: str) -> None:
     except ModuleNotFoundError as error:
         answer(missing=error.name)
         return
-    contender = contenders.Contender(variant, json.loads(config), np.load(images))
-    answer(
-        first_loss=contender.first_loss(),
-        num_parameters=contender.num_parameters,
-        device=contender.device,
-        version=contender.version,
-    )
+    contender = contenders.Contender(variant, json.loads(config), np.load(inputs))
+    answer(device=contender.device, version=contender.version, **contender.facts())
     for line in sys.stdin:
         start = time.perf_counter()
-        contender.run(int(line))
-        answer(seconds=time.perf_counter() - start)
+        result = contender.run(json.loads(line))
+        answer(seconds=time.perf_counter() - start, result=result)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The training step in Flax, as chunks of a compiled epoch and as single calls."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +18,8 @@ _STEPS_PER_CALL = 10
 class Trainer:
     """Trains the model of a configuration; see `benchmarks/worker.py` for what each does."""
 
-    def __init__(self, variant: str, config: dict[str, Any], images: np.ndarray):
+    def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
+        images = arrays["images"]
         checked = configuration.from_dict(config, default.get_config())
         self._single_calls = variant == "single calls"
         steps_per_epoch = len(images) // checked.train.batch_size
@@ -25,15 +27,15 @@ class Trainer:
         self._images = jax.device_put(images)
         self._state = steps.initial_state(self._settings, checked.seed)
         self._order = steps.epoch_order(self._settings, self._state.root_key, 1, len(images))
-        self.num_parameters = num_parameters(self._state.params)
         self.device = jax.devices()[0].device_kind
         self.version = f"JAX {jax.__version__}"
 
-    def first_loss(self) -> float:
-        """Takes the first step; returns its loss, in nats per image."""
+    def facts(self) -> dict[str, Any]:
+        """Takes the first step; returns its loss, in nats per image, and the model's size."""
         batch_size = self._settings.batch_size
         self._state, sums = steps.train_step(self._settings, self._state, self._images[:batch_size])
-        return float(sums.loss) / batch_size
+        size = num_parameters(self._state.params)
+        return {"first_loss": float(sums.loss) / batch_size, "num_parameters": size}
 
     def run(self, num_steps: int) -> None:
         """Takes steps over the epoch's first batches; returns when the last is done."""
@@ -46,6 +48,11 @@ class Trainer:
                     self._settings, self._state, self._images, self._order, first, count
                 )
                 jax.block_until_ready(sums)
+
+    def program(self) -> str:
+        """Returns the compiled epoch as XLA's text."""
+        arguments = (self._settings, self._state, self._images, self._order, 0, _STEPS_PER_CALL)
+        return steps.train_chunk.lower(*arguments).compile().as_text()
 
     def _run_single_calls(self, first: int, count: int) -> None:
         size = self._settings.batch_size

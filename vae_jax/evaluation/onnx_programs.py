@@ -1,7 +1,8 @@
 """A trained model's encoder and decoder as ONNX, by the optional package jax2onnx.
 
 What it cannot convert, or converts wrongly, is given to it in another form: transposed
-convolutions as ordinary ones, and scans that run backward as ones over reversed rows.
+convolutions as ordinary ones, products without rules of their own for derivatives, and scans that
+run backward as ones over reversed rows.
 """
 
 import contextlib
@@ -81,7 +82,7 @@ def _convert(name: str, program: Program) -> bytes:
 
 def trace_for_conversion(program: Program, rows: jax.ShapeDtypeStruct) -> core.ClosedJaxpr:
     """Traces a program in operations that the package converts."""
-    with nn.intercept_methods(_as_convolution):
+    with nn.intercept_methods(_in_plain_operations):
         # A function of its own: JAX may have kept a trace of the other, without the interceptor.
         traced = jax.make_jaxpr(lambda rows: program.function(rows))(rows)
     jaxpr = traced.jaxpr.replace(eqns=[*map(_runs_forward, traced.jaxpr.eqns)])
@@ -99,17 +100,19 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _as_convolution(
+def _in_plain_operations(
     call: Callable[..., Any],
     arguments: tuple[Any, ...],
     named_arguments: Mapping[str, Any],
     context: nn.module.InterceptorContext,
 ) -> Any:
-    """Takes the place of `ConvTranspose.__call__`, other methods as they are."""
+    """Takes the place of `__call__` of `Dense` and `ConvTranspose`, other methods as they are."""
     module = context.module
-    if not isinstance(module, ConvTranspose):
+    if not isinstance(module, nn.Dense | ConvTranspose):
         return call(*arguments, **named_arguments)
     [x], params = arguments, module.variables["params"]
+    if isinstance(module, nn.Dense):
+        return x @ params["kernel"] + params["bias"]
     form = conv_transpose_as_convolution
     return form(x, params["kernel"], module.strides_pair, module.padding) + params["bias"]
 

@@ -8,6 +8,7 @@ import jax
 
 from vae_jax.model.activations import Activation, get_activation
 from vae_jax.model.conv_transpose import ConvTranspose
+from vae_jax.model.dense import Dense
 
 HEADS = ("dense", "conv")
 _KERNEL_SIZE = (3, 3)
@@ -87,7 +88,7 @@ class ConvTransposeDecoder(nn.Module):
         grid = (math.ceil(height / stride), math.ceil(width / stride), self.grid_channels)
         x = latents
         for size in (*self.dense_sizes, math.prod(grid)):
-            x = activation(nn.Dense(size)(x))
+            x = activation(Dense(size)(x))
         x = x.reshape(-1, *grid)
         blocks = self.residual_blocks or (0,) * len(self.filters)
         layers = zip(self.filters, self.strides, blocks, strict=True)
@@ -102,7 +103,7 @@ class ConvTransposeDecoder(nn.Module):
         x = x[:, :height, :width]
         # Flax derives initial values from names: the head's stays, whatever the likelihood.
         if self.head == "dense":
-            x = nn.Dense(math.prod(self.output_shape), name="logits")(x.reshape(x.shape[0], -1))
+            x = Dense(math.prod(self.output_shape), name="logits")(x.reshape(x.shape[0], -1))
         elif self.head == "conv":
             # At stride 1 a transposed convolution is a convolution.
             x = ConvTranspose(channels, _KERNEL_SIZE, name="logits")(x)

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.model.activations import get_activation
+from vae_jax.model.dense import Dense
 
 
 def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
     """Applies dense layers with an activation, part of the module that calls this."""
     for size in sizes:
-        features = get_activation(activation)(nn.Dense(size)(features))
+        features = get_activation(activation)(Dense(size)(features))
     return features
 
 
@@ -20,12 +21,12 @@ def _gaussian_heads(
     features: jax.Array, latent_size: int, mean_activation: str
 ) -> tuple[jax.Array, jax.Array]:
     """Applies two dense layers, part of the module that calls this: `(mean, log_var)`."""
-    mean = nn.Dense(latent_size, name="mean")(features)
+    mean = Dense(latent_size, name="mean")(features)
     if mean_activation == "relu":
         mean = nn.relu(mean)
     elif mean_activation != "none":
         raise ValueError(f"mean_activation is {mean_activation!r}, must be 'none' or 'relu'")
-    log_var = nn.Dense(latent_size, name="log_var")(features)
+    log_var = Dense(latent_size, name="log_var")(features)
     return mean, log_var
 
 

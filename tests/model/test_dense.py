@@ -1,0 +1,61 @@
+"""The dense layer gives what Flax's gives, whether its gradient is taken in pieces or not."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax.model import dense
+
+
+def arrays_of(num_rows, num_columns, batch_size=5):
+    generator = np.random.RandomState(0)
+    shapes = ((batch_size, num_rows), (num_rows, num_columns), (batch_size, num_columns))
+    return [jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_columns", "num_pieces"),
+    [(12544, 784, 98), (3584, 480, 14), (64, 4096, 2), (1009, 784, 1), (196, 98, 1)],
+)
+def test_large_kernels_are_taken_in_pieces(num_rows, num_columns, num_pieces):
+    kernel = jax.ShapeDtypeStruct((num_rows, num_columns), jnp.float32)
+    assert dense._num_pieces(kernel) == num_pieces
+
+
+@pytest.mark.parametrize("num_rows", [1024, 96])
+def test_products_and_gradients_are_those_of_a_plain_product(num_rows):
+    x, kernel, cotangent = arrays_of(num_rows, 512)
+    out, vjp = jax.vjp(jax.jit(dense.matmul), x, kernel)
+    expected = (x @ kernel, cotangent @ kernel.T, x.T @ cotangent)
+    for ours, plain in zip((out, *vjp(cotangent)), expected, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_second_derivatives_and_replicas():
+    x, kernel, cotangent = arrays_of(1024, 512)
+
+    def penalty(matmul, x, kernel):
+        gradient = jax.grad(lambda x: (jnp.sin(matmul(x, kernel)) * cotangent).sum())(x)
+        return jnp.square(gradient).mean()
+
+    gradients = [
+        jax.grad(penalty, argnums=2)(matmul, x, kernel) for matmul in (dense.matmul, jnp.matmul)
+    ]
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-3)
+    kernels = jnp.stack([kernel, 2.0 * kernel])
+    values = jax.vmap(lambda kernel: penalty(dense.matmul, x, kernel))(kernels)
+    expected = [penalty(jnp.matmul, x, kernel) for kernel in kernels]
+    np.testing.assert_allclose(values, jnp.stack(expected), rtol=1e-3)
+
+
+def test_the_layer_is_flax_own_but_for_its_product():
+    x = arrays_of(40, 3)[0]
+    key = jax.random.key(0)
+    ours, theirs = (
+        nn.Sequential([layer(7), layer(3, name="head")]) for layer in (dense.Dense, nn.Dense)
+    )
+    params = theirs.init(key, x)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(key, x), params)
+    np.testing.assert_array_equal(ours.apply(params, x), theirs.apply(params, x))
