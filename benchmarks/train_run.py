@@ -3,7 +3,7 @@
   python benchmarks/train_run.py --mnist=FOLDER --peers_python=.venv-peers/bin/python
 
 Two epochs of `configs/baseline.py` on 55,000 images of MNIST, validated on the other 5,000, each
-contender as people write it (`contenders/*_run.py`), one after another: about 25 minutes on two
+contender as people write it (`contenders/*_run.py`), one after another: about 15 minutes on two
 cores; `--small` tries all of it on 4,000 digits in two. FOLDER holds the four official files.
 
 Ours is `main.py`: beside validation, weights and samples, which all leave, it keeps checkpoints
