@@ -1,6 +1,8 @@
 """The trained models that come with the repository are those their records are of."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
@@ -24,6 +26,29 @@ def test_they_are_of_their_configurations_and_load(name):
     run_directory.check_same_config(folder, FOLDERS[name].get_config().to_dict())
     assert vae_jax.load_run(folder).sample(2).shape == (2, 28, 28, 1)
     assert (folder / "weights.safetensors").stat().st_size < _MOST_BYTES[name]
+
+
+_IN_THREADS = """
+import concurrent.futures
+import numpy as np
+from vae_jax.runtime import compilation
+compilation.set_cpu_flags()
+import vae_jax
+from vae_jax import datasets
+vae = vae_jax.load_run("docs/flagship")
+images = np.float32(datasets.load("mnist_5k").test.images[:400] > 127)
+expected = [vae.log_likelihood(half, 50) for half in np.split(images, 2)]
+with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    for _ in range(2):
+        found = pool.map(lambda half: vae.log_likelihood(half, 50), np.split(images, 2))
+        np.testing.assert_array_equal(list(found), expected)
+"""
+
+
+@pytest.mark.slow
+def test_threads_of_a_program_get_the_numbers_of_one():
+    """With our flags, two XLA programs side by side gave others, for 9 of 200 images."""
+    subprocess.run([sys.executable, "-c", _IN_THREADS], cwd=ROOT, check=True)
 
 
 @needs_mnist

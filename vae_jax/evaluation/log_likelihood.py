@@ -4,10 +4,8 @@ import dataclasses
 import functools
 import io
 import sys
-import threading
 import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -24,7 +22,6 @@ from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 from vae_jax.runtime.batching import pad_rows
-from vae_jax.runtime.cores import available_cores
 from vae_jax.runtime.files import write_atomically
 
 PARTIAL_NAME = "likelihood.partial.npz"
@@ -139,27 +136,24 @@ def _estimate_batch(
     batch_size: int,
     num_samples: int,
     bar: tqdm,
-    stopped: threading.Event,
 ) -> list[np.ndarray]:
     """Estimates the fields of `Likelihoods` for images, the first with that index in the split.
 
     They are padded to the batch size, so that no second program is compiled for the last ones.
-    Once stopped, what is returned means nothing.
     """
     indices = np.arange(first_index, first_index + batch_size, dtype=np.int32)
     padded, indices = devices.to_device((pad_rows(images, batch_size), indices))
     mean, log_var = encode_batch(model, params, padded)
     sums = jax.jit(importance.no_weights, static_argnums=0)(batch_size)
     left = num_samples
-    while left and not stopped.is_set():
+    while left:
         count = min(_SAMPLES_PER_CALL, left)
         sums = add_importance_samples(
             model, params, root_key, padded, mean, log_var, indices, sums, count
         )
         left -= count
         jax.block_until_ready(sums)
-        with bar.get_lock():
-            bar.update(len(images) * count)
+        bar.update(len(images) * count)
     functions = (
         importance.log_likelihood,
         importance.evidence_lower_bound,
@@ -168,14 +162,6 @@ def _estimate_batch(
     return [
         np.asarray(devices.to_host(jax.jit(f)(sums)), np.float64)[: len(images)] for f in functions
     ]
-
-
-def _num_threads() -> int:
-    """Returns how many batches are estimated at a time.
-
-    On CPU one for each core: many of a decoder's operations keep no more than one busy.
-    """
-    return devices.by_platform(cpu=available_cores(), accelerator=1)
 
 
 def _read_partial(path: Path | None, identity: str) -> np.ndarray:
@@ -235,22 +221,15 @@ def estimate(
         unit_scale=True,
         disable=not sys.stderr.isatty(),
     )
-    stopped = threading.Event()
-
-    def estimate_from(first: int) -> list[np.ndarray]:
-        batch = images[first : first + batch_size]
-        return _estimate_batch(
-            model, params, root_key, batch, first, batch_size, num_samples, bar, stopped
-        )
-
-    with bar, ThreadPoolExecutor(_num_threads()) as pool:
-        try:
-            for new in pool.map(estimate_from, range(estimates.shape[1], len(images), batch_size)):
-                estimates = np.concatenate([estimates, new], axis=1)
-                if path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                    _write_partial(path, identity, estimates)
-                    saved = time.monotonic()
-        finally:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
+    with bar:
+        # One batch after the other, on CPU too: `compilation.py` says what threads would do.
+        for first in range(estimates.shape[1], len(images), batch_size):
+            batch = images[first : first + batch_size]
+            new = _estimate_batch(
+                model, params, root_key, batch, first, batch_size, num_samples, bar
+            )
+            estimates = np.concatenate([estimates, new], axis=1)
+            if path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                _write_partial(path, identity, estimates)
+                saved = time.monotonic()
     return Likelihoods(*estimates)

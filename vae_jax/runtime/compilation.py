@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,9 @@ _FIXED_OPTIONS = {
     "jax_default_prng_impl": "threefry2x32",
     "jax_random_seed_offset": 0,
 }
+# Programs compiled with these flags that run side by side in two threads disturb each other's
+# numbers on CPU (JAX 0.10.2: `--xla_cpu_experimental_ynn_fusion_type=` does it).
+_one_at_a_time = threading.RLock()
 # What a user may set, and what changes results: recorded with a run.
 _RECORDED_OPTIONS = ("jax_default_matmul_precision",)
 
@@ -54,8 +58,12 @@ def fix_options() -> None:
 
 @contextlib.contextmanager
 def fixed_options() -> Iterator[None]:
-    """Has the options on which results depend in this thread, and only until it is left."""
+    """Has the options on which results depend in this thread, and only until it is left.
+
+    What is computed meanwhile must be done when it is left: other threads wait for that.
+    """
     with (
+        _one_at_a_time,
         jax.enable_x64(_FIXED_OPTIONS["jax_enable_x64"]),
         jax.threefry_partitionable(_FIXED_OPTIONS["jax_threefry_partitionable"]),
     ):
