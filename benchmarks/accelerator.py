@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, describe_machine
+from common import ROOT, SHARED_GPU, describe_machine
 from watched import Watched, watch
 
 from vae_jax import datasets
@@ -29,8 +29,6 @@ from vae_jax.datasets import idx
 
 _TOTAL_SECONDS = 530.0
 _BENCHMARKS = ROOT / "benchmarks"
-# One GPU is shared by several processes: none may take its memory for itself.
-_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 _DEVICE = "import jax; print(f'{jax.device_count()} x {jax.devices()[0].device_kind}, '"
 _DEVICE += "f'JAX {jax.__version__}')"
 
@@ -105,7 +103,7 @@ class Parts:
         share = self._shares[0] / sum(self._shares)
         self._shares = self._shares[1:]
         limit = share * (self._end - time.perf_counter())
-        run = watch(command, _ENVIRONMENT | environment, limit=max(limit, 1.0), echo=echo)
+        run = watch(command, SHARED_GPU | environment, limit=max(limit, 1.0), echo=echo)
         if run.problem:
             print(f"\nleft out: {' '.join(command[1:3])}: {run.problem}", flush=True)
             return None

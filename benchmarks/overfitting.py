@@ -13,17 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from common import describe_machine, print_table
-from trained import restore
+from trained import mean_with_error, restore
 
 from vae_jax.datasets.binarization import binarize_for_evaluation
 from vae_jax.evaluation import log_likelihood
 
 _SPLITS = ("train", "validation")
-
-
-def with_error(values: np.ndarray) -> tuple[float, float]:
-    """Returns the mean over the images and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def main() -> None:
@@ -50,7 +45,7 @@ def main() -> None:
     rows = []
     for quantity in measured["train"]:
         means, errors = zip(
-            *(with_error(measured[name][quantity]) for name in _SPLITS), strict=True
+            *(mean_with_error(measured[name][quantity]) for name in _SPLITS), strict=True
         )
         cells = [f"{mean:.2f} ± {error:.2f}" for mean, error in zip(means, errors, strict=True)]
         difference = f"{means[1] - means[0]:+.2f} ± {np.hypot(*errors):.2f}"

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT
+from common import ROOT, SHARED_GPU
 
-# Several processes share one GPU: none may take its memory for itself.
-_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 _PAUSE_SECONDS = 0.5  # until the last contender's threads are asleep
 
 
@@ -107,7 +105,7 @@ def started(
                     stdout=subprocess.PIPE,
                     stderr=stack.enter_context(log.open("w")),
                     text=True,
-                    env=os.environ | _ENVIRONMENT,
+                    env=os.environ | SHARED_GPU,
                 )
             )
             workers.append(Worker(contender.name, process, log))

@@ -28,6 +28,11 @@ def restore(
     return replica, datasets.load(**config.data)
 
 
+def mean_with_error(values: np.ndarray) -> tuple[float, float]:
+    """Returns the mean of one value an image and its standard error over the images."""
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
 def paired_gain(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Compares two models on the same images.
 
@@ -38,5 +43,4 @@ def paired_gain(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     Returns:
       Mean of second - first, nats per image, and its standard error over the images.
     """
-    gain = second - first
-    return float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
+    return mean_with_error(second - first)

@@ -77,8 +77,8 @@ def initial_state(
 
 def abstract_state(settings: TrainSettings) -> TrainState:
     """Returns the shapes and types of a state: what a checkpoint is restored into."""
-    # Its arguments are those of `initial_state` without a mean image: traced once for both.
-    return jax.eval_shape(lambda: _initial_state(settings, _seeds(settings, 0), None))
+    # Its arguments are those of `initial_state` without data: traced once for both.
+    return jax.eval_shape(lambda: _initial_state(settings, _seeds(settings, 0), None, None))
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "num_images"))
