@@ -17,8 +17,8 @@ _KERNEL_SIZE = (3, 3)
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions, each after the activation, added to their input.
 
-    He et al. 2016 (arXiv:1603.05027). It begins as the identity: the second kernel is zero
-    (Goyal et al. 2017, of its last scale).
+    He et al. 2016 (arXiv:1603.05027). With Flax's initialization it begins as the identity: the
+    second kernel is zero (Goyal et al. 2017, of its last scale). TensorFlow's draws both.
 
     Attributes:
       activation: element by element.
