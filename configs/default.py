@@ -46,6 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.bidirectional = False  # lstm: rows from both ends
     config.encoder.mlp_sizes = ()  # lstm: dense layers before the two heads
     config.encoder.dense_sizes = (512, 256)  # dense
+    config.encoder.filters = (32, 64)  # conv: of the 3 x 3 convolutions
+    config.encoder.strides = (2, 2)  # conv: by which height and width are divided before each
+    config.encoder.residual_blocks = ()  # conv: how many after each convolution; () for none
     config.encoder.activation = "relu"  # relu or swish, of the dense layers
     config.encoder.mean_activation = "none"  # none or relu
 

@@ -15,7 +15,7 @@ from vae_jax import datasets
 from vae_jax.runtime.errors import UserError, check_choice, closest_match
 from vae_jax.runtime.files import is_address
 
-ENCODERS = ("lstm", "dense")
+ENCODERS = ("lstm", "dense", "conv")
 OUTPUT_BIAS_INITS = ("zeros", "data_mean")
 ACTIVATIONS = ("relu", "swish")
 MEAN_ACTIVATIONS = ("none", "relu")
@@ -278,10 +278,7 @@ def _has_dense_layers(fields: Mapping[str, Any]) -> bool:
 # Fields, when they do nothing, and what is then so.
 _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool], str], ...] = (
     (
-        tuple(
-            f"encoder.{name}"
-            for name in ("hidden_size", "num_layers", "bidirectional", "mlp_sizes")
-        ),
+        tuple(f"encoder.{name}" for name in ("hidden_size", "num_layers", "bidirectional")),
         lambda fields: fields["encoder.kind"] != "lstm",
         "encoder.kind is not lstm",
     ),

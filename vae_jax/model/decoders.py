@@ -6,34 +6,12 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from vae_jax.model.activations import Activation, get_activation
+from vae_jax.model.activations import get_activation
 from vae_jax.model.conv_transpose import ConvTranspose
 from vae_jax.model.dense import Dense
+from vae_jax.model.residual import KERNEL_SIZE, ResidualBlock
 
 HEADS = ("dense", "conv")
-_KERNEL_SIZE = (3, 3)
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions, each after the activation, added to their input.
-
-    He et al. 2016 (arXiv:1603.05027). It begins as the identity: the second kernel is zero
-    (Goyal et al. 2017, of its last scale).
-
-    Attributes:
-      activation: element by element.
-    """
-
-    activation: Activation
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `<float>[batch, height, width, channels]` to the same shape."""
-        features = x.shape[-1]
-        # At stride 1 a transposed convolution is a convolution.
-        y = ConvTranspose(features, _KERNEL_SIZE)(self.activation(x))
-        zeros = nn.initializers.zeros
-        return x + ConvTranspose(features, _KERNEL_SIZE, kernel_init=zeros)(self.activation(y))
 
 
 class ConvTransposeDecoder(nn.Module):
@@ -93,7 +71,7 @@ class ConvTransposeDecoder(nn.Module):
         blocks = self.residual_blocks or (0,) * len(self.filters)
         layers = zip(self.filters, self.strides, blocks, strict=True)
         for index, (features, stride, num_blocks) in enumerate(layers):
-            x = ConvTranspose(features, _KERNEL_SIZE, (stride, stride))(x)
+            x = ConvTranspose(features, KERNEL_SIZE, (stride, stride))(x)
             for _ in range(num_blocks):
                 x = ResidualBlock(activation)(x)
             x = activation(x)
@@ -106,7 +84,7 @@ class ConvTransposeDecoder(nn.Module):
             x = Dense(math.prod(self.output_shape), name="logits")(x.reshape(x.shape[0], -1))
         elif self.head == "conv":
             # At stride 1 a transposed convolution is a convolution.
-            x = ConvTranspose(channels, _KERNEL_SIZE, name="logits")(x)
+            x = ConvTranspose(channels, KERNEL_SIZE, name="logits")(x)
         else:
             raise ValueError(f"head is {self.head!r}, must be 'dense' or 'conv'")
         return x.reshape(-1, *self.output_shape)

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.model.activations import get_activation
+from vae_jax.model.conv_transpose import ConvTranspose
 from vae_jax.model.dense import Dense
+from vae_jax.model.residual import KERNEL_SIZE, ResidualBlock
 
 
 def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
@@ -121,4 +123,66 @@ class DenseEncoder(nn.Module):
         return _gaussian_heads(features, self.latent_size, self.mean_activation)
 
 
-ENCODERS: dict[str, type[nn.Module]] = {"lstm": LSTMEncoder, "dense": DenseEncoder}
+def _space_to_depth(x: jax.Array, stride: int) -> jax.Array:
+    """Makes channels of each square of pixels; zeros fill up what the stride does not divide."""
+    bottom, right = (-size % stride for size in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)))
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // stride, stride, width // stride, stride, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(
+        batch, height // stride, width // stride, stride * stride * channels
+    )
+
+
+class ConvEncoder(nn.Module):
+    """Residual convolutions over ever smaller maps, dense layers, then two dense heads.
+
+    A mirror of the decoder. Where a stride is above 1, squares of that many pixels become channels
+    before the 3 x 3 convolution.
+
+    Attributes:
+      latent_size: number of latent dimensions.
+      filters: output channels of each convolution.
+      strides: by which height and width are divided before each.
+      residual_blocks: how many follow each convolution, before its activation; empty for none.
+      mlp_sizes: widths of the dense layers before the two heads.
+      activation: "relu" or "swish".
+      mean_activation: "none", or "relu" for means that are never negative.
+    """
+
+    latent_size: int
+    filters: Sequence[int] = (32, 64)
+    strides: Sequence[int] = (2, 2)
+    residual_blocks: Sequence[int] = ()
+    mlp_sizes: Sequence[int] = ()
+    activation: str = "relu"
+    mean_activation: str = "none"
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Encodes images.
+
+        Args:
+          images: `<float>[batch, height, width, channels]`.
+
+        Returns:
+          `(mean, log_var)`, each `<float>[batch, latent_size]`.
+        """
+        activation = get_activation(self.activation)
+        blocks = self.residual_blocks or (0,) * len(self.filters)
+        x = images
+        for features, stride, num_blocks in zip(self.filters, self.strides, blocks, strict=True):
+            # At stride 1 a transposed convolution is a convolution.
+            x = ConvTranspose(features, KERNEL_SIZE)(_space_to_depth(x, stride))
+            for _ in range(num_blocks):
+                x = ResidualBlock(activation)(x)
+            x = activation(x)
+        features = _dense_layers(x.reshape(len(x), -1), self.mlp_sizes, self.activation)
+        return _gaussian_heads(features, self.latent_size, self.mean_activation)
+
+
+ENCODERS: dict[str, type[nn.Module]] = {
+    "lstm": LSTMEncoder,
+    "dense": DenseEncoder,
+    "conv": ConvEncoder,
+}
