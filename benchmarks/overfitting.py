@@ -5,7 +5,7 @@
 The loss of images that a binarized run was trained on and of those it was not, validation images,
 pixels drawn anew for both. With many importance samples the estimate of -log p(x) no longer depends
 on the encoder; what the ELBO loses beyond it, the gap, is the encoder's (Zhang et al. 2022,
-arXiv:2205.11640). With the defaults about 20 minutes of one core for the flagship.
+arXiv:2205.11640). With the defaults about eleven minutes of one core for the flagship.
 """
 
 import argparse
