@@ -16,9 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import ROOT, load_config, print_table
+from trained import paired_gain
 
 from vae_jax.configuration import flatten
+from vae_jax.evaluation.measures import LOG_LIKELIHOOD_NAME
 
 # The flagship's fields that each adds to those before it.
 LADDER = {
@@ -39,8 +42,13 @@ LADDER = {
     "residual": ("decoder.residual_blocks",),
     "bidirectional": ("encoder.bidirectional",),
     "dense_layer": ("encoder.mlp_sizes",),
+    "coupling_flow": ("prior.kind",),
+    "path_gradient": ("loss.path_gradient",),
+    "kl_warmup": ("loss.kl_warmup_steps",),
 }
-# The last epochs of the whole ladder: the same fraction of them as the flagship's, one at least.
+# What is a number of steps or epochs is the same fraction of a shorter run.
+_OF_LENGTH = ("loss.kl_warmup_steps", "loss.elbo_warmup_epochs")
+# The last epochs of the whole ladder, one at least.
 _LAST = "importance_weighted"
 # The ladder, without these last epochs, on 10,000 images and for five times the epochs: as many
 # steps as on all of them. The decay was found on about so few images, the flagship's is for its
@@ -57,6 +65,8 @@ NAMES = (*LADDER, _LAST, *REGULARIZERS)
 def fields_of(name: str, epochs: int) -> dict[str, Any]:
     """Lists all fields in which a run differs from the baseline's configuration."""
     flagship = flatten(load_config("flagship").to_dict())
+    for path in _OF_LENGTH:
+        flagship[path] = round(flagship[path] * epochs / flagship["train.num_epochs"])
     fields: dict[str, Any] = {"train.num_epochs": epochs}
     for rung, added in LADDER.items():
         fields |= {path: flagship[path] for path in added}
@@ -65,10 +75,9 @@ def fields_of(name: str, epochs: int) -> dict[str, Any]:
     if name in REGULARIZERS:
         epochs *= _FEW_IMAGES_EPOCHS
         return fields | _FEW_IMAGES | {"train.num_epochs": epochs} | REGULARIZERS[name]
-    fraction = flagship["loss.elbo_warmup_epochs"] / flagship["train.num_epochs"]
     return fields | {
         "loss.num_importance_samples": flagship["loss.num_importance_samples"],
-        "loss.elbo_warmup_epochs": min(round(fraction * epochs), epochs - 1),
+        "loss.elbo_warmup_epochs": min(flagship["loss.elbo_warmup_epochs"], epochs - 1),
     }
 
 
@@ -92,6 +101,11 @@ def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) 
         subprocess.run([*command, f"--mode={mode}"], check=True)
 
 
+def _gain(folder: Path, other: Path) -> str:
+    gain, error = paired_gain(*(np.load(each / LOG_LIKELIHOOD_NAME) for each in (folder, other)))
+    return f"{gain:+.2f} ± {error:.2f}"
+
+
 def rows_of(workdir: Path) -> list[list[str]]:
     """Makes a row for each complete run; the gain is over the run it adds to."""
     folders = {name: workdir / name for name in NAMES}
@@ -107,12 +121,12 @@ def rows_of(workdir: Path) -> list[list[str]]:
     for name, measured in measures.items():
         summary = json.loads((folders[name] / "summary.json").read_text())
         loss = measured["negative_log_likelihood"]
-        other = measures.get(below.get(name, ""))
+        other = below.get(name)
         rows.append(
             [
                 label_of(name),
                 f"{loss:.2f} ± {measured['standard_error']:.2f}",
-                f"{other['negative_log_likelihood'] - loss:+.2f}" if other else "-",
+                _gain(folders[other], folders[name]) if other in measures else "-",
                 f"{measured['negative_elbo']:.2f}",
                 f"{summary['parameters']:,}",
                 f"{summary['training_seconds'] / 60:.0f}",

@@ -16,7 +16,7 @@ from configs import default
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
     config = default.get_config()
-    config.latent_size = 32
+    config.latent_size = 40
     config.initialization = "tensorflow"
     config.output_bias_init = "data_mean"
     config.data.binarization = "dynamic"
@@ -31,6 +31,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.residual_blocks = (1, 1, 0)
     config.decoder.activation = "swish"
     config.decoder.head = "conv"
+    config.prior.kind = "coupling_flow"
+    config.loss.path_gradient = True
+    config.loss.kl_warmup_steps = 10_000
     config.loss.num_importance_samples = 5
     config.loss.elbo_warmup_epochs = 92
     config.train.num_epochs = 100
