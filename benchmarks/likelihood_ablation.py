@@ -25,7 +25,7 @@ from vae_jax.evaluation.measures import LOG_LIKELIHOOD_NAME
 
 # The flagship's fields that each adds to those before it.
 LADDER = {
-    "baseline": ("data.binarization", "data.validation_size"),
+    "baseline": ("data.binarization",),
     "swish": ("encoder.activation", "decoder.activation"),
     "initialization": ("initialization", "output_bias_init"),
     "steps": ("train.batch_size", "train.learning_rate"),
@@ -42,12 +42,14 @@ LADDER = {
     "residual": ("decoder.residual_blocks",),
     "bidirectional": ("encoder.bidirectional",),
     "dense_layer": ("encoder.mlp_sizes",),
-    "coupling_flow": ("prior.kind",),
+    "coupling_flow": ("prior.kind", "prior.num_layers", "prior.hidden_size"),
     "path_gradient": ("loss.path_gradient",),
     "kl_warmup": ("loss.kl_warmup_steps",),
 }
 # What is a number of steps or epochs is the same fraction of a shorter run.
 _OF_LENGTH = ("loss.kl_warmup_steps", "loss.elbo_warmup_epochs")
+# What the flagship is trained on was decided on fewer images than it has.
+_VALIDATION_SIZE = 10_000
 # The last epochs of the whole ladder, one at least.
 _LAST = "importance_weighted"
 # The ladder, without these last epochs, on 10,000 images and for five times the epochs: as many
@@ -67,7 +69,10 @@ def fields_of(name: str, epochs: int) -> dict[str, Any]:
     flagship = flatten(load_config("flagship").to_dict())
     for path in _OF_LENGTH:
         flagship[path] = round(flagship[path] * epochs / flagship["train.num_epochs"])
-    fields: dict[str, Any] = {"train.num_epochs": epochs}
+    fields: dict[str, Any] = {
+        "train.num_epochs": epochs,
+        "data.validation_size": _VALIDATION_SIZE,
+    }
     for rung, added in LADDER.items():
         fields |= {path: flagship[path] for path in added}
         if rung == name:

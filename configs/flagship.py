@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.initialization = "tensorflow"
     config.output_bias_init = "data_mean"
     config.data.binarization = "dynamic"
-    config.data.validation_size = 10_000
+    config.data.validation_size = 1_000
     config.encoder.bidirectional = True
     config.encoder.mlp_sizes = (480,)  # 512 is a fifth slower on one CPU core
     config.encoder.activation = "swish"
@@ -32,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.activation = "swish"
     config.decoder.head = "conv"
     config.prior.kind = "coupling_flow"
+    config.prior.num_layers = 32
+    config.prior.hidden_size = 96  # more and narrower layers are better: docs/priors.md
     config.loss.path_gradient = True
     config.loss.kl_warmup_steps = 10_000
     config.loss.num_importance_samples = 5
