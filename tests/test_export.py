@@ -269,18 +269,36 @@ def test_a_process_with_jax_alone_decodes_bit_for_bit(copied_run, tmp_path, with
     np.testing.assert_array_equal(np.load(folder / "means.npy"), expected)
 
 
-@pytest.mark.slow
-def test_a_flow_is_exported_beside_encoder_and_decoder():
+@functools.cache
+def make_flow():
+    """A model with a learned prior, its parameters and programs."""
     encoder, decoder, shape, likelihood = next(iter(KINDS.values()))
     prior = {"kind": "coupling_flow", "num_layers": 2, "hidden_size": 4}
     model = create_vae(3, encoder, decoder, shape, likelihood, prior)
     key = jax.random.key(0)
     params = model.init(key, jnp.zeros((1, *shape)), key)["params"]
     params["prior"] = jax.tree.map(lambda leaf: leaf + 0.1, params["prior"])
-    programs = programs_of(model, params)
+    return model, params, programs_of(model, params)
+
+
+@pytest.mark.slow
+def test_a_flow_is_exported_beside_encoder_and_decoder():
+    model, params, programs = make_flow()
     assert [*programs] == ["encoder", "decoder", "prior"]
     exported = jax_export.deserialize(bytearray(to_stablehlo(programs["prior"])))
     base = make_rows(programs["prior"], 5)
     latents = exported.call(base)
     assert np.abs(latents - base).max() > 0.05
     np.testing.assert_allclose(latents, generation.from_base(model, params, base), rtol=1e-5)
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_runtime_computes_the_flow():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, params, programs = make_flow()
+    session = onnxruntime.InferenceSession(onnx_programs.to_onnx("prior", programs["prior"]))
+    base = make_rows(programs["prior"], 5)
+    [latents] = session.run(["latents"], {"base": base})
+    np.testing.assert_allclose(latents, generation.from_base(model, params, base), atol=1e-4)

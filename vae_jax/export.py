@@ -82,7 +82,7 @@ def _write_export(folder: Path, replica: Replica, config: ml_collections.ConfigD
     programs = programs_of(replica.model, replica.params)
     for name, program in programs.items():
         write_atomically(folder / f"{name}.stablehlo", to_stablehlo(program))
-        if onnx_programs.is_installed() and name != "prior":
+        if onnx_programs.is_installed():
             content = onnx_programs.to_onnx(name, program)
             write_atomically(folder / f"{name}.onnx", content)
     write_weights(folder / WEIGHTS_NAME, replica.params, _metadata(replica, config))

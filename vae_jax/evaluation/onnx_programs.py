@@ -1,4 +1,4 @@
-"""A trained model's encoder and decoder as ONNX, by the optional package jax2onnx.
+"""A trained model's programs as ONNX, by the optional package jax2onnx.
 
 What it cannot convert, or converts wrongly, is given to it in another form: transposed
 convolutions as ordinary ones, products without rules of their own for derivatives, and scans that

@@ -38,7 +38,7 @@ class Program:
 
 
 def programs_of(model: VAE, params: Params) -> dict[str, Program]:
-    """Returns the encoder and the decoder by name.
+    """Returns the encoder, the decoder and a flow's prior by name.
 
     The encoder maps intensities in [0, 1], `<float32>[n, height, width, channels]`, to mean and
     log-variance of q(z | x), each `<float32>[n, latent]`; the decoder maps latents to means of
