@@ -24,7 +24,7 @@ def export(
     workdir: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Writes encoder and decoder as StableHLO and ONNX, and the parameters, to `export/`.
+    """Writes encoder, decoder and a flow as StableHLO and ONNX, and the parameters, to `export/`.
 
     An earlier export there is replaced, as a whole. ONNX needs the package jax2onnx.
 
