@@ -51,8 +51,8 @@ class Size:
     num_images: int = 55_000
     num_replicas: int = 8
     times: float = 12.5
-    configs: tuple[str, ...] = ("baseline", "optimized", "flagship")
-    step: tuple[str, ...] = ("--rounds=3", "--steps=40")
+    configs: tuple[str, ...] = ("baseline", "flagship", "optimized")
+    step: tuple[str, ...] = ("--rounds=3", "--steps=64")
     inference: tuple[str, ...] = ()
 
 

@@ -81,7 +81,7 @@ def started(
     config: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> Iterator[list[Worker]]:
-    """Starts contenders one after another; those that start are given back.
+    """Starts contenders, all at once; those that start are given back.
 
     Args:
       contenders: who takes part.
@@ -92,7 +92,7 @@ def started(
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **arrays)
-        workers = []
+        processes = []
         for index, contender in enumerate(contenders):
             interpreter = peers_python if contender.is_peer else sys.executable
             command = [interpreter, str(ROOT / "benchmarks" / "worker.py"), contender.module]
@@ -108,7 +108,8 @@ def started(
                     env=os.environ | SHARED_GPU,
                 )
             )
-            workers.append(Worker(contender.name, process, log))
+            processes.append((contender.name, process, log))
+        workers = [Worker(*arguments) for arguments in processes]
         yield [worker for worker in workers if worker.is_alive]
 
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from configs import default
 from vae_jax import configuration
+from vae_jax.model.losses import LossTerms
 from vae_jax.training import steps
 from vae_jax.training.settings import train_settings
 from vae_jax.training.train_state import num_parameters
 
-_STEPS_PER_CALL = 10
+_STEPS_PER_CALL = steps.MAX_CHUNK_STEPS
 
 
 class Trainer:
@@ -32,31 +33,31 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """Takes the first step; returns its loss, in nats per image, and the model's size."""
-        batch_size = self._settings.batch_size
-        self._state, sums = steps.train_step(self._settings, self._state, self._images[:batch_size])
-        size = num_parameters(self._state.params)
-        return {"first_loss": float(sums.loss) / batch_size, "num_parameters": size}
+        sums = self._run_single_calls(0, 1) if self._single_calls else self._run_chunk(0, 1)
+        loss = float(jax.numpy.ravel(sums.loss)[0]) / self._settings.batch_size
+        return {"first_loss": loss, "num_parameters": num_parameters(self._state.params)}
 
     def run(self, num_steps: int) -> None:
         """Takes steps over the epoch's first batches; returns when the last is done."""
         for first in range(0, num_steps, _STEPS_PER_CALL):
             count = min(_STEPS_PER_CALL, num_steps - first)
-            if self._single_calls:
-                self._run_single_calls(first, count)
-            else:
-                self._state, sums = steps.train_chunk(
-                    self._settings, self._state, self._images, self._order, first, count
-                )
-                jax.block_until_ready(sums)
+            run = self._run_single_calls if self._single_calls else self._run_chunk
+            jax.block_until_ready(run(first, count))
 
     def program(self) -> str:
         """Returns the compiled epoch as XLA's text."""
         arguments = (self._settings, self._state, self._images, self._order, 0, _STEPS_PER_CALL)
         return steps.train_chunk.lower(*arguments).compile().as_text()
 
-    def _run_single_calls(self, first: int, count: int) -> None:
+    def _run_chunk(self, first: int, count: int) -> LossTerms:
+        self._state, sums = steps.train_chunk(
+            self._settings, self._state, self._images, self._order, first, count
+        )
+        return sums
+
+    def _run_single_calls(self, first: int, count: int) -> LossTerms:
         size = self._settings.batch_size
         for batch in range(first, first + count):
             images = self._images[self._order[batch * size : (batch + 1) * size]]
             self._state, sums = steps.train_step(self._settings, self._state, images)
-        jax.block_until_ready(sums)
+        return sums

@@ -26,6 +26,8 @@ class Contender:
     def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
         torch.manual_seed(config["seed"])
         on_gpu = torch.cuda.is_available()
+        if on_gpu:  # as JAX does by default: products of 32-bit floats in TensorFloat-32
+            torch.set_float32_matmul_precision("high")
         device = torch.device("cuda" if on_gpu else "cpu")
         train = config["train"]
         self._batch_size = train["batch_size"]

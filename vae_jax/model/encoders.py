@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from vae_jax.model.activations import get_activation
 from vae_jax.model.dense import Dense
+from vae_jax.runtime import devices
 
 
 def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
@@ -32,6 +33,9 @@ def _gaussian_heads(
 
 def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -> jax.Array:
     """Applies an LSTM layer, part of the module that calls this; returns every row's output."""
+    # An accelerator's time goes into the many small kernels of each row and the loop around them;
+    # some rows at a time are fewer of both. A CPU's does not, and it compiles one row sooner.
+    unroll = devices.by_platform(cpu=1, accelerator=7)
     lstm = nn.scan(
         nn.OptimizedLSTMCell,
         variable_broadcast="params",
@@ -39,6 +43,7 @@ def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -
         in_axes=1,
         out_axes=1,
         reverse=reverse,
+        unroll=unroll,
     )(hidden_size, name=name)
     start = jnp.zeros((rows.shape[0], hidden_size), rows.dtype)
     return lstm((start, start), rows)[1]
