@@ -6,6 +6,7 @@ import pytest
 import scipy.special
 
 from vae_jax.model.encoders import DenseEncoder, LSTMEncoder
+from vae_jax.runtime import devices
 
 IMAGES = np.random.RandomState(0).uniform(size=(3, 28, 28, 1)).astype(np.float32)
 
@@ -64,6 +65,25 @@ def test_lstm_encoder_reads_rows_from_the_top():
     np.testing.assert_allclose(first, second, rtol=1e-6)
     changed[:, 0] = 0.5
     assert np.all(first != jax.jit(encoder.apply)({"params": only_first}, changed)[0])
+
+
+def test_how_many_rows_an_accelerator_takes_at_a_time_changes_nothing(monkeypatch):
+    images = IMAGES[:, :10]  # not a multiple of them
+    encoder = LSTMEncoder(latent_size=5, hidden_size=7, bidirectional=True)
+    params = jax.jit(encoder.init)(jax.random.key(0), images)
+
+    def gradient():
+        def loss(params):
+            return sum((output**2).sum() for output in encoder.apply(params, images))
+
+        return str(jax.make_jaxpr(loss)(params)), jax.jit(jax.grad(loss))(params)
+
+    one_row_loop, one_row = gradient()
+    monkeypatch.setattr(devices, "by_platform", lambda cpu, accelerator: accelerator)
+    loop, several_rows = gradient()
+    assert "unroll=7" in loop and "unroll=7" not in one_row_loop
+    for expected, found in zip(*map(jax.tree.leaves, (one_row, several_rows)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
