@@ -96,7 +96,7 @@ def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) 
     if (workdir / "evaluation.json").exists():
         return
     fields = fields_of(name, arguments.epochs)
-    fields["evaluate.num_importance_samples"] = arguments.samples
+    fields |= {"evaluate.num_importance_samples": arguments.samples, "seed": arguments.seed}
     if arguments.manual_dir:
         fields["data.manual_dir"] = arguments.manual_dir
     command = [sys.executable, ROOT / "main.py", f"--config={ROOT / 'configs' / 'baseline.py'}"]
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--samples", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="each has a --workdir of its own")
     parser.add_argument("--only", choices=NAMES, help="one run, not all")
     parser.add_argument("--manual_dir", help="where the four files of MNIST lie")
     arguments = parser.parse_args()
