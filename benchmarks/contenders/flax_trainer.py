@@ -22,7 +22,7 @@ class Trainer:
     def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
         images = arrays["images"]
         checked = configuration.from_dict(config, default.get_config())
-        self._single_calls = variant == "single calls"
+        self._take = self._call_each if variant == "single calls" else self._call_once
         steps_per_epoch = len(images) // checked.train.batch_size
         self._settings = train_settings(checked, (28, 28, 1), steps_per_epoch)
         self._images = jax.device_put(images)
@@ -33,29 +33,26 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """Takes the first step; returns its loss, in nats per image, and the model's size."""
-        sums = self._run_single_calls(0, 1) if self._single_calls else self._run_chunk(0, 1)
-        loss = float(jax.numpy.ravel(sums.loss)[0]) / self._settings.batch_size
+        loss = float(jax.numpy.ravel(self._take(0, 1).loss)[0]) / self._settings.batch_size
         return {"first_loss": loss, "num_parameters": num_parameters(self._state.params)}
 
     def run(self, num_steps: int) -> None:
         """Takes steps over the epoch's first batches; returns when the last is done."""
         for first in range(0, num_steps, _STEPS_PER_CALL):
-            count = min(_STEPS_PER_CALL, num_steps - first)
-            run = self._run_single_calls if self._single_calls else self._run_chunk
-            jax.block_until_ready(run(first, count))
+            jax.block_until_ready(self._take(first, min(_STEPS_PER_CALL, num_steps - first)))
 
     def program(self) -> str:
         """Returns the compiled epoch as XLA's text."""
         arguments = (self._settings, self._state, self._images, self._order, 0, _STEPS_PER_CALL)
         return steps.train_chunk.lower(*arguments).compile().as_text()
 
-    def _run_chunk(self, first: int, count: int) -> LossTerms:
+    def _call_once(self, first: int, count: int) -> LossTerms:
         self._state, sums = steps.train_chunk(
             self._settings, self._state, self._images, self._order, first, count
         )
         return sums
 
-    def _run_single_calls(self, first: int, count: int) -> LossTerms:
+    def _call_each(self, first: int, count: int) -> LossTerms:
         size = self._settings.batch_size
         for batch in range(first, first + count):
             images = self._images[self._order[batch * size : (batch + 1) * size]]
