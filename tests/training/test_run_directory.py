@@ -146,6 +146,14 @@ def test_provenance_names_versions_and_data():
     assert record["evaluation_binarization_seed"] == 7
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system tells no affinity")
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 8})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    record = run_directory.provenance("cpu", 1, {}, datasets.load("mnist_5k"), None)
+    assert record["cores"] == 3
+
+
 def test_a_run_that_goes_on_elsewhere_names_what_is_other(tmp_path):
     here = {"versions": {"jax": "1"}, "cores": 2, "jax_options": {"jax_a": None}}
     write_json(tmp_path / "config.json", here | {"config": CONFIG})

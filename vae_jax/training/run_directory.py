@@ -15,6 +15,7 @@ import ml_collections
 
 from vae_jax.configuration import flatten
 from vae_jax.datasets import SPLIT_SEED, Dataset
+from vae_jax.runtime.cores import available_cores
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import (
     PARTIAL_PREFIX,
@@ -180,7 +181,7 @@ def provenance(
         "versions": {name: metadata.version(name) for name in _RECORDED_PACKAGES},
         "device_kind": device_kind,
         "device_count": device_count,
-        "cores": os.cpu_count(),
+        "cores": available_cores(),  # those of the process: its threads share sums among them
         "jax_options": dict(jax_options),
         "git_commit": git_commit(Path(__file__).parent),
         "data_sha256": dataset.sha256,
