@@ -172,6 +172,7 @@ def test_seeds_and_replicas_of_a_configuration_are_one_row_with_a_deviation(tmp_
     write_run(tmp_path / "b", other, [102.0])
     _, markdown = write_report(tmp_path)
     assert "| baseline | 101.00 ± 1.00 | 77.00 ± 1.00 |" in markdown
+    assert "| 10,000,000 |" in markdown  # the same of all three
     assert "(baseline: 3)" in markdown
     assert "--workdir=runs/a --config.train.num_replicas=2" in markdown
     assert "--workdir=runs/b --config.seed=7" in markdown

@@ -143,7 +143,10 @@ def _sample_columns(part: Callable[[Model], Any]) -> tuple[Column, ...]:
 
 
 def _column_cells(groups: Sequence[Group], column: Column) -> list[Cell]:
-    """Writes a column's cell for each group; the best number is marked, unless all are alike."""
+    """Writes a column's cell for each group; the best number is marked, unless all are alike.
+
+    A number that is the same of all seeds, such as the parameters, has no standard deviation.
+    """
     means = [group.mean(column.part, column.value) for group in groups]
     stds = [group.std(column.part, column.value) for group in groups]
     numbers = {mean for mean in means if mean is not None}
@@ -152,7 +155,7 @@ def _column_cells(groups: Sequence[Group], column: Column) -> list[Cell]:
     texts = [
         _NOT_MEASURED
         if mean is None
-        else f"{mean:{spec}}" + (f" ± {std:{spec}}" if std is not None else "")
+        else f"{mean:{spec}}" + (f" ± {std:{spec}}" if std else "")
         for mean, std in zip(means, stds, strict=True)
     ]
     return [
