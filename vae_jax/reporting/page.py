@@ -153,9 +153,7 @@ def _column_cells(groups: Sequence[Group], column: Column) -> list[Cell]:
     best = column.best(numbers) if column.best and len(numbers) > 1 else None
     spec = column.format
     texts = [
-        _NOT_MEASURED
-        if mean is None
-        else f"{mean:{spec}}" + (f" ± {std:{spec}}" if std else "")
+        _NOT_MEASURED if mean is None else f"{mean:{spec}}" + (f" ± {std:{spec}}" if std else "")
         for mean, std in zip(means, stds, strict=True)
     ]
     return [
