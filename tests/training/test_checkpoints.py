@@ -1,10 +1,12 @@
 """Which checkpoints stay, that they come back bit for bit, and what damage to them does."""
 
+import contextlib
 import dataclasses
 import errno
 import itertools
 import json
 import os
+import resource
 import shutil
 
 import jax
@@ -49,7 +51,14 @@ def restore_latest(folder):
 assert_same_state = assert_trees_equal
 
 
-def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
+def on_an_accelerator(monkeypatch):
+    """Has checkpoints written while training goes on."""
+    monkeypatch.setattr(devices, "by_platform", lambda cpu, accelerator: accelerator)
+
+
+@pytest.mark.parametrize("prepare", [lambda monkeypatch: None, on_an_accelerator])
+def test_the_last_three_and_the_best_stay_and_come_back(tmp_path, prepare, monkeypatch):
+    prepare(monkeypatch)
     assert restore_latest(tmp_path) is None
     progress = save_epochs(tmp_path, LOSSES)
     kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
@@ -277,3 +286,36 @@ def test_the_first_checkpoint_is_read_back(tmp_path, monkeypatch):
         monkeypatch.setattr(opened._manager, "save", save_and_damage)
         with pytest.raises(UserError, match=r"step 10 was written, but cannot be read again \("):
             opened.save(10, state_of(1), Progress())
+
+
+@contextlib.contextmanager
+def full_disk():
+    """As of a full disk: no file can grow beyond some bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_save_that_fails_while_training_goes_on_is_said_when_it_is_over(
+    tmp_path, is_last, monkeypatch, capfd
+):
+    on_an_accelerator(monkeypatch)
+    trained_on = False
+    with (
+        contextlib.ExitStack() as disk,
+        pytest.raises(UserError, match=r"step 20 cannot be written \(.*too large\)"),
+        Checkpoints(tmp_path) as opened,
+    ):
+        opened.save(10, state_of(1), Progress())
+        disk.enter_context(full_disk())
+        opened.save(20, state_of(2), Progress())
+        trained_on = True
+        if not is_last:
+            opened.save(30, state_of(3), Progress())
+    assert trained_on
+    assert capfd.readouterr().err == ""
+    assert_same_state(restore_latest(tmp_path)[0], state_of(1))

@@ -263,12 +263,17 @@ class Checkpoints:
         self._best = _KeepBest()
         self._read_only = read_only
         self._was_read_back = False
+        self._step_being_written = 0
+        self._quiet = contextlib.ExitStack()  # until the save is over
+        # The training step donates its buffers. An accelerator's are on the host when a save
+        # returns, and the rest is done while it trains; on a CPU they would be written from where
+        # they are, and by the cores that train.
+        self._is_async = devices.by_platform(cpu=False, accelerator=True)
         keep = [preservation_policy.LatestN(NUM_LATEST), self._best]
         processes = {jax.process_index()} if read_only else None
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
-            # The training step donates its buffers: a save must be over before the next one.
-            enable_async_checkpointing=False,
+            enable_async_checkpointing=self._is_async,
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -283,7 +288,16 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._manager.close()
+        """Waits for the last save.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        try:
+            self._wait()
+        finally:
+            with contextlib.suppress(Exception):  # Orbax raises the error of that save once more
+                self._manager.close()
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
         """Saves the state after `step`; a checkpoint is there whole or not at all.
@@ -300,31 +314,47 @@ class Checkpoints:
             for name, tree in (("params", params), ("state", rest))
         }
         record = _to_record(progress, checksums)
+        self._wait()
+        self._step_being_written = step
         best = progress.best
         self._best.step = int(best["step"]) if best else None
-        try:
+        with self._writing(), contextlib.ExitStack() as quiet:
+            quiet.enter_context(_quiet_when_failing())
             if not self._folder.is_dir():
                 raise FileNotFoundError("the folder is gone")
-            with _quiet_when_failing():
-                if step in self._manager.all_steps():
-                    self._manager.delete(step)
-                self._manager.save(
-                    step,
-                    args=ocp.args.Composite(
-                        params=ocp.args.StandardSave(params),
-                        state=ocp.args.StandardSave(rest),
-                        progress=ocp.args.JsonSave(record),
-                    ),
-                )
-        except Exception as error:
-            raise UserError(
-                f"{self._folder}: the checkpoint of step {step} cannot be written "
-                f"({_reason(error)}); those before it are kept: mend this, then give the same "
-                "command again"
-            ) from error
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    state=ocp.args.StandardSave(rest),
+                    progress=ocp.args.JsonSave(record),
+                ),
+            )
+            self._quiet = quiet.pop_all()
+        if not (self._is_async and self._was_read_back):
+            self._wait()
         if not self._was_read_back:
             self._read_back(step, {"params": params, "state": rest})
             self._was_read_back = True
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns whatever goes wrong in writing a checkpoint into a UserError that names it."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{self._folder}: the checkpoint of step {self._step_being_written} cannot be "
+                f"written ({_reason(error)}); those before it are kept: mend this, then give the "
+                "same command again"
+            ) from error
+
+    def _wait(self) -> None:
+        """Waits until the last save is over, which on an accelerator goes on after `save`."""
+        with self._writing(), self._quiet:
+            self._manager.wait_until_finished()
 
     def _read_back(self, step: int, saved: dict[str, Any]) -> None:
         """Reads what was just saved: what keeps one checkpoint from being read keeps all.
