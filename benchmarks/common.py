@@ -64,6 +64,15 @@ def describe_machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
+def last_error(output: str) -> str | None:
+    """Returns the line that says why a program ended: its last exception's first, or its last."""
+    _, traceback, trace = output.strip().rpartition("Traceback (most recent call last):\n")
+    lines = trace.splitlines()
+    if traceback:  # what follows an exception may be notes and advice
+        lines = [line for line in lines if not line.startswith(" ")][:1]
+    return lines[-1] if lines else None
+
+
 def spread(values: Sequence[float], digits: int = 1) -> str:
     """Formats median, and minimum to maximum."""
     low, high = min(values), max(values)

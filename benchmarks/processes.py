@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, SHARED_GPU
+from common import ROOT, SHARED_GPU, last_error
 
 _PAUSE_SECONDS = 0.5  # until the last contender's threads are asleep
 
@@ -69,8 +69,8 @@ class Worker:
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
-        lines = self._log.read_text().strip().splitlines()
-        self.leave_out(lines[-1] if lines else f"ended with code {self._process.wait()}")
+        reason = last_error(self._log.read_text())
+        self.leave_out(reason or f"ended with code {self._process.wait()}")
         return None
 
 

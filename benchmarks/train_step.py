@@ -18,6 +18,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from common import describe_machine, load_comparable_config, print_table, spread
 from processes import Contender, Worker, in_turns, started
 
@@ -81,6 +82,9 @@ def main() -> None:
     config = load_comparable_config(arguments.config)
     print(f"{describe_machine()}; {arguments.config}, batch {config.train.batch_size}", flush=True)
     images = datasets.load("mnist_5k").train.images
+    # Again and again, if need be: without images of its own a step takes the last ones, or none.
+    num_images = max(len(images), arguments.steps * config.train.batch_size)
+    images = np.resize(images, (num_images, *images.shape[1:]))
     encoder = config.encoder
     num_lstms = encoder.num_layers * (1 + encoder.bidirectional)
     with started(

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import last_error
+
 _SAMPLE_SECONDS = 0.1
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -23,7 +25,7 @@ class Watched:
       lines: of its standard output, each with the seconds since the program was started.
       seconds: until it ended.
       peak_bytes: of memory, of the program and all that it started, where the system tells.
-      problem: why it did not come to its end: the last line of its standard error, or the time.
+      problem: why it did not come to its end: what standard error says, or the time.
     """
 
     lines: list[tuple[float, str]] = field(default_factory=list)
@@ -135,7 +137,7 @@ def watch(
             end(watched.problem)
         if status and not was_ended and not watched.problem:
             errors.seek(0)
-            watched.problem = (errors.read().strip().splitlines() or [f"status {status}"])[-1]
+            watched.problem = last_error(errors.read()) or f"status {status}"
     return watched
 
 
