@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from tests.support import processes
-from tests.support.common import ROOT, settings_of
+from tests.support.common import ROOT, full_disk, settings_of
 from tests.support.reading import rows_without_timing
 from vae_jax import datasets, sample, train
 from vae_jax.evaluation import plots
@@ -25,17 +25,6 @@ from vae_jax.runtime.files import read_json
 from vae_jax.runtime.system_errors import system_errors_as_user_errors
 from vae_jax.training import metrics, run_directory, steps, trainer
 from vae_jax.training.metrics import read_rows
-
-
-@contextlib.contextmanager
-def full_disk(num_bytes):
-    """No file grows beyond some bytes, which fails as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def run(config, workdir):

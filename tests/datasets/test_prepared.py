@@ -5,7 +5,6 @@ import gzip
 import http.server
 import json
 import pathlib
-import resource
 import shutil
 import socket
 import threading
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.support.common import MNIST_DIR, needs_mnist
+from tests.support.common import MNIST_DIR, full_disk, needs_mnist
 from vae_jax import datasets
 from vae_jax.datasets import builder, network, official_files, prepared
 from vae_jax.runtime.errors import UserError
@@ -541,12 +540,8 @@ def test_data_dir_that_cannot_be_written(load, data_dir):
 
 @pytest.mark.parametrize("num_bytes", [1, 100, 20_000])
 def test_a_disk_that_fills_up_while_data_are_prepared(load, small_files, data_dir, num_bytes):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))  # which fails as a full disk does
-    try:
+    with full_disk(num_bytes):
         message = error_of(load)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     folder = prepared_folder(data_dir)
     assert message.startswith(f"cannot write prepared data to {folder} (File too large); give a ")
     assert_nothing_prepared(data_dir)

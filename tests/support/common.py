@@ -1,7 +1,9 @@
 """What many tests share: places, small models, settings of steps."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,17 @@ ROOT = Path(__file__).parents[2]
 # A folder with the four official MNIST files, where there is one.
 MNIST_DIR = os.environ.get("MNIST_DIR", "")
 needs_mnist = pytest.mark.skipif(not MNIST_DIR, reason="MNIST_DIR names no folder with MNIST")
+
+
+@contextlib.contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """Lets no file grow beyond some bytes, which fails as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def small_vae(latent_size: int = 3, hidden: int = 16, **decoder: Any) -> VAE:

@@ -6,7 +6,6 @@ import errno
 import itertools
 import json
 import os
-import resource
 import shutil
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.support.common import assert_trees_equal, make_settings, small_vae
+from tests.support.common import assert_trees_equal, full_disk, make_settings, small_vae
 from vae_jax.model.losses import LossTerms
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
@@ -288,17 +287,6 @@ def test_the_first_checkpoint_is_read_back(tmp_path, monkeypatch):
             opened.save(10, state_of(1), Progress())
 
 
-@contextlib.contextmanager
-def full_disk():
-    """As of a full disk: no file can grow beyond some bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize("is_last", [False, True])
 def test_a_save_that_fails_while_training_goes_on_is_said_when_it_is_over(
     tmp_path, is_last, monkeypatch, capfd
@@ -311,7 +299,7 @@ def test_a_save_that_fails_while_training_goes_on_is_said_when_it_is_over(
         Checkpoints(tmp_path) as opened,
     ):
         opened.save(10, state_of(1), Progress())
-        disk.enter_context(full_disk())
+        disk.enter_context(full_disk(100))
         opened.save(20, state_of(2), Progress())
         trained_on = True
         if not is_last:

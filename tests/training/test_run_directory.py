@@ -4,12 +4,12 @@ import errno
 import json
 import os
 import re
-import resource
 from pathlib import Path
 
 import pytest
 
 from configs import default
+from tests.support.common import full_disk
 from vae_jax import datasets
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_json
@@ -195,16 +195,12 @@ def test_the_folder_of_another_process_is_refused(tmp_path):
 
 
 def test_a_full_disk_names_the_lock(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        with (
-            pytest.raises(OSError, match="File too large") as error,
-            run_directory.locked(tmp_path),
-        ):
-            pass
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        full_disk(0),
+        pytest.raises(OSError, match="File too large") as error,
+        run_directory.locked(tmp_path),
+    ):
+        pass
     assert error.value.filename == str(tmp_path / ".lock")
 
 

@@ -307,6 +307,7 @@ class Checkpoints:
 
         Raises:
           UserError: it cannot be written, or not be read again; those before it are as they were.
+            On an accelerator, where writing goes on after this returns, the next call says so.
         """
         params, rest = state.split()
         checksums = {
