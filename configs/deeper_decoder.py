@@ -8,12 +8,12 @@ seeds: 100.71 ± 0.15); 52 minutes on one core of an AMD EPYC, beside other work
 
 import ml_collections
 
-from configs import default
+import vae_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
-    config = default.get_config()
+    config = vae_jax.get_config("default")
     config.decoder.dense_sizes = (128, 256)
     config.decoder.filters = (32, 32, 16, 16)
     config.decoder.strides = (1, 1, 1, 2)

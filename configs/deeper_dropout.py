@@ -8,12 +8,12 @@ one core of an AMD EPYC, beside other work.
 
 import ml_collections
 
-from configs import deeper_decoder
+import vae_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
-    config = deeper_decoder.get_config()
+    config = vae_jax.get_config("deeper_decoder")
     config.decoder.dropout_rate = 0.5
     config.decoder.dropout_after = (0, 1, 2)
     return config

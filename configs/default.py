@@ -50,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.mean_activation = "none"  # none or relu
 
     config.decoder = ml_collections.ConfigDict()
+    config.decoder.kind = "conv_transpose"
     config.decoder.dense_sizes = (196,)  # before the layer that fills the grid
     config.decoder.grid_channels = 2  # its height and width: the image's over all strides
     config.decoder.filters = (32, 16, 16)  # of the 3 x 3 transposed convolutions

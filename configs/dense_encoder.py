@@ -9,11 +9,11 @@ other work.
 
 import ml_collections
 
-from configs import default
+import vae_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
-    config = default.get_config()
+    config = vae_jax.get_config("default")
     config.encoder.kind = "dense"
     return config

@@ -10,12 +10,12 @@ bound of five samples; the other 1,000 images choose the epoch. Test -log p(x): 
 
 import ml_collections
 
-from configs import default
+import vae_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
-    config = default.get_config()
+    config = vae_jax.get_config("default")
     config.latent_size = 40
     config.initialization = "tensorflow"
     config.output_bias_init = "data_mean"

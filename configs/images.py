@@ -9,12 +9,12 @@ Larger images take longer, as their number of pixels: set train.num_epochs.
 
 import ml_collections
 
-from configs import default
+import vae_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
-    config = default.get_config()
+    config = vae_jax.get_config("default")
     config.latent_size = 32
     config.initialization = "tensorflow"
     config.output_bias_init = "data_mean"

@@ -9,12 +9,12 @@ architecture without its dropout, 20.0 million parameters: `benchmarks/train_ste
 
 import ml_collections
 
-from configs import default
+import vae_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
-    config = default.get_config()
+    config = vae_jax.get_config("default")
     config.decoder.dense_sizes = (98,)
     config.decoder.grid_channels = 1
     config.decoder.filters = (64, 32, 32)

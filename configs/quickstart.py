@@ -8,12 +8,12 @@ minute on two CPU cores. With 4,000 digits to train on, validation hardly improv
 
 import ml_collections
 
-from configs import default
+import vae_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
-    config = default.get_config()
+    config = vae_jax.get_config("default")
     config.data.name = "mnist_5k"
     config.latent_size = 16
     config.decoder.filters = (16, 8)

@@ -10,12 +10,12 @@ github.com/sumeyye-agac/variational-autoencoder-MNIST-tensorflow
 
 import ml_collections
 
-from configs import optimized
+import vae_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
-    config = optimized.get_config()
+    config = vae_jax.get_config("optimized")
     config.initialization = "tensorflow"
     config.encoder.mean_activation = "relu"
     config.decoder.dropout_rate = 0.75

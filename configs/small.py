@@ -9,12 +9,12 @@ parameters; 38 minutes on one core of an Intel Xeon, beside other work. It comes
 
 import ml_collections
 
-from configs import default
+import vae_jax
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration."""
-    config = default.get_config()
+    config = vae_jax.get_config("default")
     config.latent_size = 32
     config.decoder.grid_channels = 16
     config.decoder.filters = (64, 32, 16)

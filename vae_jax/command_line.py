@@ -3,17 +3,15 @@
 Imports no JAX, so that a mistake is answered at once.
 """
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from vae_jax import configuration
+from vae_jax import configuration, shipped_configs
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path
 
@@ -41,12 +39,17 @@ def _separate(argument: str) -> list[str]:
     return [*found.groups()] if found else [argument]
 
 
-def load_file(path: str) -> dict[str, Any]:
-    """Loads the configuration a file describes, as nested dictionaries.
+def load_config(path: str) -> dict[str, Any]:
+    """Loads a configuration, as nested dictionaries.
+
+    Args:
+      path: of a file, or the name of a file in `configs/`.
 
     Raises:
       UserError: whatever the file's code raises, or it describes something else.
     """
+    if path in shipped_configs.get_names():
+        return shipped_configs.get_config(path).to_dict()
     expanded = str(local_path("--config", path))
     try:
         return ConfigFileFlagParser("config").parse(expanded).to_dict()
@@ -59,54 +62,49 @@ def load_file(path: str) -> dict[str, Any]:
 
 
 def read_overrides(
-    arguments: Sequence[str], fields: Mapping[str, Any], schema: ml_collections.ConfigDict
-) -> dict[str, Any]:
+    arguments: Sequence[str], fields: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """Reads the arguments that set single fields of a configuration.
 
     Args:
-      arguments: what is left of the command line when all other flags have been parsed, the
-        program's name first.
-      fields: the configuration that is changed, as nested dictionaries.
-      schema: the default configuration.
+      arguments: the part of the command line that `parse_known` returns, the program's name first.
+      fields: the configuration that is changed, by dotted path, valid or not.
 
     Returns:
-      The values by dotted path.
+      The values by dotted path; and the arguments that are about something else.
 
     Raises:
-      UserError: an argument names no field, has a wrong type, or is something else.
+      UserError: an argument names no field, or has a wrong type.
     """
     for argument in arguments[1:]:
         name = argument.lstrip("-").partition("=")[0].removeprefix("no")
         if argument.startswith("-") and name.startswith("config."):
-            configuration.check_field(name.removeprefix("config."), schema)
-    config = copy.deepcopy(schema)
+            configuration.check_field(name.removeprefix("config."))
+    config = shipped_configs.get_config()
     # Values are checked when the overrides are in: a file may leave some of them to these.
-    flat = configuration.flatten(fields)
-    configuration.check_types(flat, schema)
-    config.update_from_flattened_dict(flat)
+    configuration.check_types(fields)
+    config.update_from_flattened_dict(fields)
     parsed = flags.FlagValues()
     parsed.set_gnu_getopt(True)
     try:
         config_flags.DEFINE_config_dict(
             "config", config, flag_values=parsed, sys_argv=list(arguments)
         )
-        rest = parsed(arguments)[1:]
+        rest = parsed(arguments, known_only=True)[1:]
     except (flags.Error, ValueError) as error:
-        raise UserError(_explain(" ".join(str(error).split()), schema)) from error
+        raise UserError(_explain(" ".join(str(error).split()))) from error
     except (RecursionError, MemoryError) as error:  # how Python's parser gives up on "((((...
         raise UserError(
             "a value on the command line is nested too deeply; values are numbers, names and "
             "tuples of numbers"
         ) from error
-    if rest:
-        raise UserError(f"{rest[0]!r} is not understood; flags begin with --")
-    return config_flags.get_override_values(parsed["config"])
+    return config_flags.get_override_values(parsed["config"]), rest
 
 
-def _explain(message: str, schema: ml_collections.ConfigDict) -> str:
+def _explain(message: str) -> str:
     """Adds to a flag parser's error what the field it is about allows."""
     named = re.search(r"--?(?:no)?config\.([^=\s]*)", message)
     if not named:
         return message
-    default = configuration.flatten(schema.to_dict()).get(named[1])
+    default = configuration.default_fields().get(named[1])
     return f"{message}; {named[1]} must be {configuration.describe_type(default)}"

@@ -11,16 +11,23 @@ from typing import Any
 
 import ml_collections
 
-from vae_jax import datasets
+from vae_jax import datasets, shipped_configs
 from vae_jax.runtime.errors import UserError, check_choice, closest_match
 from vae_jax.runtime.files import is_address
 
 ENCODERS = ("lstm", "dense")
+DECODERS = ("conv_transpose",)
 OUTPUT_BIAS_INITS = ("zeros", "data_mean")
 ACTIVATIONS = ("relu", "swish")
 MEAN_ACTIVATIONS = ("none", "relu")
 HEADS = ("dense", "conv")
-LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic")
+# Whether each is a likelihood of black and white pixels alone.
+LIKELIHOODS = {
+    "bernoulli": True,
+    "continuous_bernoulli": False,
+    "gaussian": False,
+    "discretized_logistic": False,
+}
 PSEUDO_INPUTS = ("learned", "data")
 PRIORS = ("standard_normal", "coupling_flow", "mixture", "vamp")
 INITIALIZATIONS = ("flax", "tensorflow")
@@ -33,12 +40,17 @@ _MAX_SIZES = 100
 
 def has_likelihood(likelihood: str, binarization: str) -> bool:
     """Tells whether the loss bounds a likelihood: the cross-entropy of gray pixels does not."""
-    return likelihood != "bernoulli" or binarization != "none"
+    return not LIKELIHOODS[likelihood] or binarization != "none"
 
 
-def check_field(path: str, schema: ml_collections.ConfigDict) -> None:
-    """Raises UserError, with the closest match, unless the schema has a field at `path`."""
-    fields = flatten(schema.to_dict())
+def default_fields() -> dict[str, Any]:
+    """Returns the default configuration by dotted path: every field that there is."""
+    return flatten(shipped_configs.get_config().to_dict())
+
+
+def check_field(path: str) -> None:
+    """Raises UserError, with the closest match, unless there is a field at `path`."""
+    fields = default_fields()
     groups = {field.rpartition(".")[0] for field in fields} - {""}
     if path in groups:
         raise UserError(
@@ -72,11 +84,12 @@ def _has_type_of(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
-def check_types(fields: Mapping[str, Any], schema: ml_collections.ConfigDict) -> None:
+def check_types(fields: Mapping[str, Any]) -> None:
     """Raises UserError if a field is unknown, missing or of a wrong type."""
-    defaults = flatten(schema.to_dict())
+    defaults = default_fields()
     for path in fields:
-        check_field(path, schema)
+        if path not in defaults:
+            check_field(path)
     for path, default in defaults.items():
         if path not in fields:
             raise UserError(f"{path} is missing from the configuration; its default: {default!r}")
@@ -143,6 +156,7 @@ def _check_decoder(rules: _Rules) -> None:
         f"above 0 exactly where decoder.dropout_after, here {after}, names transposed convolutions",
     )
     rules.one_of("decoder.activation", ACTIVATIONS)
+    rules.one_of("decoder.kind", DECODERS)
     rules.one_of("decoder.head", HEADS)
     blocks = fields["decoder.residual_blocks"]
     rules.require(
@@ -223,7 +237,7 @@ def _check_train(rules: _Rules) -> None:
 
 def _check_data(rules: _Rules) -> None:
     fields = rules.fields
-    rules.one_of("data.name", datasets.NAMES)
+    rules.one_of("data.name", [*datasets.SOURCES])
     for name in ("data_dir", "manual_dir", "path"):
         rules.path(f"data.{name}")
     path, is_images = fields["data.path"], fields["data.name"] == "images"
@@ -244,12 +258,13 @@ def _check_data(rules: _Rules) -> None:
     rules.at_least("data.validation_size", 1)
     rules.at_least("data.test_size", 1)
     rules.one_of("data.binarization", datasets.BINARIZATIONS)
-    rules.one_of("likelihood.kind", LIKELIHOODS)
+    rules.one_of("likelihood.kind", [*LIKELIHOODS])
+    binary = " or ".join(repr(name) for name, is_binary in LIKELIHOODS.items() if is_binary)
     rules.require(
         "likelihood.kind",
-        fields["data.binarization"] == "none" or fields["likelihood.kind"] == "bernoulli",
-        f"'bernoulli' where data.binarization is {fields['data.binarization']!r}: pixels are then "
-        "0 or 1",
+        fields["data.binarization"] == "none" or LIKELIHOODS[fields["likelihood.kind"]],
+        f"{binary} where data.binarization is {fields['data.binarization']!r}: pixels are then 0 "
+        "or 1",
     )
 
 
@@ -346,18 +361,15 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool
 
 
 def warn_without_effect(
-    config: ml_collections.ConfigDict,
-    default: ml_collections.ConfigDict,
-    among: Collection[str] | None = None,
+    config: ml_collections.ConfigDict, among: Collection[str] | None = None
 ) -> None:
     """Warns, in one line, of fields that are set to other than their default and do nothing.
 
     Args:
       config: a valid configuration.
-      default: the default configuration.
       among: the dotted paths to look at; all if None.
     """
-    fields, defaults = flatten(config.to_dict()), flatten(default.to_dict())
+    fields, defaults = flatten(config.to_dict()), default_fields()
     found = [
         f"{name} ({why})"
         for names, does_nothing, why in _WITHOUT_EFFECT
@@ -369,49 +381,49 @@ def warn_without_effect(
         print(f"warning: set without effect: {', '.join(found)}", file=sys.stderr)
 
 
-def from_dict(
-    config: Mapping[str, Any],
-    schema: ml_collections.ConfigDict,
-    overrides: Mapping[str, Any] | None = None,
+def from_fields(
+    fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 ) -> ml_collections.ConfigDict:
-    """Makes a configuration of nested dictionaries, checked; lists are taken as tuples.
+    """Makes a configuration, checked.
 
     Args:
-      config: nested dictionaries, from a configuration file or a run's `config.json`.
-      schema: the default configuration.
+      fields: the value of every field, by dotted path.
       overrides: fields to change, by dotted path.
 
     Raises:
-      UserError: names the field, its value and what is allowed.
+      UserError: names the field, its value and the values allowed.
     """
-    fields = flatten(config) | dict(overrides or {})
-    check_types(fields, schema)
+    fields = {**fields, **(overrides or {})}
+    check_types(fields)
     _check_values(fields)
-    result = schema.copy_and_resolve_references()
+    result = shipped_configs.get_config()
     result.update_from_flattened_dict(fields)
     return result
 
 
-def from_record(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def from_dict(
+    config: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> ml_collections.ConfigDict:
+    """Makes a configuration of nested dictionaries with every field; lists are taken as tuples."""
+    return from_fields(flatten(config), overrides)
+
+
+def from_record(
+    config: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> ml_collections.ConfigDict:
     """Makes a configuration of the nested dictionaries that a run's `config.json` holds.
 
-    Without the default configuration, which an installed package does not have.
+    A field that the record lacks is younger than the run: it has its default. A new field's default
+    is therefore what was built in before; if it cannot be, the earlier value is filled in here.
+
+    Args:
+      config: nested dictionaries of any version's fields.
+      overrides: fields to change, by dotted path.
 
     Raises:
-      UserError: a field is missing, or has a value that it cannot have.
+      UserError: names the field, its value and the values allowed.
     """
-    fields = flatten(config)
-    try:
-        _check_values(fields)
-    except KeyError as error:
-        raise UserError(f"the configuration lacks the field {error.args[0]}") from error
-    except TypeError as error:
-        raise UserError(f"a field of the configuration is of another type ({error})") from error
-    nested: dict[str, Any] = {}
-    for name, value in fields.items():
-        group, _, field = name.rpartition(".")
-        (nested.setdefault(group, {}) if group else nested)[field] = value
-    return ml_collections.ConfigDict(nested)
+    return from_fields(default_fields() | flatten(config), overrides)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,33 +22,38 @@ from vae_jax.evaluation.measures import (
 from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.summary import UNITS, format_summary, summarize
 from vae_jax.evaluation.trained_run import Replica, load_data, restore_to_write
+from vae_jax.modes import Mode, run_flags
 from vae_jax.runtime import devices
 from vae_jax.runtime.files import write_record
+from vae_jax.training.batches import to_batch
 from vae_jax.training.checkpoints import checksum
+from vae_jax.training.run_directory import RunDirectory
 
 
 def evaluate(
-    config: ml_collections.ConfigDict,
-    workdir: str | os.PathLike[str],
+    source: RunDirectory,
     output: str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes metrics and plots of the best epoch so far; log p(x) where the loss bounds it.
 
     Args:
-      config: the run's.
-      workdir: the run directory.
+      source: the run directory.
       output: where files go; the run directory if None.
 
     Raises:
       UserError: the run or its data cannot be read, or are not the same any more.
     """
-    run = restore_to_write(config, workdir, output)
-    dataset = load_data(config, run)
+    run = restore_to_write(source, output)
+    dataset, config = load_data(run), run.config
     print(format_summary(summarize(run, dataset)))
     for replica in run.replicas:
-        mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
+        data = to_batch(dataset.test)
         posterior = latent_statistics.posterior_measures(
-            replica.model, replica.params, replica.root_key, mean, log_var
+            replica.model,
+            replica.params,
+            replica.root_key,
+            generation.encode(replica.model, replica.params, data),
+            data,
         )
         likelihood, measurer = None, Measurer()
         if has_likelihood(config.likelihood.kind, config.data.binarization):
@@ -57,7 +62,7 @@ def evaluate(
         write_record(replica.folder / EVALUATION_NAME, evaluation)
         (replica.folder / log_likelihood.PARTIAL_NAME).unlink(missing_ok=True)
         # Only now, when nothing that printing may raise can lose them.
-        _print_posterior(replica.folder, posterior, mean.shape[1])
+        _print_posterior(replica.folder, posterior, config.latent_size)
         for name, reason in measurer.reasons.items():
             print(f"{replica.folder}: {name} is not measured: {reason}")
         if likelihood:
@@ -95,7 +100,7 @@ def _measure_likelihood(
         replica.model,
         replica.params,
         replica.root_key,
-        dataset.test.images,
+        to_batch(dataset.test),
         num_samples,
         replica.folder,
         identity=f"{parameters} {replica.seed} {dataset.sha256} {num_samples}",
@@ -121,3 +126,6 @@ def _print_likelihood(folder: Path, measures: LikelihoodMeasures) -> None:
         f"importance samples (effective {measures.effective_sample_size:.1f}); ELBO "
         f"{-measures.negative_elbo:.2f}, gap {measures.gap:.2f}"
     )
+
+
+MODE = Mode(evaluate, flags=run_flags())

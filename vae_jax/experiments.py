@@ -7,30 +7,30 @@ from typing import Any
 
 import jax
 import ml_collections
+from absl import flags
 
-from vae_jax import configuration, report, train
+from vae_jax import configuration, report, shipped_configs, train
+from vae_jax.modes import Mode, train_flags
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError, check_choice, describe
 from vae_jax.runtime.files import local_path
 from vae_jax.runtime.system_errors import system_errors_as_user_errors
+from vae_jax.shipped_configs import REFERENCE_CONFIGS
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
 
 
 def _train_each(
-    configs: Mapping[str, ml_collections.ConfigDict],
-    default: ml_collections.ConfigDict,
-    workdir: Path,
-    lock: bool,
+    configs: Mapping[str, ml_collections.ConfigDict], workdir: Path, lock_workdir: bool
 ) -> dict[str, str]:
     """Trains each in a folder of its name; returns what went wrong, by name."""
     failed = {}
     for number, (name, config) in enumerate(configs.items(), 1):
         if devices.is_first_process():
             print(f"{name}, {number} of {len(configs)}: {workdir / name}", flush=True)
-            configuration.warn_without_effect(config, default)
+            configuration.warn_without_effect(config)
         try:
             with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
-                train.train_and_evaluate(config, workdir / name, lock)
+                train.train_and_evaluate(config, workdir / name, lock_workdir)
         except BrokenPipeError:
             raise  # nobody reads what is printed
         except Exception as error:  # whatever it is, the others are trained and reported
@@ -41,39 +41,41 @@ def _train_each(
 
 def run_experiments(
     workdir: str | os.PathLike[str],
-    names: Sequence[str],
-    configs_by_name: Mapping[str, ml_collections.ConfigDict],
-    default: ml_collections.ConfigDict,
     overrides: Mapping[str, Any],
-    lock: bool = True,
+    configs: Sequence[str] = REFERENCE_CONFIGS,
+    lock_workdir: bool = True,
 ) -> None:
-    """Trains configurations, skipping what is complete, and reports.
+    """Trains configurations, skipping those that are complete, and reports.
 
     Args:
       workdir: the folder of the run directories, one for each configuration.
-      names: of the configurations to train, in this order.
-      configs_by_name: the configurations in `configs/`.
-      default: the default configuration.
       overrides: fields to change in each, by dotted path.
-      lock: as for `train.train_and_evaluate`.
+      configs: names of the configurations to train, in this order.
+      lock_workdir: as for `train.train_and_evaluate`.
 
     Raises:
       UserError: a name or a value cannot be, or, after the report, some runs failed: it names them.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
     workdir = local_path("workdir", workdir)
-    for name in names:
-        check_choice("--configs", name, [*configs_by_name])
-    configs = {
-        name: configuration.from_dict(configs_by_name[name].to_dict(), default, overrides)
-        for name in names
+    names = shipped_configs.get_names()
+    for name in configs:
+        check_choice("--configs", name, names)
+    named = {
+        name: configuration.from_dict(shipped_configs.get_config(name).to_dict(), overrides)
+        for name in configs
     }
-    failed = _train_each(configs, default, workdir, lock)
+    failed = _train_each(named, workdir, lock_workdir)
     if not devices.is_first_process():
         return
-    if len(failed) < len(configs):
+    if len(failed) < len(named):
         data_paths = {path: overrides[path] for path in DATA_PATH_FIELDS if path in overrides}
-        report.write_report(workdir, configs_by_name, default, data_paths)
+        report.write_report(workdir, data_paths)
     if failed:
         lines = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
-        raise UserError(f"{len(failed)} of {len(configs)} runs failed: {lines}")
+        raise UserError(f"{len(failed)} of {len(named)} runs failed: {lines}")
+
+
+_FLAGS = train_flags()
+flags.DEFINE_list("configs", None, "Names of files in configs/.", flag_values=_FLAGS)
+MODE = Mode(run_experiments, flags=_FLAGS, in_every_process=True)

@@ -2,34 +2,35 @@
 
 import os
 
-import ml_collections
-
 from vae_jax.evaluation.trained_run import load_data, restore_to_write
+from vae_jax.modes import Mode, run_flags
 from vae_jax.reporting import explorer
 from vae_jax.reporting.page import EXPLORER_NAME
 from vae_jax.runtime.files import write_atomically
+from vae_jax.training.run_directory import RunDirectory
 
 
 def explore(
-    config: ml_collections.ConfigDict,
-    workdir: str | os.PathLike[str],
+    source: RunDirectory,
     output: str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes `explorer.html`, one self-contained file for each replica.
 
     Args:
-      config: the run's configuration.
-      workdir: the run directory.
+      source: the run directory.
       output: where the page goes; the run directory if None.
 
     Raises:
       UserError: there is no run, its data cannot be had, or are not the same any more, or its test
         images are all encoded alike.
     """
-    run = restore_to_write(config, workdir, output)
-    dataset = load_data(config, run)
+    run = restore_to_write(source, output)
+    dataset = load_data(run)
     for replica in run.replicas:
         path = replica.folder / EXPLORER_NAME
         html = explorer.render(replica, dataset)
         write_atomically(path, html)
         print(f"wrote {path} ({len(html) / 1e6:.1f} MB)")
+
+
+MODE = Mode(explore, flags=run_flags())

@@ -10,8 +10,10 @@ import ml_collections
 from vae_jax.evaluation import onnx_programs
 from vae_jax.evaluation.programs import Program, programs_of, to_stablehlo
 from vae_jax.evaluation.trained_run import Replica, restore_to_write
+from vae_jax.modes import Mode, run_flags
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import scratch_folder, write_atomically
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.weights import WEIGHTS_NAME, write_weights
 
 _FOLDER = "export"
@@ -20,8 +22,7 @@ _SUFFIXES = (".stablehlo", ".onnx")
 
 
 def export(
-    config: ml_collections.ConfigDict,
-    workdir: str | os.PathLike[str],
+    source: RunDirectory,
     output: str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes encoder, decoder and a flow as StableHLO and ONNX, and the parameters, to `export/`.
@@ -29,14 +30,13 @@ def export(
     An earlier export there is replaced, as a whole. ONNX needs the package jax2onnx.
 
     Args:
-      config: the run's.
-      workdir: the run directory.
+      source: the run directory.
       output: the folder that `export/` is made in; the run directory if None.
 
     Raises:
       UserError: there is no run; other files are in `export/`; jax2onnx cannot convert the model.
     """
-    run = restore_to_write(config, workdir, output)
+    run = restore_to_write(source, output)
     for replica in run.replicas:
         _check_replaceable(replica.folder / _FOLDER)
     for replica in run.replicas:
@@ -44,7 +44,7 @@ def export(
         with scratch_folder(replica.folder, ".exporting.") as scratch:
             made = scratch / _FOLDER
             made.mkdir()
-            _write_export(made, replica, config)
+            _write_export(made, replica, run.config)
             _replace(made, folder, scratch)
         print(f"wrote {folder}: {', '.join(sorted(map(_name_and_size, folder.iterdir())))}")
     if not onnx_programs.is_installed():
@@ -105,12 +105,14 @@ def _metadata(replica: Replica, config: ml_collections.ConfigDict) -> dict[str, 
 
 def _readme(replica: Replica, programs: dict[str, Program]) -> str:
     """Returns ten lines that say what is there and run the programs by JAX alone."""
-    images, latents = (programs[name].row_shape for name in ("encoder", "decoder"))
+    [image], [latent] = (programs[name].inputs.values() for name in ("encoder", "decoder"))
     names, prior = ", ".join(programs), replica.model.prior
-    normal = f"random.normal(random.key(0), {(16, *latents)})"
-    drawn = (
-        f"prior.call({normal})" if prior.is_flow else normal if prior.has_closed_form else "mean"
-    )
+    drawn = f"random.normal(random.key(0), {(16, *latent.shape)})"
+    if "prior" in programs:
+        drawn = f"prior.call({drawn})"
+    elif not prior.base_is_standard_normal:
+        drawn = "mean"
+    input_names = " and ".join(f"`{name}`" for each in programs.values() for name in each.inputs)
     return f"""\
 # A variational autoencoder: seed {replica.seed}, epoch {replica.epoch}
 In this folder, with JAX {jax.__version__} or of the half year after it (`pip install jax flatbuffers`), on CPU, CUDA or TPU:
@@ -118,8 +120,11 @@ In this folder, with JAX {jax.__version__} or of the half year after it (`pip in
 from pathlib import Path
 from jax import export, numpy as jnp, random
 {names} = (export.deserialize(bytearray(Path(f"{{name}}.stablehlo").read_bytes())) for name in {tuple(programs)})
-mean, log_var = encoder.call(jnp.zeros({(3, *images)}))  # of q(z | x), for any number of images, intensities in [0, 1]
+mean, log_var = encoder.call(jnp.zeros({(3, *image.shape)}))  # of q(z | x), for any number of images, intensities in [0, 1]
 images = decoder.call({drawn})  # means of the intensities
 ```
-The parameters alone are in `weights.safetensors`; ONNX files, where there are any, take `{programs["encoder"].input_name}` and `{programs["decoder"].input_name}`.
+The parameters alone are in `weights.safetensors`; ONNX files, where there are any, take {input_names}.
 """  # noqa: E501
+
+
+MODE = Mode(export, flags=run_flags())

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
 from vae_jax.evaluation.prior_fitting import PriorFit
 from vae_jax.evaluation.prior_fitting import fit_prior as fit
 from vae_jax.evaluation.summary import format_summary, summarize
 from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
 from vae_jax.model.vae import Params
+from vae_jax.modes import Mode, run_flags
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import (
     local_path,
@@ -22,6 +21,7 @@ from vae_jax.runtime.files import (
     write_record,
 )
 from vae_jax.training import run_directory
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import evaluation_settings
 from vae_jax.training.train_state import init_params
 from vae_jax.training.weights import WEIGHTS_NAME, write_weights
@@ -30,8 +30,7 @@ FIT_NAME = "prior_fit.json"
 
 
 def fit_prior(
-    config: ml_collections.ConfigDict,
-    workdir: str | os.PathLike[str],
+    run: RunDirectory,
     output: str | os.PathLike[str] | None = None,
 ) -> None:
     """Fits the prior that the configuration names, encoder and decoder as they are.
@@ -40,47 +39,44 @@ def fit_prior(
     from. A second stage of training, as in Dai and Wipf 2019 (arXiv:1903.05789).
 
     Args:
-      config: the run's, but for the fields of the prior.
-      workdir: the run directory.
+      run: the run directory, its configuration with the prior to fit.
       output: the new run directory.
 
     Raises:
       UserError: there is no run, its data cannot be had, the prior has nothing to learn, or the
         new folder is missing or not empty.
     """
-    if config.prior.kind == "standard_normal":
-        raise UserError(
-            "prior.kind is 'standard_normal', which has nothing to learn; name another, e.g. "
-            "--config.prior.kind=coupling_flow"
-        )
-    if config.prior.kind == "vamp" and config.prior.pseudo_inputs == "data":
-        raise UserError(
-            "prior.pseudo_inputs is 'data', which has nothing to learn; drop it, or train with it"
-        )
     if output is None:
         raise UserError("--output is missing; give a new folder for the run with the fitted prior")
     target = local_path("--output", output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--output={target}: is there already; give a new folder")
-    record = run_directory.read_run_record(local_path("workdir", workdir))
-    parent_config = config.copy_and_resolve_references()
-    parent_config.prior.update(record["config"]["prior"])
-    run = restore_best(parent_config, workdir)
-    dataset = load_data(config, run)
-    model = evaluation_settings(config, dataset.image_shape).model
+    config = run.config
+    model = evaluation_settings(config, run.spec).model
+    if not model.prior.is_learned:
+        fields = " ".join(f"prior.{name}={value}" for name, value in config.prior.items())
+        raise UserError(
+            f"this prior has nothing to learn ({fields}); name another, e.g. "
+            "--config.prior.kind=coupling_flow"
+        )
+    trained = restore_best(run.as_recorded())
+    dataset = load_data(trained)
     fits = []
-    for replica in run.replicas:
+    for replica in trained.replicas:
         prior = init_params(model, replica.root_key)["prior"]
         others = {name: each for name, each in replica.params.items() if name != "prior"}
         is_binarized = config.data.binarization == "dynamic"
         fitted, measures = fit(model, others, prior, replica.root_key, dataset, is_binarized)
         fits.append((replica, {**others, "prior": fitted}, measures))
-    record["config"] = run_directory.config_to_record(config)
-    record[run_directory.PARENT] = str(run.source.absolute())
+    record = {
+        **run.record,
+        "config": run_directory.config_to_record(config),
+        run_directory.PARENT: str(run.path.absolute()),
+    }
     _write(target, record, fits)
     for replica, _, measures in fits:
         print(_format(replica, measures))
-    print(format_summary(summarize(restore_best(config, target), dataset)))
+    print(format_summary(summarize(restore_best(RunDirectory.open(target)), dataset)))
 
 
 def _write(
@@ -108,3 +104,6 @@ def _format(replica: Replica, fit: PriorFit) -> str:
         f"seed {replica.seed}: validation -log p(z) {fit.validation[fit.epoch]:.2f} nats per image "
         f"at epoch {fit.epoch} of {len(fit.train)}; the standard normal {fit.standard_normal:.2f}"
     )
+
+
+MODE = Mode(fit_prior, flags=run_flags(), changes=("prior",))

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
+from vae_jax import shipped_configs
+from vae_jax.modes import Mode
 from vae_jax.reporting import analysis, page, runs
-from vae_jax.runtime.errors import UserError, describe
+from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path, write_atomically
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
 
@@ -28,39 +28,20 @@ def _not_measured(complete: Sequence[runs.Run]) -> dict[Path, str]:
     }
 
 
-def _check_each(
-    complete: Sequence[runs.Run], configs_by_name: Mapping[str, ml_collections.ConfigDict]
-) -> tuple[list[runs.Run], dict[Path, str]]:
-    """Separates the runs that can be shown from those that cannot, and says why."""
-    shown, problems = [], {}
-    for run in complete:
-        try:
-            page.check(run, configs_by_name)
-            shown.append(run)
-        except Exception as error:  # whatever it is, the others are reported
-            problems[run.workdir] = f"cannot be shown: {describe(error)}"
-    return shown, problems
-
-
 def write_report(
-    workdir: str | os.PathLike[str],
-    configs_by_name: Mapping[str, ml_collections.ConfigDict],
-    default: ml_collections.ConfigDict,
-    data_paths: Mapping[str, Any],
+    workdir: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
 ) -> None:
     """Reads every run below `workdir`, measures what is not measured yet, writes the report.
 
     Args:
       workdir: the folder of the run directories.
-      configs_by_name: the configurations in `configs/`, in the order of the tables.
-      default: the default configuration.
-      data_paths: where the data lie, by dotted path, where not at the place the runs name.
+      overrides: where the data lie, by dotted path, if not at the place the runs name.
 
     Raises:
       UserError: a field is no place of data, there is no complete run below `workdir`, or it
         cannot be written to.
     """
-    workdir = local_path("workdir", workdir)
+    workdir, data_paths = local_path("workdir", workdir), overrides or {}
     for path, folder in data_paths.items():
         if path not in DATA_PATH_FIELDS:
             allowed = " and ".join(DATA_PATH_FIELDS)
@@ -68,20 +49,24 @@ def write_report(
                 f"--config.{path} has no meaning in --mode=report, where only {allowed} can be set"
             )
         local_path(path, folder or "")
-    complete, skipped_runs = runs.read_runs(workdir, default)
+    complete, skipped_runs = runs.read_runs(workdir)
     complete, repeated = runs.drop_repeated_seeds(complete)
     complete, not_analyzed = analysis.analyze_missing(complete, data_paths)
-    complete, not_reported = _check_each(complete, configs_by_name)
+    configs_by_name = shipped_configs.get_configs_by_name()
+    contents, not_reported = page.describe_runs(complete, configs_by_name)
+    complete = [run for run in complete if run.workdir in contents]
     skipped_runs |= repeated | not_analyzed | _not_measured(complete) | not_reported
     if not complete:
         reasons = "; ".join(f"{folder}: {what}" for folder, what in skipped_runs.items())
         found = f" ({reasons})" if reasons else ""
         raise UserError(f"--workdir={workdir}: holds no complete run{found}")
     groups = runs.group_runs(complete, configs_by_name)
+    context = page.describe_report(groups, contents, skipped_runs, workdir)
     for name in ("report.html", "report.md"):
-        is_html = name.endswith("html")
-        text = page.render(groups, skipped_runs, configs_by_name, workdir, is_html)
-        write_atomically(workdir / name, text)
+        write_atomically(workdir / name, page.render(context, name.endswith("html")))
         print(f"wrote {workdir / name}")
     for folder, what in skipped_runs.items():
         print(f"{folder}: {what}")
+
+
+MODE = Mode(write_report)

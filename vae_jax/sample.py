@@ -2,36 +2,43 @@
 
 import os
 
-import ml_collections
+from absl import flags
 
 from vae_jax.evaluation.input_images import write_npy, write_pngs
 from vae_jax.evaluation.summary import NUM_SAMPLES, save_samples
 from vae_jax.evaluation.trained_run import restore_to_write
+from vae_jax.modes import Mode, run_flags
+from vae_jax.training.run_directory import RunDirectory
 
 
 def sample(
-    config: ml_collections.ConfigDict,
-    workdir: str | os.PathLike[str],
+    source: RunDirectory,
     output: str | os.PathLike[str] | None = None,
-    num_images: int = NUM_SAMPLES,
+    num: int = NUM_SAMPLES,
     seed: int | None = None,
 ) -> None:
     """Writes images from random latents: a grid of the first 100, `.npy`, and PNG files.
 
     Args:
-      config: the run's.
-      workdir: the run directory.
+      source: the run directory.
       output: where files go; the run directory if None.
-      num_images: how many.
+      num: how many images.
       seed: decides them; the replica's own if None.
 
     Raises:
       UserError: there is no run to sample from.
     """
-    for replica in restore_to_write(config, workdir, output).replicas:
-        images = save_samples(replica, config.sample.pixels, num_images, seed)
+    run = restore_to_write(source, output)
+    for replica in run.replicas:
+        images = save_samples(replica, run.config.sample.pixels, num, seed)
         path, folder = replica.folder / "samples.npy", replica.folder / "samples"
         write_npy(path, images)
         write_pngs(folder, images)
         plot = replica.plots / "samples.png"
-        print(f"wrote {plot}, {path} and {num_images} PNG files to {folder}")
+        print(f"wrote {plot}, {path} and {num} PNG files to {folder}")
+
+
+_FLAGS = run_flags()
+flags.DEFINE_integer("num", None, "How many images.", 1, flag_values=_FLAGS)
+flags.DEFINE_integer("seed", None, "Decides the images.", 0, 2**32 - 1, flag_values=_FLAGS)
+MODE = Mode(sample, flags=_FLAGS)

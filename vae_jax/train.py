@@ -1,23 +1,30 @@
 """Mode `train`: from a configuration to a complete run directory."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import ml_collections
 
-from vae_jax import datasets
+from vae_jax import configuration, datasets
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.modes import Mode, train_flags
 from vae_jax.runtime import compilation, devices, interrupts
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path, read_record, write_json
 from vae_jax.training import run_directory
 from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from vae_jax.evaluation.trained_vae import TrainedVAE
 
 
 def _check_against_data(config: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
@@ -54,9 +61,13 @@ def _warn_of_long_warmup(config: ml_collections.ConfigDict, num_images: int) -> 
         )
 
 
-def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datasets.Dataset) -> None:
-    """Writes the run's `config.json`, or checks that the one there fits."""
-    path = workdir / run_directory.CONFIG_NAME
+def _begin_run(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    dataset: datasets.Dataset,
+    existing: RunDirectory | None,
+) -> RunDirectory:
+    """Returns the run directory: the existing one, checked, or a new one, recorded."""
     binarized = config.data.binarization != "none"
     provenance = run_directory.provenance(
         device_kind=jax.devices()[0].device_kind,
@@ -65,19 +76,34 @@ def _begin_run(config: ml_collections.ConfigDict, workdir: Path, dataset: datase
         dataset=dataset,
         binarization_seed=datasets.EVALUATION_BINARIZATION_SEED if binarized else None,
     )
-    if path.exists() and not run_directory.can_begin_anew(workdir):
-        is_longer = run_directory.check_goes_on(workdir, config.to_dict())
-        run_directory.check_same_data(workdir, dataset.sha256)
-        if changes := run_directory.environment_changes(workdir, provenance):
-            print(
-                f"warning: this run goes on under other conditions ({'; '.join(changes)}): its "
-                "numbers may not be those of a run without a break",
-                file=sys.stderr,
-            )
-        if is_longer:
-            run_directory.record_num_epochs(workdir, config.train.num_epochs)
-        return
-    write_json(path, {"config": run_directory.config_to_record(config)} | provenance)
+    is_first = devices.is_first_process()
+    if not existing:
+        record = {"config": run_directory.config_to_record(config)} | provenance
+        if is_first:
+            write_json(workdir / run_directory.CONFIG_NAME, record)
+        return RunDirectory(workdir, record, config)
+    run_directory.check_same_data(existing, dataset.sha256)
+    changes = run_directory.environment_changes(existing, provenance)
+    if changes and is_first:
+        print(
+            f"warning: this run resumes under other conditions ({'; '.join(changes)}): its numbers "
+            "may not be those of a run without a break",
+            file=sys.stderr,
+        )
+    if config.train.num_epochs > existing.config.train.num_epochs and is_first:
+        run_directory.record_num_epochs(existing, config)
+    return dataclasses.replace(existing, config=config)
+
+
+def _open_existing(workdir: Path, config: ml_collections.ConfigDict) -> RunDirectory | None:
+    """Opens the run that is to be resumed; None if nothing was trained in the folder yet."""
+    if not (workdir / run_directory.CONFIG_NAME).exists():
+        return None
+    if run_directory.can_begin_anew(workdir):
+        return None
+    run = RunDirectory.open(workdir)
+    run_directory.check_resumes(run, config)
+    return run
 
 
 def _check_can_resume(workdir: Path) -> None:
@@ -98,14 +124,16 @@ def _final_summary(workdir: Path, num_epochs: int) -> Summary | None:
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], lock: bool = True
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    lock_workdir: bool = True,
 ) -> None:
-    """Trains a model, or goes on where an earlier call stopped, and evaluates it.
+    """Trains a model, or resumes where an earlier call stopped, and evaluates it.
 
     Args:
       config: a valid configuration, `configs/default.py` with some fields changed.
-      workdir: the run directory; made where there is none.
-      lock: whether to keep other processes from training there meanwhile.
+      workdir: the run directory; made if there is none.
+      lock_workdir: whether to keep other processes from training there meanwhile.
 
     Raises:
       UserError: the data cannot be had, the batch is larger than the training split or the
@@ -115,31 +143,69 @@ def train_and_evaluate(
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
     workdir = local_path("workdir", workdir)
-    run_directory.check_workdir(workdir, config.to_dict())
-    dataset = datasets.load(**config.data)
-    _check_against_data(config, dataset)
-    mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
-    first = devices.is_first_process()
-    with run_directory.locked(workdir, lock) if first else contextlib.nullcontext():
-        if first:
+    run_directory.check_workdir(workdir)
+    is_first = devices.is_first_process()
+    with contextlib.ExitStack() as stack:
+        if is_first and (workdir / run_directory.CONFIG_NAME).exists():
+            stack.enter_context(run_directory.locked(workdir, lock_workdir))
+        existing = _open_existing(workdir, config)
+        dataset = datasets.load(**config.data)
+        _check_against_data(config, dataset)
+        mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
+        if is_first:
+            if not existing:  # not before the data are there: a mistake leaves no folder
+                stack.enter_context(run_directory.locked(workdir, lock_workdir))
             _warn_of_long_warmup(config, len(dataset.train))
-            _begin_run(config, workdir, dataset)
+        run = _begin_run(config, workdir, dataset, existing)
         devices.barrier("run directory begun")
         summary = _final_summary(workdir, config.train.num_epochs)
         if not summary:
             _check_can_resume(workdir)
             with Checkpoints(workdir) as checkpoints, interrupts.defer_signals() as request:
-                Trainer(config, workdir, dataset, checkpoints, mesh, request).run()
+                Trainer(run, dataset, checkpoints, mesh, request).run()
         devices.barrier("trained")
-        if not first:
-            return
-        # Not at import: what draws plots is slow, and the first step does not need it.
-        from vae_jax.evaluation.summary import format_summary, summarize
+        if is_first:
+            _report(run, dataset, summary)
 
-        if summary:
-            print(f"{workdir}: the run is complete; {format_summary(summary)}")
-            return
-        run = restore_best(config, workdir)
-        print(format_summary(summarize(run, dataset)))
-    folders = [workdir / "plots", *(replica.plots for replica in run.replicas)]
+
+def _report(run: RunDirectory, dataset: datasets.Dataset, summary: Summary | None) -> None:
+    """Summarizes a run that has just been trained, and prints the losses."""
+    # Not at import: what draws plots is slow, and the first step does not need it.
+    from vae_jax.evaluation.summary import format_summary, summarize
+
+    if summary:
+        print(f"{run.path}: the run is complete; {format_summary(summary)}")
+        return
+    trained = restore_best(run)
+    print(format_summary(summarize(trained, dataset)))
+    folders = [run.path / "plots", *(replica.plots for replica in trained.replicas)]
     print(f"plots: {', '.join(map(str, dict.fromkeys(folders)))}")
+
+
+def train_run(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    lock_workdir: bool = True,
+) -> "TrainedVAE":
+    """Trains a model, or resumes, evaluates it, and returns it, as `load_run` does.
+
+    Args:
+      config: from `vae_jax.get_config`, with fields of your own.
+      workdir: the run directory; made if there is none.
+      lock_workdir: whether to keep other processes from training there meanwhile.
+
+    Returns:
+      The best epoch's model; with several replicas, that of the first seed.
+
+    Raises:
+      UserError: a field has a value that it cannot have, or as `train_and_evaluate` does.
+    """
+    from vae_jax.evaluation.trained_vae import load_run
+
+    config = configuration.from_dict(config.to_dict())
+    configuration.warn_without_effect(config)
+    train_and_evaluate(config, workdir, lock_workdir)
+    return load_run(workdir, seed=config.seed)
+
+
+MODE = Mode(train_and_evaluate, flags=train_flags(), in_every_process=True)

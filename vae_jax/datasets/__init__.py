@@ -7,15 +7,15 @@ each is imported when a data set that needs it is loaded, and TensorFlow never i
 from vae_jax.datasets.binarization import BINARIZATIONS, EVALUATION_BINARIZATION_SEED
 from vae_jax.datasets.images import SPLIT_SEED
 from vae_jax.datasets.images import read as read_images
-from vae_jax.datasets.loading import DIGIT_NAMES, NAMES, load
-from vae_jax.datasets.structs import Dataset, Split
+from vae_jax.datasets.loading import SOURCES, load
+from vae_jax.datasets.structs import Dataset, DataSpec, Split
 
 __all__ = [
     "BINARIZATIONS",
-    "DIGIT_NAMES",
     "EVALUATION_BINARIZATION_SEED",
-    "NAMES",
+    "SOURCES",
     "SPLIT_SEED",
+    "DataSpec",
     "Dataset",
     "Split",
     "load",

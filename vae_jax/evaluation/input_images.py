@@ -5,7 +5,6 @@ import os
 import sys
 from pathlib import Path, PurePosixPath
 
-import ml_collections
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -19,14 +18,14 @@ from vae_jax.runtime.files import write_atomically
 
 
 def read_input(
-    path: str | os.PathLike[str], config: ml_collections.ConfigDict, run: TrainedRun
+    path: str | os.PathLike[str], run: TrainedRun
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Reads images as `data.path` does, and says what there is.
 
     Args:
       path: a folder of image files, an `.npz` or an `.npy`.
-      config: the run's: whether image files that cannot be decoded are left out.
-      run: to the size of whose images they are brought.
+      run: to the size of whose images they are brought; its configuration says whether image files
+        that cannot be decoded are left out.
 
     Returns:
       The splits, "all" where the file has none of its own, and the names of the classes.
@@ -37,7 +36,7 @@ def read_input(
     height, width, channels = run.replicas[0].model.image_shape
     try:
         splits, class_names = datasets.read_images(
-            os.fspath(path), (height, width), channels, config.data.skip_damaged
+            os.fspath(path), (height, width), channels, run.config.data.skip_damaged
         )
     except UserError as error:
         raise UserError(str(error).replace("data.path=", "--input=")) from error

@@ -1,4 +1,4 @@
-"""What a trained model's latent space holds: functions of posterior means and log-variances.
+"""Statistics of a trained model's latent space: functions of posteriors and of their means.
 
 Latents are `<float>[n, latent]`. scikit-learn is imported where it is used: it is slow to import.
 """
@@ -13,9 +13,10 @@ import numpy as np
 from vae_jax.evaluation import generation
 from vae_jax.evaluation.measures import PosteriorMeasures
 from vae_jax.evaluation.measuring import Measurer, NotMeasured
-from vae_jax.model import distributions
-from vae_jax.model.priors import Prior
+from vae_jax.model.posterior import Posterior
+from vae_jax.model.priors import ClosedFormPrior, FlowPrior, Prior
 from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
 
@@ -45,7 +46,7 @@ def is_collapsed(num_active: int, latent_size: int) -> bool:
     return num_active < _COLLAPSED_FRACTION * latent_size
 
 
-def kl_per_dimension(prior: Prior, mean: np.ndarray, log_var: np.ndarray) -> list[float]:
+def kl_per_dimension(prior: Prior, posterior: Posterior) -> list[float]:
     """Averages over images each latent variable's KL from the prior.
 
     Returns:
@@ -54,60 +55,48 @@ def kl_per_dimension(prior: Prior, mean: np.ndarray, log_var: np.ndarray) -> lis
     Raises:
       NotMeasured: the prior's KL has no dimensions.
     """
-    if not prior.has_closed_form:
+    if not isinstance(prior, ClosedFormPrior):
         raise NotMeasured("the KL from this prior is that of whole latent vectors")
     with jax.transfer_guard("allow"):  # compiled as one, it would round otherwise
-        kl = prior.kl_per_dimension(jnp.asarray(mean), jnp.asarray(log_var))
+        kl = jax.tree.map(jnp.asarray, posterior).kl_per_dimension(prior)
     return np.asarray(kl, np.float64).mean(0).tolist()
 
 
-def aggregate_posterior(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Computes mean and variance of each latent variable over all images' posteriors together.
-
-    Where the aggregate posterior is the prior, as at the optimum of the ELBO (Hoffman and
-    Johnson 2016, section 2), they are 0 and 1.
-
-    Returns:
-      `(mean, variance)`, each `<float64>[latent]`.
-    """
-    variance = mean.var(0, dtype=np.float64) + np.exp(log_var).mean(0, dtype=np.float64)
-    return mean.mean(0, dtype=np.float64), variance
-
-
 @jax.jit
-def _draw(root_key: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-    key = stream_key(root_key, Stream.EVALUATION)
-    return distributions.sample_gaussian(key, mean, log_var)
+def _draw(root_key: jax.Array, posterior: Posterior) -> jax.Array:
+    return posterior.sample(stream_key(root_key, Stream.EVALUATION)).latents
 
 
 def aggregate_in_base(
-    model: VAE, params: Params, root_key: jax.Array, mean: np.ndarray, log_var: np.ndarray
+    model: VAE, params: Params, root_key: jax.Array, posterior: Posterior, data: Batch
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the moments of `aggregate_posterior` in the prior's base space.
+    """Computes the moments of the aggregate posterior in the prior's base space.
 
-    Where that is another space than the latent one, of a sample of each posterior.
+    If that is another space than the latent one, of a sample of each posterior.
     """
-    if not model.prior.is_flow:
-        return aggregate_posterior(mean, log_var)
-    samples = devices.to_host(_draw(root_key, *devices.to_device((mean, log_var))))
-    base = generation.to_base(model, params, samples)
+    if not isinstance(model.prior, FlowPrior):
+        return posterior.aggregate_moments()
+    samples = devices.to_host(_draw(root_key, devices.to_device(posterior)))
+    base = generation.to_base(model, params, samples, data)
     return base.mean(0, dtype=np.float64), base.var(0, dtype=np.float64)
 
 
 def posterior_measures(
-    model: VAE, params: Params, root_key: jax.Array, mean: np.ndarray, log_var: np.ndarray
+    model: VAE, params: Params, root_key: jax.Array, posterior: Posterior, data: Batch
 ) -> PosteriorMeasures:
-    """Measures posteriors against the prior."""
+    """Measures the posteriors of the data against the prior."""
     measure = Measurer()
 
     @functools.cache
     def moments() -> tuple[np.ndarray, np.ndarray]:
-        return aggregate_in_base(model, params, root_key, mean, log_var)
+        return aggregate_in_base(model, params, root_key, posterior, data)
 
-    kl = functools.partial(kl_per_dimension, model.prior)
+    def kl(*_: np.ndarray) -> list[float]:
+        return kl_per_dimension(model.prior, posterior)
+
     return PosteriorMeasures(
-        active_units=measure("active_units", active_units, mean),
-        kl_per_dimension=measure("kl_per_dimension", kl, mean, log_var),
+        active_units=measure("active_units", active_units, posterior.mean),
+        kl_per_dimension=measure("kl_per_dimension", kl, *posterior.to_arrays().values()),
         aggregate_mean=measure("aggregate_mean", lambda: moments()[0].tolist()),
         aggregate_variance=measure("aggregate_variance", lambda: moments()[1].tolist()),
         not_measured=measure.not_measured,

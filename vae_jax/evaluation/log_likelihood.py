@@ -17,8 +17,10 @@ from vae_jax.evaluation.generation import encode_batch
 from vae_jax.evaluation.measures import LikelihoodMeasures
 from vae_jax.model import importance
 from vae_jax.model.importance import WeightSums
-from vae_jax.model.likelihoods import check_pixels, to_bits_per_dimension, to_intensities
+from vae_jax.model.likelihoods import check_pixels, to_bits_per_dimension
+from vae_jax.model.posterior import Posterior
 from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 from vae_jax.runtime.batching import pad_rows
@@ -77,9 +79,8 @@ def add_importance_samples(
     model: VAE,
     params: Params,
     root_key: jax.Array,
-    images: jax.Array,
-    mean: jax.Array,
-    log_var: jax.Array,
+    batch: Batch,
+    posterior: Posterior,
     indices: jax.Array,
     sums: WeightSums,
     num_samples: int,
@@ -93,9 +94,8 @@ def add_importance_samples(
       model: the autoencoder.
       params: its parameters.
       root_key: the run's root key.
-      images: `<uint8>[batch, height, width, channels]`.
-      mean: `<float>[batch, latent]`, of q(z | x).
-      log_var: `<float>[batch, latent]`, of q(z | x).
+      batch: pixels, `<uint8>[batch, height, width, channels]`.
+      posterior: q(z | x) of the batch.
       indices: `<int>[batch]`, each image's place in its split.
       sums: of the samples drawn before.
       num_samples: how many to draw for each image.
@@ -103,18 +103,14 @@ def add_importance_samples(
     Returns:
       The sums with these samples among them.
     """
-    pixels = to_intensities(images)
-
-    def draw(index: jax.Array, number: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(stream_key(root_key, Stream.IMPORTANCE, index), number)
-        return jax.random.normal(key, mean.shape[1:], mean.dtype)
+    batch = batch.to_intensities()
 
     def log_weights_of(number: jax.Array) -> jax.Array:
-        noise = jax.vmap(draw, in_axes=(0, None))(indices, number)
-        log_weights, _ = apply(
-            model, params, pixels, mean, log_var, noise[None], method="log_weights"
-        )
-        return log_weights[0]
+        def key_of(index: jax.Array) -> jax.Array:
+            return jax.random.fold_in(stream_key(root_key, Stream.IMPORTANCE, index), number)
+
+        keys = jax.vmap(key_of)(indices)
+        return apply(model, params, batch, keys, 1, posterior, method="log_weights")[0]
 
     # One sample of every image at a time: memory does not grow with their number.
     log_weights = jax.lax.map(log_weights_of, sums.count + jnp.arange(num_samples))
@@ -131,7 +127,7 @@ def _estimate_batch(
     model: VAE,
     params: Params,
     root_key: jax.Array,
-    images: np.ndarray,
+    data: Batch,
     first_index: int,
     batch_size: int,
     num_samples: int,
@@ -142,25 +138,25 @@ def _estimate_batch(
     They are padded to the batch size, so that no second program is compiled for the last ones.
     """
     indices = np.arange(first_index, first_index + batch_size, dtype=np.int32)
-    padded, indices = devices.to_device((pad_rows(images, batch_size), indices))
-    mean, log_var = encode_batch(model, params, padded)
+    padded, indices = devices.to_device((pad_rows(data, batch_size), indices))
+    posterior = encode_batch(model, params, padded)
     sums = jax.jit(importance.no_weights, static_argnums=0)(batch_size)
     left = num_samples
     while left:
         count = min(_SAMPLES_PER_CALL, left)
         sums = add_importance_samples(
-            model, params, root_key, padded, mean, log_var, indices, sums, count
+            model, params, root_key, padded, posterior, indices, sums, count
         )
         left -= count
         jax.block_until_ready(sums)
-        bar.update(len(images) * count)
+        bar.update(len(data) * count)
     functions = (
         importance.log_likelihood,
         importance.evidence_lower_bound,
         importance.effective_sample_size,
     )
     return [
-        np.asarray(devices.to_host(jax.jit(f)(sums)), np.float64)[: len(images)] for f in functions
+        np.asarray(devices.to_host(jax.jit(f)(sums)), np.float64)[: len(data)] for f in functions
     ]
 
 
@@ -188,7 +184,7 @@ def estimate(
     model: VAE,
     params: Params,
     root_key: jax.Array,
-    images: np.ndarray,
+    data: Batch,
     num_samples: int,
     folder: Path | None = None,
     identity: str = "",
@@ -203,18 +199,18 @@ def estimate(
       model: the autoencoder.
       params: its parameters.
       root_key: the run's root key: with an image's index it decides its samples.
-      images: `<uint8>[n, height, width, channels]`, black and white for a Bernoulli likelihood.
+      data: pixels, `<uint8>[n, height, width, channels]`, black and white for a likelihood of such.
       num_samples: latent samples for each image, at least 1.
       folder: where what is finished is kept; nowhere if None.
       identity: of these parameters, images and number of samples.
     """
-    check_pixels(images, model.image_shape)
+    check_pixels(data.images, model.image_shape)
     path = folder and folder / PARTIAL_NAME
     estimates = _read_partial(path, identity)
     saved = time.monotonic()
-    batch_size = min(_images_at_once(), len(images))
+    batch_size = min(_images_at_once(), len(data))
     bar = tqdm(
-        total=len(images) * num_samples,
+        total=len(data) * num_samples,
         initial=estimates.shape[1] * num_samples,
         desc=f"-log p(x), {num_samples} samples",
         unit=" samples",
@@ -223,8 +219,8 @@ def estimate(
     )
     with bar:
         # One batch after the other, on CPU too: `compilation.py` says what threads would do.
-        for first in range(estimates.shape[1], len(images), batch_size):
-            batch = images[first : first + batch_size]
+        for first in range(estimates.shape[1], len(data), batch_size):
+            batch = data[first : first + batch_size]
             new = _estimate_batch(
                 model, params, root_key, batch, first, batch_size, num_samples, bar
             )

@@ -17,13 +17,9 @@ ANALYSIS_NAME = "analysis.json"
 ANALYSIS_VERSION = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class MeanTerms:
-    """A loss and its terms, averaged over every image of a split."""
-
-    loss: float
-    reconstruction: float
-    kl: float
+# A loss and its terms by name, averaged over every image of a split. A name that an older file
+# lacks was not measured.
+MeanTerms = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)

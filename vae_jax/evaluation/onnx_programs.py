@@ -71,20 +71,22 @@ def _convert(name: str, program: Program) -> bytes:
     function = core.jaxpr_as_fun(trace_for_conversion(program, rows))
     with _quiet():
         model = importlib.import_module(PACKAGE).to_onnx(
-            lambda rows: tuple(function(rows)),
-            [rows],
+            lambda *rows: tuple(function(*rows)),
+            rows,
             model_name=name,
-            input_names=[program.input_name],
+            input_names=[*program.inputs],
             output_names=[*program.output_names],
         )
     return model.SerializeToString()
 
 
-def trace_for_conversion(program: Program, rows: jax.ShapeDtypeStruct) -> core.ClosedJaxpr:
+def trace_for_conversion(
+    program: Program, rows: Sequence[jax.ShapeDtypeStruct]
+) -> core.ClosedJaxpr:
     """Traces a program in operations that the package converts."""
     with nn.intercept_methods(_in_plain_operations):
         # A function of its own: JAX may have kept a trace of the other, without the interceptor.
-        traced = jax.make_jaxpr(lambda rows: program.function(rows))(rows)
+        traced = jax.make_jaxpr(lambda *rows: program.function(*rows))(*rows)
     jaxpr = traced.jaxpr.replace(eqns=[*map(_runs_forward, traced.jaxpr.eqns)])
     return core.ClosedJaxpr(jaxpr, traced.consts)
 
@@ -143,12 +145,15 @@ def _reversed(arrays: Sequence[jax.Array]) -> list[jax.Array]:
 def _largest_difference(program: Program, content: bytes) -> float:
     """Compares what ONNX Runtime and JAX make of a few rows."""
     onnxruntime = importlib.import_module("onnxruntime")
-    rows = np.random.default_rng(0).uniform(size=(_NUM_ROWS, *program.row_shape))
-    rows = rows.astype(np.float32)
+    random = np.random.default_rng(0)
+    rows = [
+        random.uniform(size=(_NUM_ROWS, *row.shape)).astype(row.dtype)
+        for row in program.inputs.values()
+    ]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ORT_ERROR
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    found = session.run([*program.output_names], {program.input_name: rows})
-    expected = devices.to_host(jax.tree.leaves(jax.jit(program.function)(devices.to_device(rows))))
+    found = session.run([*program.output_names], dict(zip(program.inputs, rows, strict=True)))
+    expected = devices.to_host(jax.jit(program.function)(*devices.to_device(rows)))
     pairs = zip(found, expected, strict=True)
     return max(float(np.abs(one - other).max()) for one, other in pairs)

@@ -16,11 +16,13 @@ from tqdm import tqdm
 
 from vae_jax.datasets import Dataset
 from vae_jax.evaluation import generation
-from vae_jax.model import distributions
-from vae_jax.model.likelihoods import to_intensities
+from vae_jax.model.posterior import Posterior
+from vae_jax.model.priors import StandardNormal
 from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
+from vae_jax.training.batches import to_batch
 
 _NUM_EPOCHS = 40
 _BATCH_SIZE = 100
@@ -50,41 +52,42 @@ def _join(params: Params, prior: Params) -> Params:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _binarize_and_encode(
-    model: VAE, params: Params, key: jax.Array, images: jax.Array, indices: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    model: VAE, params: Params, key: jax.Array, batch: Batch, indices: jax.Array
+) -> Posterior:
     """Draws pixels as training does and encodes them, an image's decided by its index."""
-    intensities = to_intensities(images)
+    batch = batch.to_intensities()
 
-    def draw(index: jax.Array, image: jax.Array) -> jax.Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, index), image).astype(jnp.float32)
+    def draw(index: jax.Array, image: Batch) -> Batch:
+        return image.binarize(jax.random.fold_in(key, index))
 
-    return apply(model, params, jax.vmap(draw)(indices, intensities), method="encode")
+    return apply(model, params, jax.vmap(draw)(indices, batch), method="posterior")
 
 
 def _posteriors_of_epoch(
-    model: VAE, params: Params, root_key: jax.Array, images: np.ndarray, is_binarized: bool
-) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """Returns what gives an epoch's posteriors of the training images: other pixels, if drawn."""
+    model: VAE, params: Params, root_key: jax.Array, data: Batch, is_binarized: bool
+) -> Callable[[int], Posterior]:
+    """Returns a function from epoch to posteriors; binarized pixels are redrawn each epoch."""
     if not is_binarized:
-        posteriors = generation.encode(model, params, images)
-        return lambda epoch: posteriors
-    indices = np.arange(len(images), dtype=np.int32)
+        posterior = generation.encode(model, params, data)
+        return lambda epoch: posterior
+    indices = np.arange(len(data), dtype=np.int32)
 
-    def encode(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def encode(epoch: int) -> Posterior:
         key = stream_key(root_key, Stream.PRIOR_FIT_PIXELS, epoch)
         encode_batch = functools.partial(_binarize_and_encode, model, params, key)
-        return generation.map_rows(encode_batch, images, indices)
+        return generation.map_rows(encode_batch, data, indices)
 
     return encode
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _loss(
-    model: VAE, params: Params, key: jax.Array, mean: jax.Array, log_var: jax.Array
+    model: VAE, params: Params, key: jax.Array, posterior: Posterior, batch: Batch
 ) -> jax.Array:
     """Computes the mean -log p(z) of one sample of each posterior."""
-    latents = distributions.sample_gaussian(key, mean, log_var)
-    return -apply(model, params, latents, method="log_prior").mean()
+    latents = posterior.sample(key).latents
+    log_density = apply(model, params, method=lambda model: model.prior(batch).log_density(latents))
+    return -log_density.mean()
 
 
 @functools.partial(jax.jit, static_argnames=("model", "optimizer"), donate_argnums=(3, 4))
@@ -95,20 +98,22 @@ def _train_epoch(
     prior: Params,
     opt_state: optax.OptState,
     key: jax.Array,
-    mean: jax.Array,
-    log_var: jax.Array,
+    posterior: Posterior,
+    batch: Batch,
 ) -> tuple[Params, optax.OptState, jax.Array]:
     """Takes an epoch's steps; returns the prior's parameters and the mean loss of the steps."""
-    num_steps = len(mean) // _BATCH_SIZE
-    order = jax.random.permutation(jax.random.fold_in(key, num_steps), len(mean))
+    num_images = len(jax.tree.leaves(posterior)[0])
+    num_steps = num_images // _BATCH_SIZE
+    order = jax.random.permutation(jax.random.fold_in(key, num_steps), num_images)
     batches = order[: num_steps * _BATCH_SIZE].reshape(num_steps, _BATCH_SIZE)
 
-    def step(carry: tuple[Params, optax.OptState], batch: tuple[jax.Array, jax.Array]):
+    def step(carry: tuple[Params, optax.OptState], step_rows: tuple[jax.Array, jax.Array]):
         prior, opt_state = carry
-        number, rows = batch
+        number, rows = step_rows
         step_key = jax.random.fold_in(key, number)
+        chosen = jax.tree.map(lambda array: array[rows], (posterior, batch))
         loss, gradient = jax.value_and_grad(
-            lambda prior: _loss(model, _join(params, prior), step_key, mean[rows], log_var[rows])
+            lambda prior: _loss(model, _join(params, prior), step_key, *chosen)
         )(prior)
         updates, opt_state = optimizer.update(gradient, opt_state, prior)
         return (optax.apply_updates(prior, updates), opt_state), loss
@@ -141,14 +146,15 @@ def fit_prior(
     Returns:
       The prior's parameters, and what they come to.
     """
-    draw_posteriors = _posteriors_of_epoch(
-        model, params, root_key, dataset.train.images, is_binarized
+    train_data, held_out_data = to_batch(dataset.train), to_batch(dataset.validation)
+    draw_posteriors = _posteriors_of_epoch(model, params, root_key, train_data, is_binarized)
+    held_out = devices.to_device(
+        (generation.encode(model, params, held_out_data), held_out_data.without_images())
     )
-    held_out = devices.to_device(generation.encode(model, params, dataset.validation.images))
+    known = devices.to_device(train_data.without_images())
     held_out_key = stream_key(root_key, Stream.PRIOR_FIT)
-    latents = distributions.sample_gaussian(held_out_key, *held_out)
-    zeros = jnp.zeros_like(latents)
-    standard_normal = -distributions.gaussian_log_density(latents, zeros, zeros).mean()
+    latents = held_out[0].sample(held_out_key).latents
+    standard_normal = -StandardNormal(latents.shape[-1]).log_density(latents).mean()
     num_steps = max(len(dataset.train) // _BATCH_SIZE, 1)
     optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, _NUM_EPOCHS * num_steps))
     opt_state = optimizer.init(prior)
@@ -162,7 +168,7 @@ def fit_prior(
         posteriors = devices.to_device(draw_posteriors(epoch))
         key = stream_key(root_key, Stream.PRIOR_FIT, epoch)
         prior, opt_state, loss = _train_epoch(
-            model, optimizer, params, prior, opt_state, key, *posteriors
+            model, optimizer, params, prior, opt_state, key, posteriors, known
         )
         train.append(float(loss))
         validation.append(validate())

@@ -1,14 +1,15 @@
 """A trained model's encoder and decoder as programs that run without this package: StableHLO."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import export
 
+from vae_jax.model.priors import FlowPrior
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 
@@ -20,51 +21,68 @@ class Program:
     """A function of any number of rows, its parameters part of it.
 
     Attributes:
-      function: from `<float32>[n, *row_shape]` to an array of n rows, or several.
-      row_shape: the shape of a row of its input.
-      input_name: what the rows are.
-      output_names: what it gives.
+      function: from one array `[n, ...]` for each input to arrays of n rows.
+      inputs: shape and type of a row of each input, by name.
+      output_names: names of the arrays that it returns.
     """
 
-    function: Callable[[jax.Array], Any]
-    row_shape: tuple[int, ...]
-    input_name: str
+    function: Callable[..., tuple[jax.Array, ...]]
+    inputs: Mapping[str, jax.ShapeDtypeStruct]
     output_names: tuple[str, ...]
 
-    def abstract_rows(self) -> jax.ShapeDtypeStruct:
-        """Returns the input's shape, its number of rows left open, and its type."""
-        sizes = ", ".join(("batch", *map(str, self.row_shape)))
-        return jax.ShapeDtypeStruct(export.symbolic_shape(sizes), jnp.float32)
+    def abstract_rows(self) -> list[jax.ShapeDtypeStruct]:
+        """Returns the inputs' shapes, their number of rows left open, and types."""
+        scope = export.SymbolicScope()
+        return [
+            jax.ShapeDtypeStruct(
+                export.symbolic_shape(", ".join(("batch", *map(str, row.shape))), scope=scope),
+                row.dtype,
+            )
+            for row in self.inputs.values()
+        ]
 
 
 def programs_of(model: VAE, params: Params) -> dict[str, Program]:
     """Returns the encoder, the decoder and a flow's prior by name.
 
-    The encoder maps intensities in [0, 1], `<float32>[n, height, width, channels]`, to mean and
-    log-variance of q(z | x), each `<float32>[n, latent]`; the decoder maps latents to means of
-    intensities. Where the prior is a flow, "prior" maps standard normal vectors to latents.
+    The encoder maps intensities in [0, 1], `<float32>[n, height, width, channels]`, to the arrays
+    of `Posterior.to_arrays`, each `<float32>[n, latent]`; the decoder maps latents to means of
+    intensities. If the prior is a flow, "prior" maps standard normal vectors to latents.
     """
     params = devices.to_host(params)  # constants of the programs
 
-    def encode(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return apply(model, params, images, method="encode")
+    def posterior_arrays(images: jax.Array) -> dict[str, jax.Array]:
+        return apply(model, params, Batch(images), method="posterior").to_arrays()
 
-    def decode(latents: jax.Array) -> jax.Array:
-        return model.likelihood.mean(apply(model, params, latents, method="decode"))
+    def encode(images: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(posterior_arrays(images).values())
 
-    image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
-    latent_shape = jax.eval_shape(encode, image)[0].shape[1:]
+    def decode(latents: jax.Array) -> tuple[jax.Array]:
+        outputs = apply(model, params, latents, Batch(), method="decode")
+        return (model.likelihood.mean(outputs),)
+
+    def from_base(base: jax.Array) -> tuple[jax.Array]:
+        return (apply(model, params, method=lambda model: model.prior(Batch()).from_base(base)),)
+
+    image = jax.ShapeDtypeStruct(model.image_shape, jnp.float32)
+    batch_of_one = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
+    arrays = jax.eval_shape(posterior_arrays, batch_of_one)
+    latent = jax.ShapeDtypeStruct(arrays["mean"].shape[1:], jnp.float32)
     programs = {
-        "encoder": Program(encode, model.image_shape, "images", ("mean", "log_var")),
-        "decoder": Program(decode, latent_shape, "latents", ("images",)),
+        "encoder": Program(encode, {"images": image}, tuple(arrays)),
+        "decoder": Program(decode, {"latents": latent}, ("images",)),
     }
-    if model.prior.is_flow:
-        from_base = functools.partial(apply, model, params, method="from_base")
-        programs["prior"] = Program(from_base, latent_shape, "base", ("latents",))
+    if isinstance(model.prior, FlowPrior):
+        programs["prior"] = Program(from_base, {"base": latent}, ("latents",))
     return programs
 
 
 def to_stablehlo(program: Program) -> bytes:
     """Compiles a program for each of `PLATFORMS`, as `jax.export.deserialize` reads it."""
-    exported = export.export(jax.jit(program.function), platforms=PLATFORMS)
-    return bytes(exported(program.abstract_rows()).serialize())
+
+    def function(*rows: jax.Array) -> Any:
+        results = program.function(*rows)
+        return results[0] if len(results) == 1 else results
+
+    exported = export.export(jax.jit(function), platforms=PLATFORMS)
+    return bytes(exported(*program.abstract_rows()).serialize())

@@ -15,6 +15,7 @@ from vae_jax.model.likelihoods import MAX_PIXEL, to_bits_per_dimension
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.runtime.files import write_record
 from vae_jax.training import metrics
+from vae_jax.training.batches import to_batch
 from vae_jax.training.train_state import num_parameters
 from vae_jax.training.validation import evaluate_split
 
@@ -60,27 +61,27 @@ def save_samples(
 def save_interpolation(replica: Replica, test: datasets.Split) -> None:
     """Plots rows from one test image to another of a different class, or a distant one."""
     pairs = generation.pick_pairs(test.images, test.labels, _NUM_COLUMNS)
-    first, last = (test.images[rows] for rows in pairs)
+    first, last = (to_batch(test[rows]) for rows in pairs)
     between = generation.interpolate(
         replica.model, replica.params, first, last, _NUM_INTERPOLATION_STEPS
     )
-    plots.save_interpolation(
-        replica.plots / "interpolation.png",
-        *(replica.shown(images) for images in (first / MAX_PIXEL, between, last / MAX_PIXEL)),
-    )
+    ends = (data.images / MAX_PIXEL for data in (first, last))
+    begin, end = map(replica.shown, ends)
+    path = replica.plots / "interpolation.png"
+    plots.save_interpolation(path, begin, replica.shown(between), end)
 
 
 def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     """Plots the first test images above their reconstructions."""
     columns = min(_NUM_COLUMNS, len(test))
     rows = min(_NUM_RECONSTRUCTION_ROWS, len(test) // columns)
-    images = test.images[: rows * columns]
-    reconstructions = generation.reconstruct(replica.model, replica.params, images)
+    data = to_batch(test[: rows * columns])
+    reconstructions = generation.reconstruct(replica.model, replica.params, data)
     plots.save_reconstructions(
         replica.plots / "reconstructions.png",
         *(
-            replica.shown(each).reshape(rows, -1, *images.shape[1:])
-            for each in (images / MAX_PIXEL, reconstructions)
+            replica.shown(each).reshape(rows, -1, *data.images.shape[1:])
+            for each in (data.images / MAX_PIXEL, reconstructions)
         ),
     )
 
@@ -93,8 +94,8 @@ def _finish(folder: Path, rows: Sequence[dict[str, float]], summary: Summary) ->
 
 
 def _evaluate(replica: Replica, split: datasets.Split) -> MeanTerms:
-    [terms] = evaluate_split(replica.settings, replica.params, replica.root_key, split.images)
-    return MeanTerms(**terms)
+    data = to_batch(split)
+    return evaluate_split(replica.settings, replica.params, replica.root_key, data)[0]
 
 
 def _summarize_replica(
@@ -128,12 +129,7 @@ def _bits(replica: Replica, terms: MeanTerms) -> float | None:
     model, objective = replica.model, replica.settings.objective
     if not model.likelihood.is_discrete or objective.kl_weight != 1.0:
         return None
-    return to_bits_per_dimension(terms.loss, math.prod(model.image_shape))
-
-
-def _mean_and_std(terms: Sequence[MeanTerms]) -> tuple[MeanTerms, MeanTerms]:
-    mean, std = metrics.mean_and_std([dataclasses.asdict(each) for each in terms])
-    return MeanTerms(**mean), MeanTerms(**std)
+    return to_bits_per_dimension(terms["loss"], math.prod(model.image_shape))
 
 
 def summarize(run: TrainedRun, dataset: datasets.Dataset) -> Summary:
@@ -148,8 +144,8 @@ def summarize(run: TrainedRun, dataset: datasets.Dataset) -> Summary:
     ]
     if len(summaries) == 1:
         return summaries[0]
-    validation, validation_std = _mean_and_std([summary.validation for summary in summaries])
-    test, test_std = _mean_and_std([summary.test for summary in summaries])
+    validation, validation_std = metrics.mean_and_std([each.validation for each in summaries])
+    test, test_std = metrics.mean_and_std([each.test for each in summaries])
     summary = dataclasses.replace(
         summaries[0],
         seed=None,
@@ -165,9 +161,9 @@ def summarize(run: TrainedRun, dataset: datasets.Dataset) -> Summary:
 
 
 def _format_split(name: str, terms: MeanTerms, std: MeanTerms | None) -> str:
-    spread = f" ± {std.loss:.2f}" if std else ""
-    parts = f"reconstruction {terms.reconstruction:.2f}, KL {terms.kl:.2f}"
-    return f"{name} {terms.loss:.2f}{spread} ({parts})"
+    spread = f" ± {std['loss']:.2f}" if std else ""
+    parts = f"reconstruction {terms['reconstruction']:.2f}, KL {terms['kl']:.2f}"
+    return f"{name} {terms['loss']:.2f}{spread} ({parts})"
 
 
 def format_summary(summary: Summary) -> str:

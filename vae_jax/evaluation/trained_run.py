@@ -18,7 +18,7 @@ from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path
 from vae_jax.training import metrics, run_directory
-from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import EvaluationSettings, evaluation_settings
 from vae_jax.training.train_state import init_params
 from vae_jax.training.weights import WEIGHTS_NAME, read_weights
@@ -78,11 +78,16 @@ class TrainedRun:
       replicas: one for each seed.
     """
 
-    source: Path
+    source: RunDirectory
     workdir: Path
     epoch: int
     rows: Sequence[Sequence[dict[str, float]]]
     replicas: list[Replica]
+
+    @property
+    def config(self) -> ml_collections.ConfigDict:
+        """The run's configuration."""
+        return self.source.config
 
 
 def abstract_params(settings: EvaluationSettings) -> Params:
@@ -105,11 +110,14 @@ class _Restored:
     params: list[Params]
 
 
-def _from_checkpoints(workdir: Path, settings: EvaluationSettings) -> _Restored:
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+def _from_checkpoints(run: RunDirectory, settings: EvaluationSettings) -> _Restored:
+    # Not at import: a model that has parameters alone needs no checkpoint library.
+    from vae_jax.training.checkpoints import Checkpoints
+
+    with Checkpoints(run.path, read_only=True) as checkpoints:
         progress = checkpoints.latest_progress()
         if progress is None or progress.best is None:
-            raise UserError(f"--workdir={workdir}: holds no finished epoch yet; train first")
+            raise UserError(f"--workdir={run.path}: holds no finished epoch yet; train first")
         step, epoch = (int(progress.best[name]) for name in ("step", "epoch"))
         like = abstract_params(settings)
         params = checkpoints.restore_params(step, like, devices.single_device())
@@ -136,24 +144,21 @@ def _from_weights(folders: Sequence[Path], settings: EvaluationSettings) -> _Res
     return _Restored(epoch, step, list(zip(*rows, strict=True)), params)
 
 
-def restore_best(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> TrainedRun:
-    """Restores the parameters of the best epoch of the run in `workdir`.
+def restore_best(run: RunDirectory) -> TrainedRun:
+    """Restores the parameters of the best epoch of a run.
 
     They come from its checkpoints; where there are none, from `weights.safetensors`, as in a
     folder that holds a trained model and nothing to train it further.
 
     Raises:
-      UserError: there is no run, it is of another configuration, or it has no parameters.
+      UserError: the run has no parameters, or they are damaged.
     """
-    workdir = local_path("workdir", workdir)
-    run_directory.check_same_config(workdir, config.to_dict())
-    settings = evaluation_settings(config, run_directory.read_image_shape(workdir))
-    folders = run_directory.replica_folders(workdir, config.seed, settings.num_replicas)
-    has_weights = not (workdir / "checkpoints").exists() and (folders[0] / WEIGHTS_NAME).exists()
-    restored = (
-        _from_weights(folders, settings) if has_weights else _from_checkpoints(workdir, settings)
-    )
+    config, folders = run.config, run.replica_folders
+    settings = evaluation_settings(config, run.spec)
+    has_weights = not (run.path / "checkpoints").exists() and (folders[0] / WEIGHTS_NAME).exists()
+    restored = _from_weights(folders, settings) if has_weights else _from_checkpoints(run, settings)
     alone = dataclasses.replace(settings.in_epoch(restored.epoch), num_replicas=1)
+    dark_on_light = datasets.SOURCES[config.data.name].is_light_on_dark
     replicas = [
         Replica(
             folder,
@@ -162,34 +167,31 @@ def restore_best(config: ml_collections.ConfigDict, workdir: str | os.PathLike[s
             restored.step,
             alone,
             params,
-            dark_on_light=config.data.name != "images",
+            dark_on_light=dark_on_light and run.spec.image_shape[-1] == 1,
         )
         for index, (folder, params) in enumerate(zip(folders, restored.params, strict=True))
     ]
-    return TrainedRun(workdir, workdir, restored.epoch, restored.rows, replicas)
+    return TrainedRun(run, run.path, restored.epoch, restored.rows, replicas)
 
 
 def restore_to_write(
-    config: ml_collections.ConfigDict,
-    workdir: str | os.PathLike[str],
-    output: str | os.PathLike[str] | None = None,
+    source: RunDirectory, output: str | os.PathLike[str] | None = None
 ) -> TrainedRun:
     """Restores the best epoch of a run whose files, from now on, go to `output`.
 
     Args:
-      config: the run's.
-      workdir: the run directory, which nothing is written to where `output` is given.
-      output: a folder, made where there is none; the run directory if None.
+      source: the run directory, which nothing is written to if `output` is given.
+      output: a folder, made if there is none; the run directory if None.
 
     Raises:
       UserError: as `restore_best` does; or files cannot be written there.
     """
-    run = restore_best(config, workdir)
+    run = restore_best(source)
     if output is not None:
         target = local_path("--output", output)
         replicas = [
             dataclasses.replace(
-                replica, folder=target / os.path.relpath(replica.folder, run.source)
+                replica, folder=target / os.path.relpath(replica.folder, source.path)
             )
             for replica in run.replicas
         ]
@@ -199,13 +201,13 @@ def restore_to_write(
     return run
 
 
-def load_data(config: ml_collections.ConfigDict, run: TrainedRun) -> Dataset:
+def load_data(run: TrainedRun) -> Dataset:
     """Loads the data that a run was made from.
 
     Raises:
       UserError: they cannot be had, or are not the same any more.
     """
-    dataset = datasets.load(**config.data)
+    dataset = datasets.load(**run.config.data)
     run_directory.check_same_data(run.source, dataset.sha256)
     return dataset
 

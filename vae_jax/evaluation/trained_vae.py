@@ -9,16 +9,16 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vae_jax import configuration
 from vae_jax.evaluation import generation, log_likelihood
 from vae_jax.evaluation.trained_run import restore_best
-from vae_jax.model.likelihoods import MAX_PIXEL, Bernoulli
+from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.model.posterior import Posterior
 from vae_jax.model.rng_streams import make_root_key
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import compilation
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import local_path
-from vae_jax.training import run_directory
+from vae_jax.training.run_directory import RunDirectory
 
 _MAX_SEED = 2**32 - 1
 # How far from a whole level an intensity may be that is meant to be one, in levels.
@@ -38,17 +38,16 @@ def load_run(path: str | os.PathLike[str], seed: int | None = None) -> "TrainedV
     Raises:
       UserError: there is no trained run, it is damaged, or has no replica of that seed.
     """
-    workdir = local_path("path", path)
     with compilation.fixed_options():
-        config = configuration.from_record(run_directory.read_config(workdir))
-        replicas = {replica.seed: replica for replica in restore_best(config, workdir).replicas}
+        run = RunDirectory.open(path, "path")
+        replicas = {replica.seed: replica for replica in restore_best(run).replicas}
     if seed is None and len(replicas) == 1:
         [seed] = replicas
     if seed not in replicas:
         found = ", ".join(map(str, replicas))
-        raise UserError(f"{workdir}: holds seed {found}; give one of them as seed, not {seed}")
+        raise UserError(f"{run.path}: holds seed {found}; give one of them as seed, not {seed}")
     replica = replicas[seed]
-    return TrainedVAE(replica.model, replica.params, config, seed)
+    return TrainedVAE(replica.model, replica.params, run.config, seed)
 
 
 def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -76,7 +75,7 @@ class TrainedVAE:
 
     Attributes:
       model: the Flax module, for one's own `jit` and `grad`: `vae_jax.apply(model, params,
-        intensities, method="encode")`.
+        vae_jax.Batch(intensities), method="posterior")`.
       params: its parameters.
       config: the configuration it was trained with.
       seed: that it was trained with.
@@ -94,7 +93,7 @@ class TrainedVAE:
     def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Computes mean and log-variance of q(z | x), each `<float32>[n, latent]`."""
         batch, is_single = self._take_images("images", images)
-        mean, log_var = self._encode(batch)
+        mean, log_var = self._encode(batch).to_arrays().values()
         return (mean[0], log_var[0]) if is_single else (mean, log_var)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
@@ -111,12 +110,14 @@ class TrainedVAE:
             )
         if not np.isfinite(array).all():
             raise ValueError("latents hold numbers that are not finite")
-        images = self._decode(np.atleast_2d(array))
+        images = self._decode(np.atleast_2d(array), Batch())
         return images[0] if array.ndim == 1 else images
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """Decodes the posterior mean of each image."""
-        return self.decode(self.encode(images)[0])
+        batch, is_single = self._take_images("images", images)
+        reconstructions = self._decode(self._encode(batch).mean, batch)
+        return reconstructions[0] if is_single else reconstructions
 
     def sample(self, num_images: int, seed: int = 0, pixels: bool = False) -> np.ndarray:
         """Decodes latent vectors drawn from the prior.
@@ -162,9 +163,11 @@ class TrainedVAE:
             )
         if not len(begin):
             return self._no_images()[:, None].repeat(num_steps, 1)
-        means = self._encode(begin)[0], self._encode(end)[0]
+        means = self._encode(begin).mean, self._encode(end).mean
         with compilation.fixed_options():
-            images = generation.decode_between(self.model, self.params, *means, num_steps)
+            images = generation.decode_between(
+                self.model, self.params, *means, num_steps, begin, end
+            )
         return images[0] if is_single else images
 
     def log_likelihood(
@@ -184,17 +187,17 @@ class TrainedVAE:
         num_samples = _count("num_samples", num_samples, least=1)
         seed = _count("seed", seed, least=0, most=_MAX_SEED)
         batch, is_single = self._take_images("images", images)
-        pixels = self._to_levels(batch)
-        if not len(pixels):
+        levels = self._to_levels(batch)
+        if not len(levels):
             return np.zeros(0)
         with compilation.fixed_options():
             values = log_likelihood.estimate(
-                self.model, self.params, make_root_key(seed), pixels, num_samples
+                self.model, self.params, make_root_key(seed), levels, num_samples
             ).log_likelihood
         return values[0] if is_single else values
 
-    def _take_images(self, name: str, images: Any) -> tuple[np.ndarray, bool]:
-        """Returns images as `[n, height, width, channels]`, and whether it was a single one."""
+    def _take_images(self, name: str, images: Any) -> tuple[Batch, bool]:
+        """Returns images `[n, height, width, channels]`, and whether it was a single one."""
         array = np.asarray(images)
         height, width, channels = shape = self.model.image_shape
         if array.dtype.kind not in "fb" and array.dtype != np.uint8:
@@ -216,37 +219,38 @@ class TrainedVAE:
                     f"{name} are floats from {array.min():g} to {array.max():g}, must be from 0 to "
                     "1 (or uint8, from 0 to 255)"
                 )
-        return array[None] if is_single else array, is_single
+        return Batch(array[None] if is_single else array), is_single
 
-    def _to_levels(self, images: np.ndarray) -> np.ndarray:
+    def _to_levels(self, batch: Batch) -> Batch:
         """Returns images as `uint8`, if that is what they are."""
+        images = batch.images
         if images.dtype != np.uint8:
             levels = np.rint(images * MAX_PIXEL)
             if np.abs(images * MAX_PIXEL - levels).max(initial=0.0) > _LEVEL_TOLERANCE:
                 raise ValueError("images hold intensities between two levels, must be in 255ths")
             images = levels.astype(np.uint8)
-        if isinstance(self.model.likelihood, Bernoulli):
+        if self.model.likelihood.is_binary:
             num_gray = np.count_nonzero((images > 0) & (images < MAX_PIXEL))
             if num_gray:
                 raise ValueError(
                     f"images have {num_gray} gray pixels, of which a Bernoulli has no likelihood: "
                     "binarize them, e.g. images > 127"
                 )
-        return images
+        return dataclasses.replace(batch, images=images)
 
-    def _encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if not len(images):
+    def _encode(self, batch: Batch) -> Posterior:
+        if not len(batch):
             nothing = np.zeros((0, self.config.latent_size), np.float32)
-            return nothing, nothing
+            return Posterior(nothing, nothing)
         encode = functools.partial(generation.encode_batch, self.model, self.params)
         with compilation.fixed_options():
-            return generation.map_rows(encode, images)
+            return generation.map_rows(encode, batch)
 
-    def _decode(self, latents: np.ndarray) -> np.ndarray:
+    def _decode(self, latents: np.ndarray, batch: Batch) -> np.ndarray:
         if not len(latents):
             return self._no_images()
         with compilation.fixed_options():
-            return generation.decode(self.model, self.params, latents)
+            return generation.decode(self.model, self.params, latents, batch)
 
     def _no_images(self) -> np.ndarray:
         return np.zeros((0, *self.model.image_shape), np.float32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.model import distributions
+from vae_jax.model.structs import Batch
 
 _PERMUTATION_SEED = 0
 # A layer scales its inputs by no more than exp of this, nor by less than its inverse.
@@ -33,8 +34,12 @@ class CouplingFlow(nn.Module):
     num_layers: int = 10
     hidden_size: int = 256
 
-    has_closed_form: ClassVar = False
-    is_flow: ClassVar = True
+    base_is_standard_normal: ClassVar = True
+    is_learned: ClassVar = True
+
+    def __call__(self, batch: Batch) -> "CouplingFlow":
+        """Returns the prior of a batch: the same for every image."""
+        return self
 
     def setup(self) -> None:
         """Makes the layers' parameters."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,7 @@ import jax
 from vae_jax.model.activations import Activation, get_activation
 from vae_jax.model.conv_transpose import ConvTranspose
 from vae_jax.model.dense import Dense
+from vae_jax.model.structs import Batch
 
 HEADS = ("dense", "conv")
 _KERNEL_SIZE = (3, 3)
@@ -43,6 +45,8 @@ class ConvTransposeDecoder(nn.Module):
     the transposed convolutions make of it is cropped.
 
     Attributes:
+      output_layer: name of the last layer, whose biases `output_bias_init` sets; Flax derives
+        initial values from names, so it stays, whatever the likelihood.
       output_shape: `(height, width, channels)` of the outputs for an image.
       dense_sizes: widths of the dense layers before the one that fills the grid.
       grid_channels: channels of the grid.
@@ -57,6 +61,8 @@ class ConvTransposeDecoder(nn.Module):
         convolution to the outputs' channels).
     """
 
+    output_layer: ClassVar = "logits"
+
     output_shape: tuple[int, int, int]
     dense_sizes: Sequence[int]
     grid_channels: int
@@ -69,11 +75,14 @@ class ConvTransposeDecoder(nn.Module):
     head: str = "dense"
 
     @nn.compact
-    def __call__(self, latents: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, latents: jax.Array, batch: Batch, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
         """Decodes latent vectors.
 
         Args:
           latents: `<float>[batch, latent_size]`.
+          batch: what is known of the images beside them; not the images themselves.
           dropout_key: key of the dropout masks; without one dropout is off.
 
         Returns:
@@ -101,12 +110,16 @@ class ConvTransposeDecoder(nn.Module):
                 layer_key = jax.random.fold_in(dropout_key, index)
                 x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)
         x = x[:, :height, :width]
-        # Flax derives initial values from names: the head's stays, whatever the likelihood.
         if self.head == "dense":
-            x = Dense(math.prod(self.output_shape), name="logits")(x.reshape(x.shape[0], -1))
+            x = Dense(math.prod(self.output_shape), name=self.output_layer)(
+                x.reshape(x.shape[0], -1)
+            )
         elif self.head == "conv":
             # At stride 1 a transposed convolution is a convolution.
-            x = ConvTranspose(channels, _KERNEL_SIZE, name="logits")(x)
+            x = ConvTranspose(channels, _KERNEL_SIZE, name=self.output_layer)(x)
         else:
             raise ValueError(f"head is {self.head!r}, must be 'dense' or 'conv'")
         return x.reshape(-1, *self.output_shape)
+
+
+DECODERS: dict[str, type[nn.Module]] = {"conv_transpose": ConvTransposeDecoder}

@@ -110,22 +110,22 @@ def log_density_of_sample(
     """Computes the log-density of a sample that `reparameterize` made of noise.
 
     Args:
-      latents: `<float>[batch, latent]`, the sample.
-      log_var: `<float>[batch, latent]`, the logarithm of the variance.
-      noise: `<float>[batch, latent]`, standard normal.
+      latents: `<float>[..., latent]`, the sample.
+      log_var: the logarithm of the variance; broadcasts against `latents`.
+      noise: `<float>[..., latent]`, standard normal.
       path_gradient: whether gradients pass through the sample alone, and not through the
         Gaussian's parameters beside: Roeder et al. 2017 (arXiv:1703.09194), section 3. Their
         mean over samples is the same, their variance is smaller near the optimum.
 
     Returns:
-      `<float>[batch]`, nats; the same either way.
+      `<float>[...]`, nats; the same either way.
     """
     if not path_gradient:
         return gaussian_log_density_of_noise(noise, log_var)
     log_var = jax.lax.stop_gradient(log_var)
     # The noise's value, and the sample's derivative.
-    way = (latents - jax.lax.stop_gradient(latents)) * jnp.exp(-0.5 * log_var)
-    return gaussian_log_density_of_noise(noise + way, log_var)
+    path = (latents - jax.lax.stop_gradient(latents)) * jnp.exp(-0.5 * log_var)
+    return gaussian_log_density_of_noise(noise + path, log_var)
 
 
 def gaussian_log_density_of_noise(noise: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -135,10 +135,11 @@ def gaussian_log_density_of_noise(noise: jax.Array, log_var: jax.Array) -> jax.A
     the noise is exact.
 
     Args:
-      noise: `<float>[batch, latent]`, standard normal.
-      log_var: `<float>[batch, latent]`, the logarithm of the variance.
+      noise: `<float>[..., latent]`, standard normal.
+      log_var: the logarithm of the variance; broadcasts against `noise`.
 
     Returns:
-      `<float>[batch]`, nats.
+      `<float>[...]`, nats.
     """
-    return -0.5 * sum_per_example(math.log(2.0 * math.pi) + log_var + jnp.square(noise))
+    terms = math.log(2.0 * math.pi) + log_var + jnp.square(noise)
+    return -0.5 * jnp.sum(terms, axis=-1)

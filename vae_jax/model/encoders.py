@@ -1,6 +1,8 @@
-"""Encoders: each maps a batch of images to the mean and log-variance of q(z | x)."""
+"""Encoders: each maps a batch of images to its posterior q(z | x)."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,7 +10,8 @@ import jax.numpy as jnp
 
 from vae_jax.model.activations import get_activation
 from vae_jax.model.dense import Dense
-from vae_jax.runtime import devices
+from vae_jax.model.posterior import Posterior
+from vae_jax.model.structs import Batch
 
 
 def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) -> jax.Array:
@@ -18,35 +21,50 @@ def _dense_layers(features: jax.Array, sizes: Sequence[int], activation: str) ->
     return features
 
 
-def _gaussian_heads(
-    features: jax.Array, latent_size: int, mean_activation: str
-) -> tuple[jax.Array, jax.Array]:
-    """Applies two dense layers, part of the module that calls this: `(mean, log_var)`."""
+def _gaussian_heads(features: jax.Array, latent_size: int, mean_activation: str) -> Posterior:
+    """Applies two dense layers, part of the module that calls this."""
     mean = Dense(latent_size, name="mean")(features)
     if mean_activation == "relu":
         mean = nn.relu(mean)
     elif mean_activation != "none":
         raise ValueError(f"mean_activation is {mean_activation!r}, must be 'none' or 'relu'")
-    log_var = Dense(latent_size, name="log_var")(features)
-    return mean, log_var
+    return Posterior(mean, Dense(latent_size, name="log_var")(features))
+
+
+# Rows in one iteration of the LSTM's loop. An accelerator's time goes into the many small kernels
+# of each row and the loop around them; a CPU's does not, and it compiles one row sooner.
+_ROWS_ON_CPU, _ROWS_ON_ACCELERATOR = 1, 7
 
 
 def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -> jax.Array:
     """Applies an LSTM layer, part of the module that calls this; returns every row's output."""
-    # An accelerator's time goes into the many small kernels of each row and the loop around them;
-    # some rows at a time are fewer of both. A CPU's does not, and it compiles one row sooner.
-    unroll = devices.by_platform(cpu=1, accelerator=7)
-    lstm = nn.scan(
-        nn.OptimizedLSTMCell,
-        variable_broadcast="params",
-        split_rngs={"params": False},
-        in_axes=1,
-        out_axes=1,
-        reverse=reverse,
-        unroll=unroll,
-    )(hidden_size, name=name)
-    start = jnp.zeros((rows.shape[0], hidden_size), rows.dtype)
-    return lstm((start, start), rows)[1]
+
+    def scanned(unroll: int) -> Callable[..., nn.Module]:
+        return nn.scan(
+            nn.OptimizedLSTMCell,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+            reverse=reverse,
+            unroll=unroll,
+        )
+
+    zeros = jnp.zeros((rows.shape[0], hidden_size), rows.dtype)
+    layer = scanned(_ROWS_ON_CPU)(hidden_size, name=name)
+    if layer.is_initializing():
+        return layer((zeros, zeros), rows)[1]
+
+    def read(unroll: int, params: Any, rows: jax.Array) -> Any:
+        return scanned(unroll)(hidden_size).apply({"params": params}, (zeros, zeros), rows)[1]
+
+    # Chosen when the program is compiled, as the transposed convolutions' form is.
+    return jax.lax.platform_dependent(
+        layer.variables["params"],
+        rows,
+        cpu=functools.partial(read, _ROWS_ON_CPU),
+        default=functools.partial(read, _ROWS_ON_ACCELERATOR),
+    )
 
 
 class LSTMEncoder(nn.Module):
@@ -74,15 +92,9 @@ class LSTMEncoder(nn.Module):
     mean_activation: str = "none"
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Encodes images.
-
-        Args:
-          images: `<float>[batch, height, width, channels]`.
-
-        Returns:
-          `(mean, log_var)`, each `<float>[batch, latent_size]`.
-        """
+    def __call__(self, batch: Batch) -> Posterior:
+        """Encodes images, intensities in [0, 1]."""
+        images = batch.images
         rows = images.reshape(*images.shape[:2], -1)
         for index in range(self.num_layers):
             name = f"lstm_{index}" if index else "lstm"
@@ -112,15 +124,9 @@ class DenseEncoder(nn.Module):
     mean_activation: str = "none"
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Encodes images.
-
-        Args:
-          images: `<float>[batch, height, width, channels]`.
-
-        Returns:
-          `(mean, log_var)`, each `<float>[batch, latent_size]`.
-        """
+    def __call__(self, batch: Batch) -> Posterior:
+        """Encodes images, intensities in [0, 1]."""
+        images = batch.images
         features = images.reshape(images.shape[0], -1)
         features = _dense_layers(features, self.dense_sizes, self.activation)
         return _gaussian_heads(features, self.latent_size, self.mean_activation)

@@ -8,19 +8,26 @@ import jax.numpy as jnp
 from vae_jax.model.vae import VAE, Params
 
 INITIALIZATIONS = ("flax", "tensorflow")
-# The columns of a fused LSTM kernel are those of its four gates.
-_NUM_GATES = 4
+# The dense layers of an LSTM cell: of the input and of the hidden state, to each of the four gates.
+_INPUT_LAYERS, _HIDDEN_LAYERS = ("ii", "if", "ig", "io"), ("hi", "hf", "hg", "ho")
 
 
 def _glorot_limit(path: tuple[str, ...], shape: tuple[int, ...], params: Params) -> float:
     """Computes half the uniform distribution's width: sqrt(6 / (fan in + fan out))."""
     *receptive_field, fan_in, fan_out = shape
-    if path[1].startswith("lstm"):
+    if cell := _lstm_cell(path, params):
         # TensorFlow's cell has one kernel, of input and hidden state to all gates.
-        cell = params[path[0]][path[1]]
         fan_in = sum(cell[name]["kernel"].shape[0] for name in ("ii", "hi"))
-        fan_out = _NUM_GATES * shape[1]
+        fan_out = len(_INPUT_LAYERS) * shape[1]
     return math.sqrt(6.0 / (math.prod(receptive_field) * (fan_in + fan_out)))
+
+
+def _lstm_cell(path: tuple[str, ...], params: Params) -> Params | None:
+    """Returns the parameters of the LSTM cell that a parameter is part of; None if of none."""
+    parent: Params = params
+    for name in path[:-2]:
+        parent = parent[name]
+    return parent if set(parent) == {*_INPUT_LAYERS, *_HIDDEN_LAYERS} else None
 
 
 def tensorflow_params(params: Params, key: jax.Array) -> Params:
@@ -47,7 +54,8 @@ def tensorflow_params(params: Params, key: jax.Array) -> Params:
         elif path[0] == "prior":
             new.append(leaf)
         else:
-            new.append(jnp.full_like(leaf, 1.0 if path[-2:] == ("hf", "bias") else 0.0))
+            is_forget_gate = path[-2:] == ("hf", "bias") and _lstm_cell(path, params)
+            new.append(jnp.full_like(leaf, 1.0 if is_forget_gate else 0.0))
     return jax.tree_util.tree_unflatten(structure, new)
 
 
@@ -58,16 +66,18 @@ def with_data_bias(model: VAE, params: Params, mean_image: jax.Array) -> Params:
     all pixels.
 
     Args:
-      model: the autoencoder; its likelihood says which outputs have that mean.
+      model: the autoencoder; its likelihood says which outputs have that mean, its decoder which
+        layer gives the outputs.
       params: its parameters.
       mean_image: `<float>[height, width, channels]`, mean of the training images, intensities in
         [0, 1].
     """
-    head = params["decoder"]["logits"]
+    name = model.decoder.output_layer
+    head = params["decoder"][name]
     per_pixel = head["bias"].size == mean_image.size * model.likelihood.num_outputs
     mean = mean_image if per_pixel else mean_image.mean((0, 1))
     bias = model.likelihood.outputs_with_mean(mean).reshape(-1).astype(head["bias"].dtype)
-    return params | {"decoder": params["decoder"] | {"logits": head | {"bias": bias}}}
+    return params | {"decoder": params["decoder"] | {name: head | {"bias": bias}}}
 
 
 def with_pseudo_inputs(params: Params, images: jax.Array) -> Params:

@@ -74,11 +74,13 @@ class Likelihood(Protocol):
       learns_scale: whether one more parameter for each channel, the same for all pixels and
         images, is learned beside the decoder's and follows its outputs.
       is_discrete: whether `log_prob` is that of one of 256 levels, and no density.
+      is_binary: whether it is a likelihood of black and white pixels alone.
     """
 
     num_outputs: ClassVar[int]
     learns_scale: ClassVar[bool]
     is_discrete: ClassVar[bool]
+    is_binary: ClassVar[bool]
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
         """Computes log p(x | z) of images: `<float>[batch]`, nats per image."""
@@ -122,6 +124,7 @@ class Bernoulli:
     num_outputs: ClassVar = 1
     learns_scale: ClassVar = False
     is_discrete: ClassVar = False
+    is_binary: ClassVar = True
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
         """Computes log p(x | z) of images.
@@ -170,6 +173,7 @@ class ContinuousBernoulli:
     num_outputs: ClassVar = 1
     learns_scale: ClassVar = False
     is_discrete: ClassVar = False
+    is_binary: ClassVar = False
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
         """Computes the log-density of images: as `Bernoulli`, plus the log normalizing constant.
@@ -258,6 +262,7 @@ class Gaussian:
     num_outputs: ClassVar = 1
     learns_scale: ClassVar = True
     is_discrete: ClassVar = False
+    is_binary: ClassVar = False
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
         """Computes the log-density of images.
@@ -307,6 +312,7 @@ class DiscretizedLogistic:
     num_outputs: ClassVar = 2
     learns_scale: ClassVar = False
     is_discrete: ClassVar = True
+    is_binary: ClassVar = False
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
         """Computes the log-probability of images.

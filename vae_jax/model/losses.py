@@ -2,27 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-
-@struct.dataclass
-class LossTerms:
-    """A loss and the two terms that most losses are made of.
-
-    Attributes:
-      loss: `<float>[batch]`, what is minimized.
-      reconstruction: `<float>[batch]`, -log p(x | z), of one latent sample or the mean of several.
-      kl: `<float>[batch]`, KL(q(z | x) || p(z)), unweighted.
-    """
-
-    loss: jax.Array
-    reconstruction: jax.Array
-    kl: jax.Array
+from vae_jax.model.structs import Terms
 
 
 def negative_elbo(
     log_likelihood: jax.Array, kl: jax.Array, kl_weight: float | jax.Array = 1.0
-) -> LossTerms:
+) -> Terms:
     """Computes the negative evidence lower bound with one latent sample, per image.
 
     -ELBO = -log p(x | z) + kl_weight * KL(q(z | x) || p(z)),  z ~ q(z | x)
@@ -37,10 +23,11 @@ def negative_elbo(
       kl_weight: weight of the KL term, at least 0.
 
     Returns:
-      The loss and its two terms, each `<float>[batch]`, nats per image.
+      "loss" and its two terms, "reconstruction" (-log p(x | z)) and "kl" (unweighted), each
+      `<float>[batch]`, nats per image.
     """
     reconstruction = -log_likelihood
-    return LossTerms(loss=reconstruction + kl_weight * kl, reconstruction=reconstruction, kl=kl)
+    return {"loss": reconstruction + kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
 
 
 def linear_warmup(step: int | jax.Array, num_steps: int) -> jax.Array:

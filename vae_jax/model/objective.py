@@ -5,8 +5,9 @@ import functools
 
 import jax
 
-from vae_jax.model import distributions, losses
-from vae_jax.model.losses import LossTerms
+from vae_jax.model import losses
+from vae_jax.model.posterior import LatentSample, Posterior
+from vae_jax.model.structs import Batch, StepNumbers, Terms
 from vae_jax.model.vae import VAE, Params, apply
 
 
@@ -48,94 +49,116 @@ def training_loss(
     objective: Objective,
     model: VAE,
     params: Params,
-    pixels: jax.Array,
+    batch: Batch,
     sample_key: jax.Array,
     dropout_key: jax.Array | None,
     step: int | jax.Array,
-) -> tuple[jax.Array, LossTerms]:
-    """Computes the scalar to minimize, in nats per image, and its terms for each image.
+) -> tuple[jax.Array, tuple[Terms, StepNumbers]]:
+    """Computes the scalar to minimize, in nats per image.
 
     Args:
       objective: what to minimize.
       model: the autoencoder.
       params: its parameters.
-      pixels: `<float>[batch, height, width, channels]`, intensities in [0, 1].
+      batch: images, intensities in [0, 1].
       sample_key: key of the latent samples.
       dropout_key: key of the decoder's dropout; without one dropout is off.
       step: `<int32>[]`, how many steps were taken before.
+
+    Returns:
+      The scalar, its terms for each image, and numbers of the step: "kl_weight" with a warmup.
     """
     if objective.num_importance_samples > 1:
-        mean, log_var = apply(model, params, pixels, method="encode")
-        noise = _noise_of_several(objective.num_importance_samples, sample_key, mean)
-        weigh = functools.partial(
-            apply, model, params, pixels, mean, log_var, noise, dropout_key, method="log_weights"
-        )
-        if objective.path_gradient:
-            # The weights' normalized values alone; the compiler sees that they are computed twice.
-            scale = jax.nn.softmax(jax.lax.stop_gradient(weigh()[0]), axis=0)
-            log_weights, log_likelihood = weigh(scale)
-        else:
-            log_weights, log_likelihood = weigh()
-        kl = apply(model, params, mean, log_var, noise[0], method="kl")
-        terms = _importance_weighted_terms(log_weights, log_likelihood, kl)
-        return terms.loss.mean(), terms
+        terms = _importance_weighted_loss(objective, model, params, batch, sample_key, dropout_key)
+        return terms["loss"].mean(), (terms, {})
     kl_weight: float | jax.Array = objective.kl_weight
+    numbers = {}
     if objective.kl_warmup_steps:
         kl_weight = kl_weight * losses.linear_warmup(step, objective.kl_warmup_steps)
-    output = apply(model, params, pixels, sample_key, dropout_key)
-    posterior = (output.mean, output.log_var)
-    kl = apply(model, params, *posterior, output.noise, objective.path_gradient, method="kl")
-    terms = losses.negative_elbo(model.likelihood.log_prob(output.outputs, pixels), kl, kl_weight)
+        numbers["kl_weight"] = kl_weight
+    posterior = apply(model, params, batch, method="posterior")
+    sample = posterior.sample(sample_key, path_gradient=objective.path_gradient)
+    log_likelihood = apply(
+        model, params, sample.latents, batch, dropout_key, method="log_likelihood"
+    )
+    kl = _kl(model, params, batch, posterior, sample)
+    terms = losses.negative_elbo(log_likelihood, kl, kl_weight)
     if not objective.free_bits:
-        return terms.loss.mean(), terms
-    each = apply(model, params, *posterior, method="kl_per_dimension")
+        return terms["loss"].mean(), (terms, numbers)
+    each = posterior.kl_per_dimension(model.prior)
     kl_with_free_bits = losses.free_bits_kl(each, objective.free_bits)
-    return terms.reconstruction.mean() + kl_weight * kl_with_free_bits, terms
+    return terms["reconstruction"].mean() + kl_weight * kl_with_free_bits, (terms, numbers)
 
 
 def evaluation_terms(
-    objective: Objective, model: VAE, params: Params, pixels: jax.Array, sample_keys: jax.Array
-) -> LossTerms:
+    objective: Objective, model: VAE, params: Params, batch: Batch, sample_keys: jax.Array
+) -> Terms:
     """Computes the loss and its terms for each image: no dropout, no warmup, no free bits.
 
     Args:
       objective: what is minimized.
       model: the autoencoder.
       params: its parameters.
-      pixels: `<float>[batch, height, width, channels]`, intensities in [0, 1].
+      batch: images, intensities in [0, 1].
       sample_keys: `<key>[batch]`, of each image's latent samples.
     """
-    mean, log_var = apply(model, params, pixels, method="encode")
+    posterior = apply(model, params, batch, method="posterior")
     num_samples = objective.num_importance_samples
     if num_samples > 1:
-        draw = functools.partial(_noise_of_several, num_samples)
-        noise = jax.vmap(draw, out_axes=1)(sample_keys, mean)
+        sample = posterior.sample(sample_keys, num_samples)
         # One sample of every image at a time: memory does not grow with their number.
         log_weights, log_likelihood = jax.lax.map(
-            lambda e: apply(model, params, pixels, mean, log_var, e, method="log_weights"),
-            noise[:, None],
+            lambda one: apply(model, params, batch, one, method="log_weights_of"), sample[:, None]
         )
-        kl = apply(model, params, mean, log_var, noise[0], method="kl")
+        kl = _kl(model, params, batch, posterior, sample[0])
         return _importance_weighted_terms(log_weights[:, 0], log_likelihood[:, 0], kl)
-    draw = functools.partial(jax.random.normal, shape=mean.shape[1:], dtype=mean.dtype)
-    noise = jax.vmap(draw)(sample_keys)
-    latents = distributions.reparameterize(mean, log_var, noise)
-    outputs = apply(model, params, latents, method="decode")
-    kl = apply(model, params, mean, log_var, noise, method="kl")
-    return losses.negative_elbo(model.likelihood.log_prob(outputs, pixels), kl, objective.kl_weight)
+    sample = posterior.sample(sample_keys)
+    log_likelihood = apply(model, params, sample.latents, batch, method="log_likelihood")
+    kl = _kl(model, params, batch, posterior, sample)
+    return losses.negative_elbo(log_likelihood, kl, objective.kl_weight)
 
 
-def _noise_of_several(num_samples: int, key: jax.Array, mean: jax.Array) -> jax.Array:
-    """Draws the noise of samples of the same Gaussians, `<float>[num_samples, ...]`."""
-    return jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
+def _kl(
+    model: VAE, params: Params, batch: Batch, posterior: Posterior, sample: LatentSample
+) -> jax.Array:
+    """Computes KL(q(z | x) || p(z)) of each image, as `Posterior.kl` does."""
+    return apply(model, params, method=lambda model: posterior.kl(model.prior(batch), sample))
+
+
+def _importance_weighted_loss(
+    objective: Objective,
+    model: VAE,
+    params: Params,
+    batch: Batch,
+    sample_key: jax.Array,
+    dropout_key: jax.Array | None,
+) -> Terms:
+    """Computes the negative bound of several samples, and the plain terms beside it."""
+    posterior = apply(model, params, batch, method="posterior")
+    draw = functools.partial(
+        posterior.sample, sample_key, objective.num_importance_samples, objective.path_gradient
+    )
+
+    def weigh(sample: LatentSample) -> tuple[jax.Array, jax.Array]:
+        return apply(model, params, batch, sample, dropout_key, method="log_weights_of")
+
+    sample = draw()
+    if objective.path_gradient:
+        # The weights' normalized values alone; the compiler sees that they are computed twice.
+        scale = jax.nn.softmax(jax.lax.stop_gradient(weigh(sample)[0]), axis=0)
+        log_weights, log_likelihood = weigh(draw(gradient_scale=scale))
+    else:
+        log_weights, log_likelihood = weigh(sample)
+    kl = _kl(model, params, batch, posterior, sample[0])
+    return _importance_weighted_terms(log_weights, log_likelihood, kl)
 
 
 def _importance_weighted_terms(
     log_weights: jax.Array, log_likelihood: jax.Array, kl: jax.Array
-) -> LossTerms:
+) -> Terms:
     """Computes the negative bound of each image, as loss, and the plain terms beside it."""
-    return LossTerms(
-        loss=-losses.importance_weighted_bound(log_weights),
-        reconstruction=-log_likelihood.mean(0),
-        kl=kl,
-    )
+    return {
+        "loss": -losses.importance_weighted_bound(log_weights),
+        "reconstruction": -log_likelihood.mean(0),
+        "kl": kl,
+    }

@@ -1,11 +1,13 @@
-"""Priors p(z) over latent vectors: what the KL term pulls posteriors to, and samples come from.
+"""Priors p(z) over latent vectors: the KL term pulls posteriors to them, samples come from them.
 
-To write one of your own, give a class the attributes and methods of `Prior` and name it in
-`PRIORS`. Nothing else in the package knows what the prior is. One with parameters is a Flax module.
+To write one of your own, give a class the attributes and methods of `Prior`, those of
+`ClosedFormPrior` or `FlowPrior` if it has them, and name it in `PRIORS`. Nothing else in the
+package knows which prior it is. A prior with parameters is a Flax module.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -13,20 +15,28 @@ import jax.numpy as jnp
 
 from vae_jax.model import distributions
 from vae_jax.model.coupling_flow import CouplingFlow
+from vae_jax.model.factory import build
+from vae_jax.model.structs import Batch
 
 
 class Prior(Protocol):
-    """What the rest of the package asks of a prior.
+    """What every prior has.
 
     Attributes:
-      has_closed_form: whether the KL divergence of a Gaussian from it has one, dimension by
-        dimension; else it is estimated by log q - log p of a sample.
-      is_flow: whether it is made of a standard normal by an invertible map; else the base space is
-        the latent space itself.
+      base_is_standard_normal: whether vectors of its base space are drawn from N(0, I). The base
+        space of a `FlowPrior` is where its map begins, else it is the latent space itself.
     """
 
-    has_closed_form: ClassVar[bool]
-    is_flow: ClassVar[bool]
+    base_is_standard_normal: ClassVar[bool]
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether training changes it."""
+        ...
+
+    def __call__(self, batch: Batch) -> "Prior":
+        """Returns the prior of a batch: p(z), the same for all, or p(z | y)."""
+        ...
 
     def log_density(self, latents: jax.Array) -> jax.Array:
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
@@ -36,23 +46,33 @@ class Prior(Protocol):
         """Draws latent vectors `<float>[num_samples, latent]`, decided by the key."""
         ...
 
-    def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        """Computes the KL of posteriors, dimension by dimension: `<float>[batch, latent]`, nats.
 
-        Asked where there is a closed form.
-        """
+@runtime_checkable
+class ClosedFormPrior(Protocol):
+    """A prior from which the KL divergence of a diagonal Gaussian has a closed form.
+
+    A prior without these two methods has the KL estimated by log q - log p of a sample.
+    """
+
+    def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        """Computes the KL of posteriors, dimension by dimension: `<float>[batch, latent]`, nats."""
         ...
 
     def kl(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        """Computes their sum: KL(q(z | x) || p(z)), `<float>[batch]`, nats per image; likewise."""
+        """Computes their sum: KL(q(z | x) || p(z)), `<float>[batch]`, nats per image."""
         ...
 
+
+@runtime_checkable
+class FlowPrior(Protocol):
+    """A prior that is an invertible map of its base space."""
+
     def to_base(self, latents: jax.Array) -> jax.Array:
-        """Maps latent vectors `<float>[batch, latent]` to the base space; asked of a flow."""
+        """Maps latent vectors `<float>[batch, latent]` to the base space."""
         ...
 
     def from_base(self, base: jax.Array) -> jax.Array:
-        """Maps vectors of the base space `<float>[batch, latent]` to latent vectors; likewise."""
+        """Maps vectors of the base space `<float>[batch, latent]` to latent vectors."""
         ...
 
 
@@ -66,8 +86,12 @@ class StandardNormal:
 
     latent_size: int
 
-    has_closed_form: ClassVar = True
-    is_flow: ClassVar = False
+    base_is_standard_normal: ClassVar = True
+    is_learned: ClassVar = False
+
+    def __call__(self, batch: Batch) -> "StandardNormal":
+        """Returns the prior of a batch: the same for every image."""
+        return self
 
     def log_density(self, latents: jax.Array) -> jax.Array:
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
@@ -98,8 +122,16 @@ class StandardNormal:
 class _Mixture(nn.Module):
     """A mixture of diagonal Gaussians, which a subclass names."""
 
-    has_closed_form: ClassVar = False
-    is_flow: ClassVar = False
+    base_is_standard_normal: ClassVar = False
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether training changes it."""
+        return True
+
+    def __call__(self, batch: Batch) -> "_Mixture":
+        """Returns the prior of a batch: the same for every image."""
+        return self
 
     def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
@@ -166,15 +198,26 @@ class VampPrior(_Mixture):
         shape = (self.num_components, *self.image_shape)
         self.images = self.param("images", nn.initializers.normal(1.0), shape)
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether training changes it; the encoder's own training apart."""
+        return self.pseudo_inputs == "learned"
+
+    @property
+    def num_training_images(self) -> int:
+        """Training images that it begins with, as `with_pseudo_inputs` puts them there."""
+        return 0 if self.is_learned else self.num_components
+
     def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
-        is_learned = self.pseudo_inputs == "learned"
-        images = jax.nn.sigmoid(self.images) if is_learned else jax.lax.stop_gradient(self.images)
-        mean, log_var = self.encoder(images)
-        return mean, log_var, jnp.full(self.num_components, -jnp.log(self.num_components))
+        learned = self.is_learned
+        images = jax.nn.sigmoid(self.images) if learned else jax.lax.stop_gradient(self.images)
+        posterior = self.encoder(Batch(images))
+        log_weights = jnp.full(self.num_components, -jnp.log(self.num_components))
+        return posterior.mean, posterior.log_var, log_weights
 
 
-PRIORS = {
+PRIORS: dict[str, type] = {
     "standard_normal": StandardNormal,
     "coupling_flow": CouplingFlow,
     "mixture": GaussianMixture,
@@ -183,27 +226,21 @@ PRIORS = {
 
 
 def create_prior(
-    kind: str,
+    attributes: Mapping[str, Any],
     latent_size: int,
     encoder: nn.Module,
     image_shape: tuple[int, int, int],
-    attributes: dict[str, Any],
 ) -> Any:
     """Builds a prior.
 
     Args:
-      kind: a name in `PRIORS`.
+      attributes: `kind`, a name in `PRIORS`, and the attributes of that prior.
       latent_size: number of latent dimensions.
       encoder: the autoencoder's.
       image_shape: `(height, width, channels)` of an image.
-      attributes: the prior's, among others that are left out.
 
     Raises:
-      ValueError: it is of another kind.
+      ValueError: it is of another kind, or no prior has such an attribute.
     """
-    if kind not in PRIORS:
-        raise ValueError(f"prior kind is {kind!r}, must be one of {', '.join(PRIORS)}")
     known = {"latent_size": latent_size, "encoder": encoder, "image_shape": image_shape}
-    fields = {field.name for field in dataclasses.fields(PRIORS[kind])}
-    given = {**attributes, **known}
-    return PRIORS[kind](**{name: given[name] for name in given if name in fields})
+    return build("prior", PRIORS, attributes, known)

@@ -32,10 +32,12 @@ from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.sample_quality import Reference
 from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.model.rng_streams import Stream
 from vae_jax.model.vae import Params
 from vae_jax.reporting.runs import Run
 from vae_jax.runtime.errors import describe
 from vae_jax.runtime.files import write_record
+from vae_jax.training.batches import to_batch
 
 _NUM_MAPPED = 2_000
 _NUM_PATHS = 500
@@ -56,7 +58,7 @@ def _reference_and_ceiling(**data: Any) -> tuple[Reference, SampleMeasures | Non
     what they might be copies of; where there are none, nothing is measured.
     """
     dataset = datasets.load(**data)
-    is_digits = dataset.name in datasets.DIGIT_NAMES
+    is_digits = datasets.SOURCES[dataset.name].is_digits
     params = digit_classifier.load_weights() if is_digits else None
     train, test = _intensities(dataset.train.images), _intensities(dataset.test.images)
     reference = sample_quality.make_reference(params, train, test)
@@ -68,8 +70,9 @@ def _reference_and_ceiling(**data: Any) -> tuple[Reference, SampleMeasures | Non
 
 def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasures:
     """Measures the test images' posteriors; plots the map, and the manifold if it is one."""
-    train, _ = generation.encode(replica.model, replica.params, dataset.train.images)
-    mean, log_var = generation.encode(replica.model, replica.params, dataset.test.images)
+    train = generation.encode(replica.model, replica.params, to_batch(dataset.train)).mean
+    posterior = generation.encode(replica.model, replica.params, to_batch(dataset.test))
+    mean = posterior.mean
     train_labels, labels = dataset.train.labels, dataset.test.labels
     shown, measured, path = mean[:_NUM_MAPPED], Measurer(), replica.plots / "latent_map.png"
     maps = {
@@ -85,13 +88,16 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasu
         grid = generation.manifold(replica.model, replica.params, _MANIFOLD_STEPS)
         title = "The latent plane, at quantiles of the prior"
         plots.save_image_grid(replica.plots / "manifold.png", replica.shown(grid), title)
-    kl = functools.partial(latent_statistics.kl_per_dimension, replica.model.prior)
+
+    def kl(*_: np.ndarray) -> list[float]:
+        return latent_statistics.kl_per_dimension(replica.model.prior, posterior)
+
     probe, accuracy = latent_statistics.linear_probe, None
     if train_labels is not None and labels is not None:
         accuracy = measured("probe_accuracy", probe, train, train_labels, mean, labels)
     return LatentMeasures(
         active_units=measured("active_units", latent_statistics.active_units, mean),
-        kl_per_dimension=measured("kl_per_dimension", kl, mean, log_var),
+        kl_per_dimension=measured("kl_per_dimension", kl, *posterior.to_arrays().values()),
         probe_accuracy=accuracy,
         not_measured=measured.not_measured,
     )
@@ -116,7 +122,7 @@ def _measure_reconstructions(
 ) -> ReconstructionMeasures:
     """Measures the test images' reconstructions from the posterior means."""
     originals = _intensities(test.images)
-    images = generation.reconstruct(replica.model, replica.params, test.images)
+    images = generation.reconstruct(replica.model, replica.params, to_batch(test))
     measured, accuracy = Measurer(), None
     if reference.classifier_params is not None and test.labels is not None:
         function = functools.partial(_accuracy, reference.classifier_params, test.labels)
@@ -133,8 +139,8 @@ def _measure_interpolations(
     replica: Replica, test: datasets.Split, reference: Reference
 ) -> InterpolationMeasures:
     """Measures lines between test images, the first to the second and so on."""
-    images = test.images[: 2 * _NUM_PATHS]
-    first, last = images[0::2], images[1::2]
+    data = to_batch(test[: 2 * _NUM_PATHS])
+    first, last = data[0::2], data[1::2]
     if not len(last):
         reason = {"max_mean_step_ratio": "there is a single test image"}
         return InterpolationMeasures(None, None, reason)
@@ -160,8 +166,14 @@ def _analyze(
     """Measures one model."""
     # Samples are means of gray pixels, and are measured against gray images.
     reference, ceiling = _reference_and_ceiling(**{**config.data, "binarization": "none"})
-    images = generation.sample_for_metrics(
-        replica.model, replica.params, replica.root_key, len(dataset.test)
+    # Other samples than those of the plot.
+    images = generation.sample(
+        replica.model,
+        replica.params,
+        replica.root_key,
+        len(dataset.test),
+        Stream.MEASURED_SAMPLES,
+        to_batch(dataset.test),
     )
     samples, reasons = None, {}
     if np.isfinite(images).all():
@@ -192,14 +204,12 @@ def analyze_run(run: Run, data_paths: Mapping[str, Any]) -> Run:
     Raises:
       UserError: the run, its data or the classifier's weights cannot be read.
     """
-    config = run.config.copy_and_resolve_references()
-    config.update_from_flattened_dict(data_paths)
-    trained = restore_best(config, run.workdir)
-    dataset = load_data(config, trained)
+    trained = restore_best(run.directory.with_overrides(data_paths))
+    dataset = load_data(trained)
     replicas, models = {replica.seed: replica for replica in trained.replicas}, []
     for model in run.models:
         replica = replicas[model.seed]
-        analysis = _analyze(replica, dataset, config)
+        analysis = _analyze(replica, dataset, trained.config)
         write_record(replica.folder / ANALYSIS_NAME, analysis)
         models.append(dataclasses.replace(model, analysis=analysis))
     return dataclasses.replace(run, models=models)

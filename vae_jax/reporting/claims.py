@@ -182,7 +182,7 @@ def _repetitive(deeper: Group) -> Verdict:
 
 
 def _kl_slightly_higher(deeper: Group, baseline: Group) -> Verdict:
-    kl = _compare(Model.summary, lambda s: s.test.kl, deeper, baseline)
+    kl = _compare(Model.summary, lambda s: s.test["kl"], deeper, baseline)
     too_much = kl.exceeds(3.0)
     return _decide(
         all_of(kl.exceeds(0.0), None if too_much is None else not too_much),
@@ -236,7 +236,7 @@ def _no_more_diverse(dropout: Group, baseline: Group) -> Verdict:
 
 
 def _excessive_dropout(dropout: Group, without: Group) -> Verdict:
-    loss = _compare(Model.summary, lambda s: s.test.loss, dropout, without)
+    loss = _compare(Model.summary, lambda s: s.test["loss"], dropout, without)
     distance = _compare(Model.samples, lambda s: s.frechet_distance, dropout, without)
     return _decide(
         all_of(loss.exceeds(0.0), distance.exceeds(0.0)),
@@ -277,7 +277,7 @@ def _faster(optimized: Group, baseline: Group) -> Verdict:
 
 
 def _lstm_better(baseline: Group, dense: Group) -> Verdict:
-    better = _compare(Model.summary, lambda s: s.test.loss, dense, baseline)
+    better = _compare(Model.summary, lambda s: s.test["loss"], dense, baseline)
     probes = _get_each(Model.latents, lambda z: z.probe_accuracy, baseline, dense)
     return _decide(
         better.exceeds(0.0),

@@ -13,13 +13,15 @@ from tqdm import tqdm
 
 from vae_jax.datasets import Dataset
 from vae_jax.evaluation import generation
-from vae_jax.evaluation.latent_statistics import Plane, aggregate_posterior, principal_plane
+from vae_jax.evaluation.latent_statistics import Plane, principal_plane
 from vae_jax.evaluation.measuring import NotMeasured
 from vae_jax.evaluation.trained_run import Replica
 from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.model.priors import FlowPrior
 from vae_jax.reporting import sprites
 from vae_jax.reporting.page import environment
 from vae_jax.runtime.errors import UserError
+from vae_jax.training.batches import to_batch
 
 # With these numbers of images, at the most that a sprite may take, the file stays below 6 MB.
 _NUM_CELLS = sprites.COLUMNS  # to a side of the map: its sheet is laid out as the map is
@@ -62,12 +64,12 @@ class Exploration:
     latents: dict[str, np.ndarray]
 
 
-def choose(mean: np.ndarray, log_var: np.ndarray, labels: np.ndarray | None) -> Exploration:
+def choose(mean: np.ndarray, variance: np.ndarray, labels: np.ndarray | None) -> Exploration:
     """Chooses what is shown of a latent space.
 
     Args:
       mean: `<float>[n, latent]`, of the test images' posteriors.
-      log_var: `<float>[n, latent]`, of the same.
+      variance: `<float>[latent]`, of each latent variable over all of these together.
       labels: `<int>[n]`; None where there are none.
 
     Raises:
@@ -87,7 +89,7 @@ def choose(mean: np.ndarray, log_var: np.ndarray, labels: np.ndarray | None) -> 
     variables = np.argsort(-mean.var(0, dtype=np.float64), kind="stable")[:_MAX_VARIABLES]
     latents = {
         "map": plane.latents_at(_cell_centers(corner, side)),
-        "traversals": _traversals(mean, log_var, rows[ends[starts]], variables),
+        "traversals": _traversals(mean, variance, rows[ends[starts]], variables),
         "interpolations": _interpolations(mean[rows[ends]]),
     }
     points = (coordinates - corner) / (side, -side)
@@ -119,10 +121,10 @@ def _cell_centers(corner: np.ndarray, side: float) -> np.ndarray:
 
 
 def _traversals(
-    mean: np.ndarray, log_var: np.ndarray, starts: np.ndarray, variables: np.ndarray
+    mean: np.ndarray, variance: np.ndarray, starts: np.ndarray, variables: np.ndarray
 ) -> np.ndarray:
     """Moves one latent variable after the other away from the mean of all, then from each start."""
-    center, variance = aggregate_posterior(mean, log_var)
+    center = mean.mean(0, dtype=np.float64)
     origins = np.concatenate([center[None], mean[starts]])
     latents = np.tile(origins[:, None, None], (1, len(variables), len(_TRAVERSAL), 1))
     for row, variable in enumerate(variables):
@@ -187,15 +189,14 @@ def render(replica: Replica, dataset: Dataset) -> str:
     test = dataset.test
     is_quiet = not sys.stderr.isatty()
     with tqdm(total=len(test), desc="encoding", unit=" images", disable=is_quiet) as bar:
-        mean, log_var = generation.encode(replica.model, replica.params, test.images)
+        posterior = generation.encode(replica.model, replica.params, to_batch(test))
         bar.update(len(test))
     # Straight lines and planes are those of the space in which the prior is simple.
-    base = generation.to_base(replica.model, replica.params, mean)
-    if replica.model.prior.is_flow:
-        log_var = np.full_like(
-            base, -np.inf
-        )  # of the means alone: posteriors are no Gaussians there
-    shown = choose(base, log_var, test.labels)
+    base, variance = posterior.mean, posterior.aggregate_moments()[1]
+    if isinstance(replica.model.prior, FlowPrior):
+        base = generation.to_base(replica.model, replica.params, base, to_batch(test))
+        variance = base.var(0, dtype=np.float64)  # of the means: posteriors are no Gaussians there
+    shown = choose(base, variance, test.labels)
     total = sum(map(len, shown.latents.values())) + _NUM_SAMPLES
     with tqdm(total=total, desc="decoding", unit=" images", disable=is_quiet) as bar:
         images = _images(replica, shown, test.images, bar)
@@ -205,7 +206,7 @@ def render(replica: Replica, dataset: Dataset) -> str:
         "name": dataset.name,
         "num_tests": len(test),
         "image_shape": dataset.image_shape,
-        "latent_size": mean.shape[1],
+        "latent_size": base.shape[1],
         "epoch": replica.epoch,
         "seed": replica.seed,
         "variance_fraction": shown.plane.variance_fraction,

@@ -18,9 +18,10 @@ import numpy as np
 from vae_jax.configuration import flatten
 from vae_jax.evaluation import plots
 from vae_jax.reporting.claims import CLAIMS, judge
-from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_to, group_runs
-from vae_jax.runtime.errors import UserError
-from vae_jax.training import metrics, run_directory
+from vae_jax.reporting.runs import Group, Model, Run, comparable_groups, epochs_to
+from vae_jax.runtime.errors import UserError, describe
+from vae_jax.training import metrics
+from vae_jax.training.run_directory import NOT_PART_OF_IDENTITY
 
 EXPLORER_NAME = "explorer.html"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -82,11 +83,11 @@ def _epochs_to_one_nat(model: Model) -> int | None:
 
 
 _LOSS_COLUMNS = (
-    Column("test loss", Model.summary, lambda s: s.test.loss, best=min),
-    Column("reconstruction", Model.summary, lambda s: s.test.reconstruction),
-    Column("KL", Model.summary, lambda s: s.test.kl),
+    Column("test loss", Model.summary, lambda s: s.test["loss"], best=min),
+    Column("reconstruction", Model.summary, lambda s: s.test["reconstruction"]),
+    Column("KL", Model.summary, lambda s: s.test["kl"]),
     Column("bits per dimension", Model.summary, lambda s: s.test_bits_per_dimension, ".3f", min),
-    Column("validation loss", Model.summary, lambda s: s.validation.loss, best=min),
+    Column("validation loss", Model.summary, lambda s: s.validation["loss"], best=min),
     Column("best epoch", Model.summary, lambda s: s.best_epoch, ".0f"),
     Column("epochs to within 1 nat", _epochs_to_one_nat, float, ".0f", best=min),
     Column("parameters", Model.summary, lambda s: s.parameters, ",.0f"),
@@ -212,21 +213,20 @@ def _histogram_table(groups: Sequence[Group]) -> Table:
 def _command(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict]) -> str:
     """Writes the command that repeats a run: the closest configuration, and what differs."""
     workdir = shlex.quote(f"runs/{run.name}")
-    if parent := run.record.get(run_directory.PARENT):
+    if parent := run.directory.parent:
         prior = " ".join(
             f"--config.prior.{name}={value}" for name, value in run.config.prior.items()
         )
         parent = shlex.quote(str(parent))
         return f"python main.py --mode=fit_prior --workdir={parent} --output={workdir} {prior}"
     fields = flatten(run.config.to_dict())
-    ignored = run_directory.NOT_PART_OF_IDENTITY
     differing = {}
     for name, config in configs_by_name.items():
         named = flatten(config.to_dict())
         differing[name] = {
             path: value
             for path, value in fields.items()
-            if path not in ignored and value != named.get(path)
+            if path not in NOT_PART_OF_IDENTITY and value != named.get(path)
         }
     name = min(differing, key=lambda name: len(differing[name]))
     overrides = [
@@ -237,22 +237,18 @@ def _command(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict])
     return " ".join([command, *overrides])
 
 
-def _provenance_table(
-    groups: Sequence[Group], configs_by_name: Mapping[str, ml_collections.ConfigDict]
-) -> Table:
-    rows = []
-    for group in groups:
-        for run in group.runs:
-            record = run.record
-            seconds = max(model.losses.training_seconds for model in run.models)
-            versions = ", ".join(f"{n} {v}" for n, v in record.get("versions", {}).items())
-            device = f"{record.get('device_count', 1)} x {record.get('device_kind')}"
-            commit = (record.get("git_commit") or "unknown")[:7]
-            command = _command(run, configs_by_name)
-            texts = [group.name, command, device, versions, commit, f"{seconds / 3600:.1f} h"]
-            rows.append([Cell(text) for text in texts])
-    header = ["configuration", "command", "device", "versions", "commit", "training"]
-    return Table(header, rows)
+def _provenance_cells(
+    run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict]
+) -> list[Cell]:
+    """Writes how a run was made: command, device, versions, commit, time."""
+    record = run.directory.record
+    seconds = max(model.losses.training_seconds for model in run.models)
+    versions = ", ".join(f"{n} {v}" for n, v in record.get("versions", {}).items())
+    device = f"{record.get('device_count', 1)} x {record.get('device_kind')}"
+    commit = (record.get("git_commit") or "unknown")[:7]
+    command = _command(run, configs_by_name)
+    texts = [command, device, versions, commit, f"{seconds / 3600:.1f} h"]
+    return [Cell(text) for text in texts]
 
 
 def _reference_table(group: Group | None) -> Table | None:
@@ -284,7 +280,7 @@ def _latent_size_lines(groups: Sequence[Group]) -> dict[str, list[plots.LatentSi
 
 
 def _latent_size_point(group: Group) -> plots.LatentSizePoint:
-    tests = [vars(model.losses.test) for model in group.models]
+    tests = [{term: model.losses.test[term] for term in _TERMS} for model in group.models]
     means, stds = metrics.mean_and_std(tests)
     several = len(tests) > 1
     latent_size = group.runs[0].config.latent_size
@@ -305,9 +301,9 @@ def _data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _gallery(group: Group) -> list[dict[str, str]]:
-    """Reads the plots of a group's first model, ready to stand in a page."""
-    folder = group.models[0].folder / "plots"
+def _gallery(model: Model) -> list[dict[str, str]]:
+    """Reads the plots of a model, ready to stand in a page."""
+    folder = model.folder / "plots"
     paths = {name: folder / f"{name}.png" for name in _PLOTS}
     return [
         {"title": _PLOTS[name], "uri": _data_uri(path.read_bytes())}
@@ -327,25 +323,9 @@ def _explorers(group: Group, folder: Path) -> dict[str, str]:
     return addresses
 
 
-def _comparison(title: str, groups: Sequence[Group], with_images: bool) -> dict[str, Any]:
+def _comparison(title: str, groups: Sequence[Group]) -> dict[str, Any]:
     """Puts together what the templates show of groups that can be compared."""
     lines = _latent_size_lines(groups)
-    content = {
-        "title": title,
-        "losses": _measured_table(groups, _LOSS_COLUMNS),
-        "likelihoods": _likelihood_table(groups),
-        "reconstructions": _measured_table(groups, _RECONSTRUCTION_COLUMNS),
-        "samples": _sample_table(groups),
-        "features": " and ".join(
-            sorted(
-                {f for group in groups for f in group.values(Model.samples, lambda s: s.features)}
-            )
-        ),
-        "histogram": _histogram_table(groups),
-        "latent_sizes": _latent_size_table(lines),
-    }
-    if not with_images:
-        return content
     columns = [f"{split}_{term}" for split in ("train", "validation") for term in _TERMS]
     curves = [(group.name, {c: group.curve(c) for c in columns}) for group in groups]
     kl = {
@@ -353,7 +333,16 @@ def _comparison(title: str, groups: Sequence[Group], with_images: bool) -> dict[
         for group in groups
         if (found := group.values(Model.latents, lambda z: z.kl_per_dimension))
     }
-    return content | {
+    features = {f for group in groups for f in group.values(Model.samples, lambda s: s.features)}
+    return {
+        "title": title,
+        "losses": _measured_table(groups, _LOSS_COLUMNS),
+        "likelihoods": _likelihood_table(groups),
+        "reconstructions": _measured_table(groups, _RECONSTRUCTION_COLUMNS),
+        "samples": _sample_table(groups),
+        "features": " and ".join(sorted(features)),
+        "histogram": _histogram_table(groups),
+        "latent_sizes": _latent_size_table(lines),
         "loss_curves": _data_uri(plots.overlay_loss_curves(curves)),
         "kl_per_dimension": _data_uri(plots.plot_kl_per_dimension(kl)) if kl else None,
         "latent_size_plot": _data_uri(plots.plot_latent_sizes(lines)) if lines else None,
@@ -381,45 +370,78 @@ def environment(is_html: bool) -> jinja2.Environment:
     return environment
 
 
-def check(run: Run, configs_by_name: Mapping[str, ml_collections.ConfigDict]) -> None:
-    """Makes what is of this run alone in a report: what is wrong with it is raised here."""
-    groups = group_runs([run], configs_by_name)
-    render(groups, {}, configs_by_name, run.workdir, is_html=False)
-    for group in groups:
-        _gallery(group)
+@dataclasses.dataclass(frozen=True)
+class RunContent:
+    """What a page shows of one run alone.
+
+    Attributes:
+      gallery: plots of its first model.
+      provenance: cells of its row, behind the name of its configuration.
+    """
+
+    gallery: list[dict[str, str]]
+    provenance: list[Cell]
 
 
-def render(
+def describe_runs(
+    runs: Sequence[Run], configs_by_name: Mapping[str, ml_collections.ConfigDict]
+) -> tuple[dict[Path, RunContent], dict[Path, str]]:
+    """Puts together what is shown of each run alone.
+
+    Args:
+      runs: complete runs.
+      configs_by_name: the configurations in `configs/`.
+
+    Returns:
+      The content by run directory; and, for each run that cannot be shown, why.
+    """
+    contents, problems = {}, {}
+    for run in runs:
+        try:
+            provenance = _provenance_cells(run, configs_by_name)
+            contents[run.workdir] = RunContent(_gallery(run.models[0]), provenance)
+        except Exception as error:  # whatever it is, the others are reported
+            problems[run.workdir] = f"cannot be shown: {describe(error)}"
+    return contents, problems
+
+
+def describe_report(
     groups: Sequence[Group],
+    contents: Mapping[Path, RunContent],
     skipped_runs: Mapping[Path, str],
-    configs_by_name: Mapping[str, ml_collections.ConfigDict],
     folder: Path,
-    is_html: bool,
-) -> str:
-    """Renders the report as a self-contained HTML page, or as Markdown without images.
+) -> dict[str, Any]:
+    """Puts together what the page shows, for `render`.
 
     Args:
       groups: what is reported.
-      skipped_runs: the runs that are not, or not wholly, and why.
-      configs_by_name: the configurations in `configs/`.
+      contents: of each of their runs, from `describe_runs`.
+      skipped_runs: the runs that are not reported, or not wholly, and why.
       folder: where the page will be: what it links to is named from there.
-      is_html: which of the two.
     """
     by_name = {group.name: group for group in groups if group.is_named}
-    context = {
-        "comparisons": [
-            _comparison(title, alike, is_html) for title, alike in comparable_groups(groups)
-        ],
+    provenance = [
+        [Cell(group.name), *contents[run.workdir].provenance]
+        for group in groups
+        for run in group.runs
+    ]
+    header = ["configuration", "command", "device", "versions", "commit", "training"]
+    return {
+        "comparisons": [_comparison(title, alike) for title, alike in comparable_groups(groups)],
         "claims": [(claim, judge(claim, by_name)) for claim in CLAIMS],
         "reference": _reference_table(by_name.get("reference")),
         "reference_standard_error": _REFERENCE_STANDARD_ERROR,
-        "provenance": _provenance_table(groups, configs_by_name),
+        "provenance": Table(header, provenance),
         "num_models": {group.name: len(group.models) for group in groups},
         "galleries": [
-            (group.name, _gallery(group), _explorers(group, folder))
-            for group in (groups if is_html else [])
+            (group.name, contents[group.runs[0].workdir].gallery, _explorers(group, folder))
+            for group in groups
         ],
         "skipped_runs": {str(folder): what for folder, what in skipped_runs.items()},
     }
+
+
+def render(context: Mapping[str, Any], is_html: bool) -> str:
+    """Renders the report as a self-contained HTML page, or as Markdown without images."""
     template = "report.html.j2" if is_html else "report.md.j2"
     return environment(is_html).get_template(template).render(context)

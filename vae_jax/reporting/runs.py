@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import ml_collections
 import numpy as np
 
-from vae_jax import configuration
-from vae_jax.configuration import flatten
+from vae_jax.configuration import LIKELIHOODS, flatten
 from vae_jax.evaluation.measures import (
     ANALYSIS_NAME,
     EVALUATION_NAME,
@@ -30,6 +29,7 @@ from vae_jax.evaluation.measures import (
 from vae_jax.runtime.errors import UserError, describe
 from vae_jax.runtime.files import read_record
 from vae_jax.training import metrics, run_directory
+from vae_jax.training.run_directory import RunDirectory
 
 # What two runs may differ in and still be of one configuration.
 _NOT_COMPARED = ("seed", "train.num_replicas", *run_directory.NOT_PART_OF_IDENTITY)
@@ -100,30 +100,36 @@ class Run:
     """A run directory whose training is complete.
 
     Attributes:
-      workdir: the run directory.
+      directory: the run directory.
       name: its path below the folder that was read.
-      record: its `config.json`.
-      config: the configuration in it, checked.
       models: one for each seed.
     """
 
-    workdir: Path
+    directory: RunDirectory
     name: str
-    record: Mapping[str, Any]
-    config: ml_collections.ConfigDict
     models: Sequence[Model]
+
+    @property
+    def workdir(self) -> Path:
+        """The folder."""
+        return self.directory.path
+
+    @property
+    def config(self) -> ml_collections.ConfigDict:
+        """The recorded configuration."""
+        return self.directory.config
 
     @property
     def identity(self) -> dict[str, Any]:
         """The configuration by dotted path, without what runs of one configuration differ in."""
         # A prior that was fitted afterwards is another than one that was trained along.
-        fitted = {"prior_fitted": True} if run_directory.PARENT in self.record else {}
+        fitted = {"prior_fitted": True} if self.directory.parent else {}
         return identity(self.config) | fitted
 
     @property
     def comparison(self) -> tuple[str, str | None]:
         """What has to be alike for losses to be compared: what they are of, the data's SHA-256."""
-        return f"{self._data_name()}, {self._pixels()}", self.record.get("data_sha256")
+        return f"{self._data_name()}, {self._pixels()}", self.directory.record.get("data_sha256")
 
     def _data_name(self) -> str:
         """Names the data set; own images by their folder or file."""
@@ -131,12 +137,12 @@ class Run:
         return Path(data.path).name if data.name == "images" else data.name
 
     def _pixels(self) -> str:
-        """Says how pixels are seen, and by which likelihood unless it is the Bernoulli."""
+        """Says how pixels are seen, and by which likelihood unless it is one of binary pixels."""
         kind = self.config.likelihood.kind
-        likelihood = "" if kind == "bernoulli" else f", {kind.replace('_', ' ')}"
+        likelihood = "" if LIKELIHOODS[kind] else f", {kind.replace('_', ' ')}"
         if self.config.data.binarization != "none":
             return f"binarized pixels{likelihood}"
-        is_color = self.record.get("image_shape", [1])[-1] > 1
+        is_color = self.directory.record.get("image_shape", [1])[-1] > 1
         return f"{'color' if is_color else 'gray'} pixels{likelihood}"
 
 
@@ -257,6 +263,9 @@ def _read_analysis(folder: Path, best_step: int, latent_size: int) -> Analysis |
 
 def _read_model(folder: Path, seed: int, latent_size: int) -> Model:
     summary = read_record(folder / SUMMARY_NAME, Summary)
+    for term in metrics.TERMS:
+        if term not in summary.test or term not in summary.validation:
+            raise UserError(f"{folder / SUMMARY_NAME}: {term} is missing; the file is damaged")
     path = folder / EVALUATION_NAME
     evaluation = read_record(path, Evaluation) if path.exists() else None
     if evaluation and evaluation.best_step != summary.best_step:
@@ -271,14 +280,14 @@ def _read_model(folder: Path, seed: int, latent_size: int) -> Model:
     )
 
 
-def _read_run(workdir: Path, name: str, default: ml_collections.ConfigDict) -> Run | str:
+def _read_run(workdir: Path, name: str) -> Run | str:
     """Reads a run directory; of one that is not complete, says how far it is.
 
     Raises:
       UserError: a file is damaged.
     """
-    record = run_directory.read_run_record(workdir)
-    config = configuration.from_dict(record["config"], default)
+    directory = RunDirectory.open(workdir)
+    config = directory.config
     num_epochs = config.train.num_epochs
     path = workdir / SUMMARY_NAME
     if not path.exists():
@@ -286,22 +295,15 @@ def _read_run(workdir: Path, name: str, default: ml_collections.ConfigDict) -> R
     summary = read_record(path, Summary)
     if summary.epochs_trained < num_epochs:
         return f"{summary.epochs_trained} of {num_epochs} epochs"
-    folders = run_directory.replica_folders(workdir, config.seed, config.train.num_replicas)
     models = [
         _read_model(folder, config.seed + index, config.latent_size)
-        for index, folder in enumerate(folders)
+        for index, folder in enumerate(directory.replica_folders)
     ]
-    return Run(workdir, name, record, config, models)
+    return Run(directory, name, models)
 
 
-def read_runs(
-    workdir: Path, default: ml_collections.ConfigDict
-) -> tuple[list[Run], dict[Path, str]]:
+def read_runs(workdir: Path) -> tuple[list[Run], dict[Path, str]]:
     """Reads every run below a folder.
-
-    Args:
-      workdir: the folder.
-      default: the default configuration.
 
     Returns:
       The complete runs, and for each one that is skipped what is with it.
@@ -310,7 +312,7 @@ def read_runs(
     for folder in sorted(_folders(workdir)):
         name = folder.name if folder == workdir else str(folder.relative_to(workdir))
         try:
-            run = _read_run(folder, name, default)
+            run = _read_run(folder, name)
         except Exception as error:  # whatever it is, the others are reported
             skipped_runs[folder] = describe(error)
             continue

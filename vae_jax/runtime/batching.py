@@ -9,26 +9,26 @@ import numpy as np
 from vae_jax.runtime import devices
 
 
-def map_batches(function: Callable[..., Any], batch_size: int, *arrays: np.ndarray) -> Any:
+def map_batches(function: Callable[..., Any], batch_size: int, *inputs: Any) -> Any:
     """Applies a function that maps rows one by one, and puts its results together.
 
     The last batch is filled up to the batch size, so that one compiled program serves all.
 
     Args:
-      function: from a batch of each array to a tree of arrays with as many rows.
+      function: from a batch of each input to a tree of arrays with as many rows.
       batch_size: rows given to it at a time.
-      *arrays: `[n, ...]` each, at least one row.
+      *inputs: NumPy arrays `[n, ...]` with at least one row, or structs of them that can be sliced.
 
     Returns:
       A tree of NumPy arrays with n rows.
     """
-    num_rows = len(arrays[0])
+    num_rows = len(inputs[0])
     pieces = [
         devices.to_host(
             function(
                 *(
-                    devices.to_device(pad_rows(array[start : start + batch_size], batch_size))
-                    for array in arrays
+                    devices.to_device(pad_rows(rows[start : start + batch_size], batch_size))
+                    for rows in inputs
                 )
             )
         )
@@ -37,6 +37,9 @@ def map_batches(function: Callable[..., Any], batch_size: int, *arrays: np.ndarr
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_rows], *pieces)
 
 
-def pad_rows(array: np.ndarray, num_rows: int) -> np.ndarray:
-    """Fills up an array with rows of zeros, to `[num_rows, ...]`."""
-    return np.pad(array, [(0, num_rows - len(array))] + [(0, 0)] * (array.ndim - 1))
+def pad_rows(tree: Any, num_rows: int) -> Any:
+    """Fills up the arrays of a tree with rows of zeros, to `[num_rows, ...]`."""
+    return jax.tree.map(
+        lambda array: np.pad(array, [(0, num_rows - len(array))] + [(0, 0)] * (array.ndim - 1)),
+        tree,
+    )

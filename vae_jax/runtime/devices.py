@@ -211,9 +211,9 @@ def shard_state(state: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: _place(leaf, state_sharding(mesh)), state)
 
 
-def replicate(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Puts an array, the same in every process, on every device."""
-    return _place(array, NamedSharding(mesh, P()))
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a tree's arrays, the same in every process, on every device."""
+    return jax.tree.map(lambda array: _place(array, NamedSharding(mesh, P())), tree)
 
 
 def _place(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:

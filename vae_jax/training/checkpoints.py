@@ -32,11 +32,11 @@ import orbax.checkpoint as ocp
 from etils.epath.gpath import PosixGPath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from vae_jax.model.losses import LossTerms
 from vae_jax.model.vae import Params
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.training import metrics
+from vae_jax.training.metrics import StepMetrics
 from vae_jax.training.train_state import TrainState
 
 NUM_LATEST = 3
@@ -51,15 +51,15 @@ class Progress:
 
     Attributes:
       rows: for each finished epoch, each replica's row.
-      sums: of each step of the epoch that is not over, `<float32>[steps, ...]`; None between
-        epochs.
+      steps: metrics of each step of the epoch that is not over, `<float32>[steps, ...]`; None
+        between epochs.
       seconds: what the steps of that epoch have taken.
       best: the row of the epoch with the lowest validation loss, averaged over the replicas; of
         all rows where it is not given.
     """
 
     rows: tuple[list[dict[str, float]], ...] = ()
-    sums: LossTerms | None = None
+    steps: StepMetrics | None = None
     seconds: float = 0.0
     best: dict[str, float] | None = None
 
@@ -97,10 +97,11 @@ def checksum(tree: Any) -> jax.Array:
 
 
 def _to_record(progress: Progress, checksums: dict[str, int]) -> dict[str, Any]:
-    sums = progress.sums and {term: values.tolist() for term, values in vars(progress.sums).items()}
+    steps = progress.steps or StepMetrics({}, {})
     content = {
         "rows": progress.rows,
-        "sums": sums,
+        "sums": {name: values.tolist() for name, values in steps.sums.items()},
+        "numbers": {name: values.tolist() for name, values in steps.numbers.items()},
         "seconds": progress.seconds,
         "checksums": checksums,
     }
@@ -115,12 +116,13 @@ def _from_record(record: dict[str, Any]) -> tuple[Progress, dict[str, int]]:
     content = record["content"]
     if _crc32(content) != record["crc32"]:
         raise ValueError("its progress has another checksum")
-    sums: dict[str, Any] = {
-        term: np.array(values, np.float32) for term, values in (content["sums"] or {}).items()
-    }
-    progress = Progress(
-        tuple(content["rows"]), LossTerms(**sums) if sums else None, content["seconds"]
+    # What older versions did not measure is not in their checkpoints.
+    sums, numbers = (
+        {name: np.array(values, np.float32) for name, values in (content.get(key) or {}).items()}
+        for key in ("sums", "numbers")
     )
+    steps = StepMetrics(sums, numbers) if sums else None
+    progress = Progress(tuple(content["rows"]), steps, content["seconds"])
     return progress, content["checksums"]
 
 

@@ -2,21 +2,22 @@
 
 import contextlib
 import csv
-import dataclasses
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax import struct
 
-from vae_jax.model.losses import LossTerms
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import errors_that_name, write_atomically
 
-TERMS = tuple(field.name for field in dataclasses.fields(LossTerms))
+# The terms that every file has, in this order; others follow them in alphabetical order.
+TERMS = ("loss", "reconstruction", "kl")
+# The columns that every file has. Others follow them: numbers of the steps, averaged over an epoch.
 COLUMNS = (
     "epoch",
     "step",
@@ -24,13 +25,71 @@ COLUMNS = (
     *(f"validation_{term}" for term in TERMS),
     "images_per_second",
 )
-# Where updates that are not finite are skipped: how many were.
+# How many updates were not finite, if those are skipped.
 SKIPPED_COLUMN = "skipped_updates"
-# Behind the means over replicas.
-STD_COLUMNS = tuple(f"{column}_std" for column in COLUMNS[2:-1])
+_STD = "_std"
 
 
-def mean_terms(terms: LossTerms, num_images: int | np.ndarray) -> list[dict[str, float]]:
+@struct.dataclass
+class StepMetrics:
+    """Metrics of a training step, or of several, which are then the arrays' first axis.
+
+    Attributes:
+      sums: terms by name, summed over the step's batch, `<float>[...]`.
+      numbers: other numbers of the step by name, such as the gradient's norm, `<float>[...]`.
+    """
+
+    sums: dict[str, Any]
+    numbers: dict[str, Any]
+
+    def __len__(self) -> int:
+        """Returns the number of steps."""
+        return len(self.sums["loss"])
+
+    def __getitem__(self, rows: slice) -> "StepMetrics":
+        return jax.tree.map(lambda values: values[rows], self)
+
+
+def concatenate(pieces: Sequence[StepMetrics]) -> StepMetrics:
+    """Puts the metrics of steps one after another; NaN where a piece lacks a name."""
+
+    def join(dictionaries: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+        names = dict.fromkeys(name for each in dictionaries for name in each)
+        return {
+            name: np.concatenate(
+                [
+                    each.get(name, np.full_like(piece.sums["loss"], np.nan))
+                    for each, piece in zip(dictionaries, pieces, strict=True)
+                ]
+            )
+            for name in names
+        }
+
+    return StepMetrics(
+        join([piece.sums for piece in pieces]), join([piece.numbers for piece in pieces])
+    )
+
+
+def _place(column: str) -> tuple[Any, ...]:
+    """Returns a key that sorts columns: terms by split, then the others; deviations last."""
+    name = column.removesuffix(_STD)
+    if name in COLUMNS:
+        place = (COLUMNS.index(name), "")
+    else:
+        split = next((s for s in ("train", "validation") if name.startswith(f"{s}_")), None)
+        place = (COLUMNS.index(f"{split}_{TERMS[-1]}") if split else len(COLUMNS), name)
+    return name != column, *place
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lists the columns of rows, in order; those that every file has, without any row."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return sorted(names or COLUMNS, key=_place)
+
+
+def mean_terms(
+    terms: Mapping[str, np.ndarray], num_images: int | np.ndarray
+) -> list[dict[str, float]]:
     """Averages the loss and its terms, once, over all images.
 
     Args:
@@ -42,7 +101,7 @@ def mean_terms(terms: LossTerms, num_images: int | np.ndarray) -> list[dict[str,
     """
     means = {
         term: np.atleast_1d(np.asarray(values).sum(0, dtype=np.float64) / num_images)
-        for term, values in vars(terms).items()
+        for term, values in terms.items()
     }
     return [
         {term: float(column[index]) for term, column in means.items()}
@@ -50,25 +109,37 @@ def mean_terms(terms: LossTerms, num_images: int | np.ndarray) -> list[dict[str,
     ]
 
 
-def epoch_terms(sums: LossTerms, batch_size: int) -> tuple[list[dict[str, float]], np.ndarray]:
-    """Averages the sums of an epoch's steps; steps whose loss is not finite do not count.
+def epoch_means(steps: StepMetrics, batch_size: int) -> tuple[list[dict[str, float]], np.ndarray]:
+    """Averages the metrics of an epoch's steps; steps whose loss is not finite do not count.
 
     Args:
-      sums: sums over each step's batch, `<float>[steps]` or `<float>[steps, replicas]`; at least
-        one loss of each replica is finite.
+      steps: `<float>[steps]` or `<float>[steps, replicas]`; at least one loss of each replica is
+        finite.
       batch_size: images in a step.
 
     Returns:
-      For each replica each term's name and mean, in nats per image, and how many steps were
-      left out, `<int>[replicas]`.
+      For each replica its columns: "train_" and the term for each term, in nats per image, and the
+      means of the numbers; and how many steps were left out, `<int>[replicas]`.
     """
-    finite = np.isfinite(sums.loss)
-    counted = jax.tree.map(lambda term: np.where(finite, term, 0.0), sums)
+    finite = np.isfinite(steps.sums["loss"])
+    counted = {name: np.where(finite, sums, 0.0) for name, sums in steps.sums.items()}
     num_steps = np.atleast_1d(finite.sum(0))
-    return mean_terms(counted, num_steps * batch_size), len(finite) - num_steps
+    rows = [
+        {f"train_{term}": value for term, value in means.items()}
+        for means in mean_terms(counted, num_steps * batch_size)
+    ]
+    for name, values in steps.numbers.items():
+        measured = np.isfinite(values)
+        # A name that an older checkpoint lacks was measured in later steps alone.
+        totals = np.where(measured, values, 0.0).sum(0, dtype=np.float64)
+        for row, mean in zip(rows, np.atleast_1d(totals / measured.sum(0)), strict=True):
+            row[name] = float(mean)
+    return rows, len(finite) - num_steps
 
 
-def mean_and_std(rows: Sequence[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+def mean_and_std(
+    rows: Sequence[Mapping[str, float]],
+) -> tuple[dict[str, float], dict[str, float]]:
     """Computes each field's mean over replicas and sample standard deviation (0 of one row)."""
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     ddof = 1 if len(rows) > 1 else 0
@@ -79,32 +150,36 @@ def mean_and_std(rows: Sequence[dict[str, float]]) -> tuple[dict[str, float], di
 
 
 def combine(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Combines the replicas' rows: the only one, or their means, then the `STD_COLUMNS`."""
+    """Combines the replicas' rows: the only one, or their means and the deviations of the terms."""
     if len(rows) == 1:
         return rows[0]
     mean, std = mean_and_std(rows)
     mean |= {name: rows[0][name] for name in ("epoch", "step")}  # whole numbers
-    return mean | {column: std[column.removesuffix("_std")] for column in STD_COLUMNS}
+    terms = (name for name in std if name.startswith(("train_", "validation_")))
+    return mean | {f"{name}{_STD}": std[name] for name in terms}
 
 
-def _format(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+def _format(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    # A number that was not measured is an empty cell.
+    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """Reads the rows of a `metrics.csv`.
+    """Reads the rows of a `metrics.csv`; a row lacks the names of its empty cells.
 
     Raises:
-      UserError: it cannot be read, or does not hold numbers in every column.
+      UserError: it cannot be read, or holds something else than numbers.
     """
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        return [{column: float(value) for column, value in row.items()} for row in rows]
+        return [
+            {column: float(value) for column, value in row.items() if value != ""} for row in rows
+        ]
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
@@ -122,7 +197,6 @@ class EpochWriters:
         folders: Sequence[Path],
         workdir: Path,
         previous_rows: Sequence[Sequence[dict[str, float]]],
-        columns: Sequence[str],
     ):
         """Opens the files.
 
@@ -130,19 +204,15 @@ class EpochWriters:
           folders: each replica's.
           workdir: the run's; the same as the one replica's.
           previous_rows: for each epoch so far, each replica's row.
-          columns: of each row.
         """
         with contextlib.ExitStack() as stack:
             self._each = [
-                stack.enter_context(
-                    MetricsWriter(folder, [rows[i] for rows in previous_rows], columns)
-                )
+                stack.enter_context(MetricsWriter(folder, [rows[i] for rows in previous_rows]))
                 for i, folder in enumerate(folders)
             ]
             if len(folders) > 1:
                 means = [combine(rows) for rows in previous_rows]
-                writer = MetricsWriter(workdir, means, (*columns, *STD_COLUMNS))
-                self._mean = stack.enter_context(writer)
+                self._mean = stack.enter_context(MetricsWriter(workdir, means))
             self._stack = stack.pop_all()
 
     def write(self, rows: Sequence[dict[str, float]]) -> None:
@@ -159,18 +229,19 @@ class EpochWriters:
         self._stack.close()
 
 
+def _tag(column: str) -> str:
+    """Returns a column's tag in TensorBoard: terms are grouped by their split."""
+    is_term = column.startswith(("train_", "validation_"))
+    return column.replace("_", "/", 1) if is_term else column
+
+
 class MetricsWriter:
     """Writes a row an epoch to `metrics.csv` and to a TensorBoard events file.
 
     Use as a context manager. What `metrics.csv` held before is replaced by the rows given.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        rows: Sequence[dict[str, float]] = (),
-        columns: Sequence[str] = COLUMNS,
-    ):
+    def __init__(self, workdir: Path, rows: Sequence[dict[str, float]] = ()):
         """Opens both files in `workdir`, to go on after `rows`."""
         # Not at import: it is slow. And this class, whose `SummaryWriter` writes in a thread:
         # when the disk is full, that thread dies and its queue blocks for ever.
@@ -178,7 +249,6 @@ class MetricsWriter:
 
         workdir.mkdir(parents=True, exist_ok=True)
         self._path = workdir / "metrics.csv"
-        self._columns = columns
         self._rows = list(rows)
         self._write_csv()
         self._events_path = workdir / "events.out.tfevents"
@@ -189,7 +259,7 @@ class MetricsWriter:
                 self._purge_after(int(rows[-1]["step"]))
 
     def _write_csv(self) -> None:
-        write_atomically(self._path, _format(self._rows, self._columns))
+        write_atomically(self._path, _format(self._rows))
 
     def _purge_after(self, step: int) -> None:
         """Tells TensorBoard to forget what earlier files hold of later steps."""
@@ -207,8 +277,9 @@ class MetricsWriter:
         self._rows.append(row)
         self._write_csv()
         values = [
-            Summary.Value(tag=name.replace("_", "/", 1), simple_value=row[name])
-            for name in self._columns[2:]
+            Summary.Value(tag=_tag(name), simple_value=value)
+            for name, value in row.items()
+            if name not in ("epoch", "step")
         ]
         event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
         with errors_that_name(self._events_path):

@@ -15,6 +15,8 @@ SCHEDULES = ("constant", "cosine", "burda")
 _BURDA_STAGES = 8
 
 
+# Equal arguments give the same function: optimizers, and programs compiled for them, are shared.
+@functools.cache
 def learning_rate_schedule(
     name: str, learning_rate: float, num_steps: int
 ) -> optax.ScalarOrSchedule:
@@ -51,33 +53,25 @@ def _is_kernel(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
-# Equal arguments give the same transformation: programs compiled for it are shared.
+# Likewise, the same transformation.
 @functools.cache
 def create_optimizer(
-    learning_rate: float,
-    schedule: str = "constant",
-    num_steps: int = 1,
+    learning_rate: optax.ScalarOrSchedule,
     max_gradient_norm: float = 0.0,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """Makes Adam (Kingma and Ba 2015), by itself or with what the other arguments ask for.
 
     Args:
-      learning_rate: the first step's.
-      schedule: of the learning rate, as for `learning_rate_schedule`.
-      num_steps: steps of the whole training; only a schedule looks at it.
+      learning_rate: a number, or a function from `learning_rate_schedule`.
       max_gradient_norm: a gradient of a larger norm, over all parameters, is scaled down to it
         (Pascanu et al. 2013); 0 for none.
-      weight_decay: what every step takes off the kernels besides, this times its learning rate of
-        them (AdamW, Loshchilov and Hutter 2019, with the rate in the product); 0 for none.
-
-    Raises:
-      ValueError: the schedule has another name.
+      weight_decay: every step subtracts this times the learning rate of the kernels from them
+        (AdamW, Loshchilov and Hutter 2019, with the rate in the product); 0 for none.
     """
     parts = [optax.clip_by_global_norm(max_gradient_norm)] if max_gradient_norm else []
-    rate = learning_rate_schedule(schedule, learning_rate, num_steps)
     if weight_decay:
-        parts.append(optax.adamw(rate, weight_decay=weight_decay, mask=_is_kernel))
+        parts.append(optax.adamw(learning_rate, weight_decay=weight_decay, mask=_is_kernel))
     else:
-        parts.append(optax.adam(rate))
+        parts.append(optax.adam(learning_rate))
     return optax.chain(*parts) if len(parts) > 1 else parts[0]

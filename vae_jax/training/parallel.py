@@ -12,6 +12,7 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vae_jax.model.structs import Batch
 from vae_jax.runtime.devices import DATA_AXIS, REPLICA_AXIS
 from vae_jax.training.settings import EvaluationSettings
 
@@ -45,9 +46,9 @@ def for_each_replica(
     )
 
 
-def shard_batch(settings: EvaluationSettings, images: jax.Array) -> jax.Array:
+def shard_batch(settings: EvaluationSettings, batch: Batch) -> Batch:
     """Gives each device its images of a batch."""
-    return _constrain(settings, images, P(DATA_AXIS))
+    return _constrain(settings, batch, P(DATA_AXIS))
 
 
 def replicate(settings: EvaluationSettings, tree: Any) -> Any:

@@ -1,11 +1,12 @@
-"""The folder a run leaves: what is in it, who may write there, whether a run can go on there."""
+"""A run directory: its record, who may write there, whether a run can resume there."""
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from io import FileIO
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 
 import ml_collections
 
+from vae_jax import configuration
 from vae_jax.configuration import flatten
-from vae_jax.datasets import SPLIT_SEED, Dataset
+from vae_jax.datasets import SPLIT_SEED, Dataset, DataSpec
 from vae_jax.runtime.cores import available_cores
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import (
@@ -88,15 +90,98 @@ def _lock(file: FileIO, workdir: Path) -> None:
         ) from error
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunDirectory:
+    """A run directory whose `config.json` was read, once.
+
+    Attributes:
+      path: the folder.
+      record: what `config.json` holds: configuration and provenance.
+      config: the recorded configuration, in which a field that the record lacks has its default;
+        with `with_overrides`, some fields changed.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    config: ml_collections.ConfigDict
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], name: str = "--workdir") -> "RunDirectory":
+        """Reads the record of a run, whichever version wrote it.
+
+        Args:
+          path: the folder.
+          name: what the path is, for errors.
+
+        Raises:
+          UserError: there is no run, or its `config.json` is damaged.
+        """
+        folder = local_path(name, path)
+        record = _read_record(folder, name)
+        try:
+            return cls(folder, record, configuration.from_record(record["config"]))
+        except UserError as error:
+            raise UserError(f"{folder / CONFIG_NAME}: {error}") from error
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def spec(self) -> DataSpec:
+        """The shape of the images that the run was made from, and their classes.
+
+        Raises:
+          UserError: the record has no valid shape.
+        """
+        match self.record.get("image_shape"):
+            case [int(height), int(width), int(channels)]:
+                names = self.record.get("class_names") or ()  # not in older records
+                return DataSpec((height, width, channels), tuple(map(str, names)))
+        raise UserError(f"{self.path / CONFIG_NAME}: has no 'image_shape'; the file is damaged")
+
+    @property
+    def parent(self) -> str | None:
+        """The run whose model a prior was fitted to; None for any other run."""
+        return self.record.get(PARENT)
+
+    @property
+    def replica_folders(self) -> list[Path]:
+        """Each replica's folder of metrics and plots: the run directory itself if it is one."""
+        return replica_folders(self.path, self.config.seed, self.config.train.num_replicas)
+
+    def with_config(
+        self, config: ml_collections.ConfigDict, changes: Sequence[str] = ()
+    ) -> "RunDirectory":
+        """Returns the run with fields changed that are not part of what a run is.
+
+        Args:
+          config: the configuration with these fields changed.
+          changes: groups of other fields that may differ too.
+
+        Raises:
+          UserError: another field differs.
+        """
+        check_same_config(self, config, changes)
+        return dataclasses.replace(self, config=config)
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> "RunDirectory":
+        """Returns the run with fields changed, by dotted path, as `with_config` does."""
+        return self.with_config(configuration.from_record(self.record["config"], overrides))
+
+    def as_recorded(self) -> "RunDirectory":
+        """Returns the run with the recorded configuration."""
+        return dataclasses.replace(self, config=configuration.from_record(self.record["config"]))
+
+
 def replica_folders(workdir: Path, seed: int, num_replicas: int) -> list[Path]:
-    """Lists where each replica's metrics and plots go: the run directory itself if it is one."""
+    """Lists each replica's folder of metrics and plots: the run directory itself if it is one."""
     if num_replicas == 1:
         return [workdir]
     return [workdir / "replicas" / f"seed_{seed + index}" for index in range(num_replicas)]
 
 
-def read_run_record(workdir: Path) -> dict[str, Any]:
-    """Reads the `config.json` of the run in `workdir`: configuration and provenance.
+def _read_record(workdir: Path, name: str) -> dict[str, Any]:
+    """Reads the `config.json` of the run in `workdir`.
 
     Raises:
       UserError: there is no run, or its `config.json` is damaged.
@@ -106,35 +191,14 @@ def read_run_record(workdir: Path) -> dict[str, Any]:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"--workdir={workdir}: holds no run (no config.json); train one there first"
+            f"{name}={workdir}: holds no run (no config.json); train one there first"
         ) from None
     except OSError as error:  # no permission, a name too long
-        raise UserError(f"--workdir={workdir}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{name}={workdir}: cannot be read ({error.strerror})") from error
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{path}: has no 'config' entry; the file is damaged")
     return record
-
-
-def read_config(workdir: Path) -> dict[str, Any]:
-    """Reads the configuration in the `config.json` of `workdir`, as nested dictionaries.
-
-    Raises:
-      UserError: there is no run, or its `config.json` is damaged.
-    """
-    return read_run_record(workdir)["config"]
-
-
-def read_image_shape(workdir: Path) -> tuple[int, int, int]:
-    """Reads `(height, width, channels)` of the images that the run in `workdir` was made from.
-
-    Raises:
-      UserError: there is no run, or its `config.json` is damaged.
-    """
-    match read_run_record(workdir).get("image_shape"):
-        case [int(height), int(width), int(channels)]:
-            return height, width, channels
-    raise UserError(f"{workdir / CONFIG_NAME}: has no 'image_shape'; the file is damaged")
 
 
 def config_to_record(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -186,23 +250,23 @@ def provenance(
         "git_commit": git_commit(Path(__file__).parent),
         "data_sha256": dataset.sha256,
         "image_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
         "split_seed": SPLIT_SEED if dataset.name == "images" else None,
         "evaluation_binarization_seed": binarization_seed,
     }
 
 
-def environment_changes(workdir: Path, here: Mapping[str, Any]) -> list[str]:
+def environment_changes(run: RunDirectory, here: Mapping[str, Any]) -> list[str]:
     """Lists what decides numbers, beside configuration and data, and is other than recorded.
 
     Args:
-      workdir: the run directory.
+      run: the run directory.
       here: from `provenance`, of this process.
     """
-    there = read_run_record(workdir)
     fields = ("versions", "device_kind", "device_count", "cores", "jax_options")
     pairs = [
         flatten({name: record[name] for name in fields if name in record})
-        for record in (there, here)
+        for record in (run.record, here)
     ]
     # What an older record does not hold is not known to differ.
     return [
@@ -230,62 +294,60 @@ def can_begin_anew(workdir: Path) -> bool:
     return not (has_rows or summary.exists() or has_checkpoint(workdir))
 
 
-def check_same_config(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError where `workdir` holds a run of another configuration."""
-    there, here = flatten(read_config(workdir)), flatten(config)
+def check_same_config(
+    run: RunDirectory, config: ml_collections.ConfigDict, changes: Sequence[str] = ()
+) -> None:
+    """Raises UserError if a run has another configuration, some groups of fields apart."""
+    there, here = flatten(run.config.to_dict()), flatten(config.to_dict())
     differing = [
-        f"{name} is {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted(there.keys() | here.keys())
-        if name not in NOT_PART_OF_IDENTITY and there.get(name) != here.get(name)
+        f"{name} is {there[name]!r} there, {here[name]!r} here"
+        for name in sorted(here)
+        if name not in NOT_PART_OF_IDENTITY
+        and name.partition(".")[0] not in changes
+        and there[name] != here[name]
     ]
     if differing:
         raise UserError(
-            f"--workdir={workdir}: holds a run with another configuration: "
+            f"--workdir={run.path}: holds a run with another configuration: "
             f"{'; '.join(differing)}. Use another --workdir, or the same configuration"
         )
 
 
-def check_goes_on(workdir: Path, config: Mapping[str, Any]) -> bool:
-    """Checks that training with this configuration goes on with the run in `workdir`.
+def check_resumes(run: RunDirectory, config: ml_collections.ConfigDict) -> None:
+    """Checks that training with this configuration resumes the run.
 
-    A run can be trained for more epochs than it was begun with, where they change nothing in those
-    it has: where the learning rate does not follow from their number.
-
-    Returns:
-      Whether it is to have more epochs.
+    A run can be trained for more epochs than it was begun with if these change nothing in the
+    finished epochs: if the learning rate does not depend on their number.
 
     Raises:
       UserError: the configurations differ in something else, or the run cannot be trained longer.
     """
-    field = "train.num_epochs"
-    there, here = flatten(read_config(workdir)), flatten(config)
-    before, wanted = there.get(field), here.get(field)
-    if not isinstance(before, int) or not isinstance(wanted, int) or before == wanted:
-        check_same_config(workdir, config)
-        return False
-    check_same_config(workdir, {**config, "train": {**config["train"], "num_epochs": before}})
-    schedule = here["train.learning_rate_schedule"]
+    before, wanted = run.config.train.num_epochs, config.train.num_epochs
+    same_length = config.copy_and_resolve_references()
+    same_length.train.num_epochs = before
+    check_same_config(run, same_length)
+    schedule = config.train.learning_rate_schedule
     reason = None
     if wanted < before:
         reason = "a run can be trained for more epochs, not for fewer"
-    elif schedule != "constant":
+    elif wanted > before and schedule != "constant":
         reason = (
-            f"the {schedule} schedule of the learning rate ends with the last epoch, so these "
-            "epochs would have been others"
+            f"the {schedule} schedule depends on the number of epochs, so the finished epochs "
+            "would have used other learning rates"
         )
     if reason:
         raise UserError(
-            f"--workdir={workdir}: {field} is {before} there, {wanted} here: {reason}. Use another "
-            "--workdir, or the same number"
+            f"--workdir={run.path}: train.num_epochs is {before} there, {wanted} here: {reason}. "
+            "Use another --workdir, or the same number"
         )
-    return True
 
 
-def record_num_epochs(workdir: Path, num_epochs: int) -> None:
-    """Records that the run is to have more epochs; all else that `config.json` holds stays."""
-    record = read_run_record(workdir)
-    record["config"]["train"]["num_epochs"] = num_epochs
-    write_json(workdir / CONFIG_NAME, record)
+def record_num_epochs(run: RunDirectory, config: ml_collections.ConfigDict) -> None:
+    """Records that the run is to have more epochs; everything else in `config.json` stays."""
+    recorded = run.record["config"]
+    train = {**recorded["train"], "num_epochs": config.train.num_epochs}
+    record = {**run.record, "config": {**recorded, "train": train}}
+    write_json(run.path / CONFIG_NAME, record)
 
 
 def _is_foreign(path: Path) -> bool:
@@ -293,8 +355,8 @@ def _is_foreign(path: Path) -> bool:
     return path.name != _LOCK_NAME and not path.name.startswith(PARTIAL_PREFIX)
 
 
-def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError unless a run of this configuration can begin or go on in `workdir`."""
+def check_workdir(workdir: Path) -> None:
+    """Raises UserError unless `workdir` is a run directory, or one can be begun there."""
     if "\\" in str(workdir.absolute()):
         # The checkpoint library takes it for a slash.
         raise UserError(
@@ -309,9 +371,8 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--workdir={workdir}: {existing} is not writable; give another folder")
     if (workdir / CONFIG_NAME).exists():
-        if not can_begin_anew(workdir):
-            check_goes_on(workdir, config)
-    elif existing == workdir and (foreign := sorted(filter(_is_foreign, workdir.iterdir()))):
+        return
+    if existing == workdir and (foreign := sorted(filter(_is_foreign, workdir.iterdir()))):
         others = f" and {len(foreign) - 1} more" if foreign[1:] else ""
         raise UserError(
             f"--workdir={workdir}: is neither empty nor a run directory, it holds "
@@ -319,11 +380,11 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def check_same_data(workdir: Path, sha256: str) -> None:
-    """Raises UserError where the run in `workdir` was made from other data."""
-    recorded = read_run_record(workdir).get("data_sha256")
+def check_same_data(run: RunDirectory, sha256: str) -> None:
+    """Raises UserError where a run was made from other data."""
+    recorded = run.record.get("data_sha256")
     if recorded != sha256:
         raise UserError(
-            f"{workdir / CONFIG_NAME}: the run was made from data with SHA-256 {recorded}, this is "
-            f"{sha256}; give the same data, or another --workdir"
+            f"{run.path / CONFIG_NAME}: the run was made from data with SHA-256 {recorded}, this "
+            f"is {sha256}; give the same data, or another --workdir"
         )

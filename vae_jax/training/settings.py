@@ -1,16 +1,17 @@
 """What is fixed when a program is compiled: what evaluation needs, and what training adds."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
+from vae_jax.datasets import DataSpec
 from vae_jax.model.objective import NEGATIVE_ELBO, Objective
 from vae_jax.model.vae import VAE, create_vae
 from vae_jax.runtime.devices import DATA_AXIS, REPLICA_AXIS
-from vae_jax.training.optimizer import create_optimizer
+from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class TrainSettings:
     Attributes:
       evaluation: the model, the objective, the replicas and the devices.
       optimizer: the Optax transformation of the gradients.
+      learning_rate: of its steps: a number, or a function of the number of steps taken before.
       batch_size: images in a step.
       initialization: where the parameters begin, as for `create_train_state`.
       ema_decay: of the parameters' moving average, which is then what is evaluated; 0 for none.
@@ -63,11 +65,17 @@ class TrainSettings:
 
     evaluation: EvaluationSettings
     optimizer: optax.GradientTransformation
+    learning_rate: optax.ScalarOrSchedule
     batch_size: int
     initialization: str = "flax"
     ema_decay: float = 0.0
     binarize: bool = False
     skip_nonfinite: bool = False
+
+    def learning_rate_at(self, step: jax.Array) -> jax.Array:
+        """Returns the learning rate of a step, `<float>[]`, from the number of steps before it."""
+        rate = self.learning_rate
+        return jnp.float32(rate(step) if callable(rate) else rate)
 
     def in_epoch(self, epoch: int) -> "TrainSettings":
         """Returns those of an epoch, from 1: the objective can change in the course of a run."""
@@ -76,14 +84,14 @@ class TrainSettings:
 
 def evaluation_settings(
     config: ml_collections.ConfigDict,
-    image_shape: Sequence[int],
+    spec: DataSpec,
     mesh: jax.sharding.Mesh | None = None,
 ) -> EvaluationSettings:
     """Builds what evaluating the model of a configuration needs.
 
     Args:
       config: a valid configuration.
-      image_shape: `(height, width, channels)` of an image.
+      spec: of the data.
       mesh: the devices that compute; None for the one where the arrays lie.
     """
     return EvaluationSettings(
@@ -91,7 +99,7 @@ def evaluation_settings(
             config.latent_size,
             config.encoder,
             config.decoder,
-            image_shape,
+            spec.image_shape,
             config.likelihood.kind,
             config.prior.to_dict(),
         ),
@@ -103,7 +111,7 @@ def evaluation_settings(
 
 def train_settings(
     config: ml_collections.ConfigDict,
-    image_shape: Sequence[int],
+    spec: DataSpec,
     steps_per_epoch: int,
     mesh: jax.sharding.Mesh | None = None,
 ) -> TrainSettings:
@@ -111,20 +119,18 @@ def train_settings(
 
     Args:
       config: a valid configuration.
-      image_shape: `(height, width, channels)` of an image.
+      spec: of the data.
       steps_per_epoch: for the learning rate's schedule.
       mesh: the devices that compute; None for the one where the arrays lie.
     """
     train = config.train
+    rate = learning_rate_schedule(
+        train.learning_rate_schedule, train.learning_rate, train.num_epochs * steps_per_epoch
+    )
     return TrainSettings(
-        evaluation=evaluation_settings(config, image_shape, mesh),
-        optimizer=create_optimizer(
-            train.learning_rate,
-            train.learning_rate_schedule,
-            train.num_epochs * steps_per_epoch,
-            train.max_gradient_norm,
-            train.weight_decay,
-        ),
+        evaluation=evaluation_settings(config, spec, mesh),
+        optimizer=create_optimizer(rate, train.max_gradient_norm, train.weight_decay),
+        learning_rate=rate,
         batch_size=train.batch_size,
         initialization=config.initialization,
         ema_decay=train.ema_decay,

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vae_jax.model.likelihoods import to_intensities
-from vae_jax.model.losses import LossTerms
 from vae_jax.model.objective import training_loss
 from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.structs import Batch, StepNumbers, Terms
 from vae_jax.model.vae import Params
 from vae_jax.runtime import devices
-from vae_jax.training import metrics
+from vae_jax.training.metrics import StepMetrics
 from vae_jax.training.parallel import for_each_replica, replicate, shard_batch
 from vae_jax.training.settings import TrainSettings
 from vae_jax.training.train_state import TrainState, create_train_state
@@ -93,85 +92,84 @@ def epoch_order(
     return for_each_replica(settings.evaluation, order, in_axes=(0, None))(root_key, epoch)
 
 
-def _all_finite(loss: jax.Array, gradients: Params) -> jax.Array:
-    """Tells whether the loss and every gradient is finite: `<bool>[]`."""
-    # A product with zeros is zero, or NaN where there was an infinity or NaN. As a matrix
-    # product it takes 2 % of a step's time on CPU, the usual reductions 6 to 10.
-    rows = (leaf.reshape(-1, leaf.shape[-1]) for leaf in jax.tree.leaves(gradients))
-    zeros = sum((row @ jnp.zeros(row.shape[-1], row.dtype)).sum() for row in rows)
-    return jnp.isfinite(loss) & (zeros == 0)
+def _gradient_norm(gradients: Params) -> jax.Array:
+    """Computes the Euclidean norm of all gradients together: `<float>[]`."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)))
 
 
 def _train_step(
-    settings: TrainSettings, state: TrainState, images: jax.Array
-) -> tuple[TrainState, LossTerms]:
+    settings: TrainSettings, state: TrainState, batch: Batch
+) -> tuple[TrainState, StepMetrics]:
     """Takes one replica's step; the loss of one that is not finite, gradient included, is NaN."""
     sample_key, dropout_key, binarization_key = (
         stream_key(state.root_key, stream, state.step)
         for stream in (Stream.POSTERIOR, Stream.DROPOUT, Stream.BINARIZATION)
     )
-    pixels = to_intensities(images)
+    batch = batch.to_intensities()
     if settings.binarize:
-        pixels = jax.random.bernoulli(binarization_key, pixels).astype(jnp.float32)
+        batch = batch.binarize(binarization_key)
 
-    def mean_loss(params: Params) -> tuple[jax.Array, LossTerms]:
+    def mean_loss(params: Params) -> tuple[jax.Array, tuple[Terms, StepNumbers]]:
         return training_loss(
             settings.evaluation.objective,
             settings.evaluation.model,
             params,
-            pixels,
+            batch,
             sample_key,
             dropout_key,
             state.step,
         )
 
-    gradients, terms = jax.grad(mean_loss, has_aux=True)(state.params)
+    gradients, (terms, numbers) = jax.grad(mean_loss, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
         updates, opt_state = settings.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average and state.average.update(params, settings.ema_decay)
     sums = jax.tree.map(jnp.sum, terms)
-    finite = _all_finite(sums.loss, gradients)
+    norm = _gradient_norm(gradients)
+    finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(norm)
     if settings.skip_nonfinite:
         params, average, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, average, opt_state),
             (state.params, state.average, state.opt_state),
         )
+    numbers |= {"gradient_norm": norm, "learning_rate": settings.learning_rate_at(state.step)}
+    sums |= {"loss": jnp.where(finite, sums["loss"], jnp.nan)}
     state = dataclasses.replace(
         state, step=state.step + 1, params=params, average=average, opt_state=opt_state
     )
-    return state, dataclasses.replace(sums, loss=jnp.where(finite, sums.loss, jnp.nan))
+    return state, StepMetrics(sums, numbers)
 
 
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 def train_step(
-    settings: TrainSettings, state: TrainState, images: jax.Array
-) -> tuple[TrainState, LossTerms]:
+    settings: TrainSettings, state: TrainState, batch: Batch
+) -> tuple[TrainState, StepMetrics]:
     """Updates the parameters once.
 
     Args:
       settings: model, optimizer and loss.
       state: consumed: its buffers hold the new state.
-      images: `<uint8>[..., batch, height, width, channels]`.
+      batch: pixels, `<uint8>[..., batch, height, width, channels]`.
 
     Returns:
-      The new state, and the loss and its terms summed over the batch, each `<float>[...]`.
-      The loss is NaN if any of its gradients is not finite.
+      The new state, and the step's metrics, each `<float>[...]`. The loss is NaN if it or the norm
+      of its gradient is not finite.
     """
     step = functools.partial(_train_step, settings)
-    return for_each_replica(settings.evaluation, step, in_axes=(0, 0))(state, images)
+    return for_each_replica(settings.evaluation, step, in_axes=(0, 0))(state, batch)
 
 
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 def train_chunk(
     settings: TrainSettings,
     state: TrainState,
-    images: jax.Array,
+    data: Batch,
     order: jax.Array,
     first_batch: int,
     num_steps: int,
-) -> tuple[TrainState, LossTerms]:
+) -> tuple[TrainState, StepMetrics]:
     """Takes a chunk of an epoch's steps as one loop on the device.
 
     One program, whatever the number of steps: it never decides a result.
@@ -179,40 +177,42 @@ def train_chunk(
     Args:
       settings: model, optimizer and loss.
       state: consumed: its buffers hold the new state.
-      images: `<uint8>[num_images, height, width, channels]`, all training images.
+      data: all training images, pixels as `<uint8>[num_images, height, width, channels]`.
       order: `<int32>[..., num_images]`, the epoch's order.
       first_batch: the epoch's batch to begin with, from 0.
       num_steps: how many steps to take, at most `MAX_CHUNK_STEPS`.
 
     Returns:
-      The new state, and the loss and its terms summed over each batch,
-      `<float>[MAX_CHUNK_STEPS, ...]`, of which the first `num_steps` are filled. The loss of a
-      step is NaN if any of its gradients is not finite.
+      The new state, and the metrics of each step, `<float>[MAX_CHUNK_STEPS, ...]`, of which the
+      first `num_steps` are filled. The loss of a step is NaN if it or the norm of its gradient is
+      not finite.
     """
     evaluation, batch_size = settings.evaluation, settings.batch_size
 
     def train(
         state: TrainState,
-        images: jax.Array,
+        data: Batch,
         order: jax.Array,
         first_batch: jax.Array,
         num_steps: jax.Array,
-    ) -> tuple[TrainState, LossTerms]:
-        def take_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, LossTerms]:
+    ) -> tuple[TrainState, StepMetrics]:
+        # Traced once, though its shapes are asked for too; inlined, so that it is no call.
+        @functools.partial(jax.jit, inline=True)
+        def take_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, StepMetrics]:
             indices = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
-            state, sums = _train_step(settings, state, shard_batch(evaluation, images[indices]))
-            return replicate(evaluation, (state, sums))
+            state, metrics = _train_step(settings, state, shard_batch(evaluation, data[indices]))
+            return replicate(evaluation, (state, metrics))
 
-        def body(index: jax.Array, carry: tuple[TrainState, LossTerms]):
+        def body(index: jax.Array, carry: tuple[TrainState, StepMetrics]):
             state, filled = carry
-            state, sums = take_step(state, first_batch + index)
-            return state, jax.tree.map(lambda all, one: all.at[index].set(one), filled, sums)
+            state, metrics = take_step(state, first_batch + index)
+            return state, jax.tree.map(lambda all, one: all.at[index].set(one), filled, metrics)
 
-        # Not from the shapes of a step: to trace it once more takes a tenth of a start.
-        empty = LossTerms(*(jnp.zeros((MAX_CHUNK_STEPS,)) for _ in metrics.TERMS))
+        _, shapes = jax.eval_shape(take_step, state, first_batch)
+        empty = jax.tree.map(lambda one: jnp.zeros((MAX_CHUNK_STEPS,), one.dtype), shapes)
         return jax.lax.fori_loop(0, num_steps, body, (state, empty))
 
     train_all = for_each_replica(
         evaluation, train, in_axes=(0, None, 0, None, None), out_axes=(0, 1)
     )
-    return train_all(state, images, order, first_batch, num_steps)
+    return train_all(state, data, order, first_batch, num_steps)

@@ -15,6 +15,7 @@ from vae_jax.model.initialization import (
     with_pseudo_inputs,
 )
 from vae_jax.model.rng_streams import Stream, make_root_key, stream_key
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params
 
 
@@ -87,9 +88,9 @@ class TrainState:
 
 def init_params(model: VAE, root_key: jax.Array) -> Params:
     """Draws a model's parameters from Flax's initializers."""
-    images = jnp.zeros((1, *model.image_shape), jnp.float32)
-    # The latent sample's key has no influence on the parameters' shapes or values.
-    return dict(model.init(stream_key(root_key, Stream.PARAMETERS), images, root_key)["params"])
+    # Neither images and labels nor the latent sample's key decide the parameters.
+    batch = Batch(jnp.zeros((1, *model.image_shape), jnp.float32), jnp.zeros(1, jnp.int32))
+    return dict(model.init(stream_key(root_key, Stream.PARAMETERS), batch, root_key)["params"])
 
 
 def create_train_state(

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -17,12 +16,15 @@ from tqdm import tqdm
 
 from vae_jax import datasets
 from vae_jax.model.likelihoods import MAX_PIXEL
-from vae_jax.model.losses import LossTerms
+from vae_jax.model.structs import Batch
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.interrupts import Interrupted, Request
-from vae_jax.training import metrics, run_directory, steps
+from vae_jax.training import metrics, steps
+from vae_jax.training.batches import to_batch
 from vae_jax.training.checkpoints import Checkpoints, Progress
+from vae_jax.training.metrics import StepMetrics
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import TrainSettings, train_settings
 from vae_jax.training.train_state import TrainState
 from vae_jax.training.validation import evaluate_split
@@ -63,12 +65,12 @@ class _Pace:
 def train_one_epoch(
     settings: TrainSettings,
     state: TrainState,
-    images: jax.Array,
+    data: Batch,
     epoch: int,
     bar: tqdm,
-    previous_sums: LossTerms | None = None,
+    previous_steps: StepMetrics | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[TrainState, LossTerms]:
+) -> tuple[TrainState, StepMetrics]:
     """Trains for one epoch, or what is left of it.
 
     The last images of the order that do not fill a batch are left out of this epoch.
@@ -76,76 +78,71 @@ def train_one_epoch(
     Args:
       settings: model, optimizer and loss.
       state: consumed: its buffers hold the new state.
-      images: `<uint8>[n, height, width, channels]`, all training images, on the devices.
+      data: all training images, pixels, on the devices.
       epoch: the epoch's number, from 1: it decides the order.
       bar: advanced by the images of each finished chunk.
-      previous_sums: what an interrupted call returned of this epoch.
+      previous_steps: what an interrupted call returned of this epoch.
       should_stop: asked between chunks; where it says so, the rest of the epoch is left.
 
     Returns:
-      The new state, and the loss and its terms summed over each batch of the epoch so far,
-      `<float32>[steps, ...]` in NumPy.
+      The new state, and the metrics of each step of the epoch so far, `<float32>[steps, ...]` in
+      NumPy.
     """
-    num_steps = len(images) // settings.batch_size
+    num_steps = len(data) // settings.batch_size
     number = devices.to_device(np.int32(epoch))
-    order = steps.epoch_order(settings, state.root_key, number, len(images))
-    finished = [] if previous_sums is None else [previous_sums]
-    first = 0 if previous_sums is None else len(previous_sums.loss)
+    order = steps.epoch_order(settings, state.root_key, number, len(data))
+    finished = [] if previous_steps is None else [previous_steps]
+    first = 0 if previous_steps is None else len(previous_steps)
     step = (epoch - 1) * num_steps + first
     running, pace = None, _Pace()
     while first < num_steps and not (running and should_stop()):
         count = min(pace.steps_per_chunk, num_steps - first)
         place = devices.to_device((np.int32(first), np.int32(count)))
-        state, sums = steps.train_chunk(settings, state, images, order, *place)
+        state, chunk = steps.train_chunk(settings, state, data, order, *place)
         # While this chunk runs, the one before is looked at: the device never waits.
         if running:
             finished.append(_finish(settings, *running, step, bar))
             step += running[1]
         pace.update(running[1] if running else 0)
-        running = sums, count
+        running = chunk, count
         first += count
     if running:
         finished.append(_finish(settings, *running, step, bar))
-    return state, jax.tree.map(lambda *pieces: np.concatenate(pieces), *finished)
+    return state, metrics.concatenate(finished)
 
 
 def _finish(
-    settings: TrainSettings, sums: LossTerms, count: int, step: int, bar: tqdm
-) -> LossTerms:
+    settings: TrainSettings, chunk: StepMetrics, count: int, step: int, bar: tqdm
+) -> StepMetrics:
     """Waits for the chunk of `count` steps after `step`, checks it and shows its mean loss."""
-    sums = jax.tree.map(lambda values: values[:count], devices.to_host(sums))
-    finite = np.isfinite(sums.loss).reshape(len(sums.loss), -1).all(1)
+    chunk = devices.to_host(chunk)[:count]
+    loss = chunk.sums["loss"]
+    finite = np.isfinite(loss).reshape(len(loss), -1).all(1)
     if not finite.all() and not settings.skip_nonfinite:
         raise _NotFinite(step + int(np.argmin(finite)) + 1)
-    bar.set_postfix_str(f"loss {sums.loss.mean() / settings.batch_size:.2f}", refresh=False)
-    bar.update(len(sums.loss) * settings.batch_size)
-    return sums
+    bar.set_postfix_str(f"loss {loss.mean() / settings.batch_size:.2f}", refresh=False)
+    bar.update(len(chunk) * settings.batch_size)
+    return chunk
 
 
-def _training_rows(settings: TrainSettings, sums: LossTerms) -> list[dict[str, float]]:
+def _training_rows(settings: TrainSettings, steps: StepMetrics) -> list[dict[str, float]]:
     """Makes the training part of each replica's row."""
-    means, skipped = metrics.epoch_terms(sums, settings.batch_size)
-    rows = [{f"train_{term}": value for term, value in mean.items()} for mean in means]
+    rows, skipped = metrics.epoch_means(steps, settings.batch_size)
     if settings.skip_nonfinite:
-        rows = [
-            row | {metrics.SKIPPED_COLUMN: int(count)}
-            for row, count in zip(rows, skipped, strict=True)
-        ]
+        for row, count in zip(rows, skipped, strict=True):
+            row[metrics.SKIPPED_COLUMN] = int(count)
     return rows
 
 
 @contextlib.contextmanager
 def _row_writer(
-    config: ml_collections.ConfigDict, workdir: Path, progress: Progress
+    run: RunDirectory, progress: Progress
 ) -> Iterator[Callable[[Sequence[dict[str, float]]], None]]:
     """Opens what writes an epoch's rows; in processes other than the first, nothing is written."""
     if not devices.is_first_process():
         yield lambda rows: None
         return
-    folders = run_directory.replica_folders(workdir, config.seed, config.train.num_replicas)
-    skipped = (metrics.SKIPPED_COLUMN,) if config.train.skip_nonfinite else ()
-    columns = (*metrics.COLUMNS, *skipped)
-    with metrics.EpochWriters(folders, workdir, progress.rows, columns) as writers:
+    with metrics.EpochWriters(run.replica_folders, run.path, progress.rows) as writers:
         yield writers.write
 
 
@@ -156,8 +153,7 @@ def _initial_state(
     begins_at_mean = config.output_bias_init == "data_mean"
     mean_image = images.mean(0) / MAX_PIXEL if begins_at_mean else None
     pseudo_inputs = None
-    if config.prior.kind == "vamp" and config.prior.pseudo_inputs == "data":
-        number = config.prior.num_components
+    if number := getattr(settings.evaluation.model.prior, "num_training_images", 0):
         if number > len(images):
             raise UserError(
                 f"prior.num_components is {number}, must be at most the {len(images)} training "
@@ -173,8 +169,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
-        workdir: Path,
+        run: RunDirectory,
         dataset: datasets.Dataset,
         checkpoints: Checkpoints,
         mesh: jax.sharding.Mesh,
@@ -183,8 +178,7 @@ class Trainer:
         """Restores the last checkpoint, if there is one, or makes the first state.
 
         Args:
-          config: a valid configuration.
-          workdir: the run directory.
+          run: the run directory.
           dataset: its data.
           checkpoints: its checkpoints.
           mesh: the devices that compute.
@@ -193,31 +187,30 @@ class Trainer:
         Raises:
           UserError: all checkpoints are damaged.
         """
-        self._config, self._workdir = config, workdir
+        self._run, self._config = run, run.config
         self._checkpoints, self._request = checkpoints, request
-        images = dataset.train.images
-        self._steps_per_epoch = len(images) // config.train.batch_size
-        self._settings = train_settings(config, images.shape[1:], self._steps_per_epoch, mesh)
-        self._images = devices.replicate(images, mesh)
-        self._validation = dataset.validation.images
+        self._steps_per_epoch = len(dataset.train) // run.config.train.batch_size
+        self._settings = train_settings(run.config, dataset.spec, self._steps_per_epoch, mesh)
+        self._data = devices.replicate(to_batch(dataset.train), mesh)
+        self._validation = to_batch(dataset.validation)
         restored = checkpoints.restore_latest(
             steps.abstract_state(self._settings), devices.state_sharding(mesh)
         )
         if restored:
             self._state, self._progress = restored
         else:
-            self._state = _initial_state(self._settings, config, images)
+            self._state = _initial_state(self._settings, run.config, dataset.train.images)
             self._progress = Progress()
 
     @property
     def _step(self) -> int:
         """Steps taken so far."""
-        started = 0 if self._progress.sums is None else len(self._progress.sums.loss)
+        started = 0 if self._progress.steps is None else len(self._progress.steps)
         return len(self._progress.rows) * self._steps_per_epoch + started
 
     def _place(self) -> str:
         done = f"epoch {len(self._progress.rows)} of {self._config.train.num_epochs}"
-        return done if self._progress.sums is None else f"step {self._step}, {done} and a part"
+        return done if self._progress.steps is None else f"step {self._step}, {done} and a part"
 
     def _should_stop(self) -> bool:
         return devices.any_process_true(self._request.signal_number is not None)
@@ -260,7 +253,7 @@ class Trainer:
             unit_scale=True,
             disable=not (first and sys.stderr.isatty()),
         )
-        with bar, _row_writer(self._config, self._workdir, self._progress) as write:
+        with bar, _row_writer(self._run, self._progress) as write:
             for epoch in range(len(self._progress.rows) + 1, num_epochs + 1):
                 bar.set_description(f"epoch {epoch}/{num_epochs}")
                 rows = self._train(epoch, bar)
@@ -298,30 +291,30 @@ class Trainer:
         start = time.perf_counter()
         settings = self._settings.in_epoch(epoch)
         try:
-            self._state, sums = train_one_epoch(
+            self._state, epoch_steps = train_one_epoch(
                 settings,
                 self._state,
-                self._images,
+                self._data,
                 epoch,
                 bar,
-                self._progress.sums,
+                self._progress.steps,
                 self._should_stop,
             )
         except _NotFinite as error:
             raise self._not_finite("loss or its gradient", error.step, epoch) from error
         seconds = self._progress.seconds + time.perf_counter() - start
-        means = self._validate(settings) if len(sums.loss) == self._steps_per_epoch else None
+        means = self._validate(settings) if len(epoch_steps) == self._steps_per_epoch else None
         if means is None:
-            self._progress = dataclasses.replace(self._progress, sums=sums, seconds=seconds)
+            self._progress = dataclasses.replace(self._progress, steps=epoch_steps, seconds=seconds)
             self._save()
             self._stop()
-        if not np.isfinite(sums.loss).any(axis=0).all():
+        if not np.isfinite(epoch_steps.sums["loss"]).any(axis=0).all():
             raise UserError(
                 f"every update of epoch {epoch} was skipped: no loss or gradient was finite; "
                 f"lower train.learning_rate{self._elsewhere()}; the checkpoints hold what was "
                 "before"
             )
-        rows = _training_rows(settings, sums)
+        rows = _training_rows(settings, epoch_steps)
         if not all(math.isfinite(terms["loss"]) for terms in means):
             raise self._not_finite("validation loss", epoch * self._steps_per_epoch, epoch)
         speed = round(self._steps_per_epoch * settings.batch_size / seconds, 1)

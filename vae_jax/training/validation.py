@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.model.likelihoods import check_pixels, to_intensities
-from vae_jax.model.losses import LossTerms
+from vae_jax.model.likelihoods import check_pixels
 from vae_jax.model.objective import evaluation_terms
 from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.structs import Batch, Terms
 from vae_jax.model.vae import Params
 from vae_jax.runtime.batching import map_batches
 from vae_jax.training import metrics
@@ -29,7 +29,7 @@ def evaluate_split(
     settings: EvaluationSettings,
     params: Params,
     root_key: jax.Array,
-    images: np.ndarray,
+    data: Batch,
     before_batch: Callable[[], None] = _do_nothing,
 ) -> list[dict[str, float]]:
     """Computes each replica's mean loss and terms over every image, each counted once.
@@ -38,7 +38,7 @@ def evaluate_split(
       settings: model and loss.
       params: the parameters to evaluate.
       root_key: the run's root key.
-      images: `<uint8>[n, height, width, channels]`.
+      data: pixels, `<uint8>[n, height, width, channels]`.
       before_batch: called before each batch of images; what it raises ends the evaluation.
 
     Returns:
@@ -48,18 +48,18 @@ def evaluate_split(
       TypeError: the images are not `uint8`.
       ValueError: there are none, or they are not of the model's shape.
     """
-    check_pixels(images, settings.model.image_shape)
+    check_pixels(data.images, settings.model.image_shape)
     # Every device has as many images of a batch as the others.
     num_devices = settings.mesh.size if settings.mesh and settings.splits_batches else 1
     batch_size = max(_BATCH_SIZE // settings.objective.num_importance_samples, _MIN_BATCH_SIZE)
     batch_size = -(-batch_size // num_devices) * num_devices
 
-    def evaluate(images: jax.Array, indices: jax.Array) -> LossTerms:
+    def evaluate(batch: Batch, indices: jax.Array) -> Terms:
         before_batch()
-        return evaluate_batch(settings, params, root_key, images, indices)
+        return evaluate_batch(settings, params, root_key, batch, indices)
 
-    terms = map_batches(evaluate, batch_size, images, np.arange(len(images), dtype=np.int32))
-    return metrics.mean_terms(terms, len(images))
+    terms = map_batches(evaluate, batch_size, data, np.arange(len(data), dtype=np.int32))
+    return metrics.mean_terms(terms, len(data))
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -67,9 +67,9 @@ def evaluate_batch(
     settings: EvaluationSettings,
     params: Params,
     root_key: jax.Array,
-    images: jax.Array,
+    batch: Batch,
     indices: jax.Array,
-) -> LossTerms:
+) -> Terms:
     """Computes loss and terms of each image, dropout off, with the objective's samples.
 
     An image's noise comes from its index in the split, so that neither the batch size nor
@@ -79,20 +79,19 @@ def evaluate_batch(
       settings: model and loss.
       params: the model's parameters.
       root_key: the run's root key.
-      images: `<uint8>[batch, height, width, channels]`.
+      batch: pixels, `<uint8>[batch, height, width, channels]`.
       indices: `<int>[batch]`, each image's place in its split.
 
     Returns:
       The loss and its terms, each `<float>[batch, ...]`, nats per image.
     """
 
-    def evaluate(
-        params: Params, root_key: jax.Array, images: jax.Array, indices: jax.Array
-    ) -> LossTerms:
-        pixels = to_intensities(shard_batch(settings, images))
+    def evaluate(params: Params, root_key: jax.Array, batch: Batch, indices: jax.Array) -> Terms:
+        batch = shard_batch(settings, batch).to_intensities()
         keys = jax.vmap(lambda index: stream_key(root_key, Stream.EVALUATION, index))(indices)
-        terms = evaluation_terms(settings.objective, settings.model, params, pixels, keys)
+        terms = evaluation_terms(settings.objective, settings.model, params, batch, keys)
         return replicate(settings, terms)
 
     evaluate_all = for_each_replica(settings, evaluate, in_axes=(0, 0, None, None), out_axes=1)
-    return evaluate_all(params, root_key, jnp.asarray(images), jnp.asarray(indices))
+    batch = jax.tree.map(jnp.asarray, batch)
+    return evaluate_all(params, root_key, batch, jnp.asarray(indices))

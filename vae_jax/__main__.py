@@ -1,0 +1,135 @@
+"""The command line: `python -m vae_jax`, and `python main.py` in a source tree.
+
+  python -m vae_jax --config=quickstart --workdir=runs/quickstart
+
+trains; the same command again resumes. Any field of the configuration can be set:
+--config.train.num_epochs=5. A mode other than train may leave --config out: it takes the
+configuration that the run directory holds.
+
+  python -m vae_jax --mode=reconstruct --workdir=runs/quickstart --input=photos/ --output=out
+
+uses a trained model on images of your own; nothing but --output is written to. --mode=NAME --help
+lists a mode's own flags.
+
+  python -m vae_jax --mode=experiments --workdir=runs
+
+trains the reference configurations, or those that --configs names, and writes a report of all
+runs in that folder; --mode=report writes the report alone.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+
+from vae_jax import command_line, configuration, modes
+from vae_jax.runtime import interrupts, output
+from vae_jax.runtime.errors import UserError, check_choice
+from vae_jax.runtime.files import local_path
+from vae_jax.training.run_directory import RunDirectory
+
+_MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(modes.MODES)}.")
+_CONFIG = flags.DEFINE_string("config", None, "Configuration: a file, or a name in configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a folder of them in two modes.")
+_COMPILATION_CACHE = flags.DEFINE_bool(
+    "compilation_cache", True, "Keep compiled programs in the user's cache folder."
+)
+_DETECT_CLUSTER = flags.DEFINE_bool(
+    "detect_cluster", True, "Look for other processes of the run: SLURM, Kubernetes, MPI, TPU."
+)
+
+
+def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
+    """Runs a mode: reads the configuration first, then imports the mode and JAX."""
+    takes, run = modes.MODES[name], None
+    if takes == modes.FOLDER:
+        if _CONFIG.value is not None:
+            raise UserError(f"--config has no meaning in --mode={name}, which takes several runs")
+        fields = configuration.default_fields()
+    elif _CONFIG.value is not None:
+        fields = configuration.flatten(command_line.load_config(_CONFIG.value))
+    elif takes == modes.RUN:
+        run = RunDirectory.open(workdir)
+        fields = configuration.flatten(run.config.to_dict())
+    else:
+        raise UserError("--config is missing; give a file, e.g. --config=configs/baseline.py")
+    overrides, rest = command_line.read_overrides(arguments, fields)
+    config = configuration.from_fields(fields, overrides)
+    mode = modes.get_mode(name)
+    given = mode.parse(rest)
+    first_arguments: tuple[Any, ...] = (workdir, overrides)
+    if takes == modes.RUN:
+        run = run or RunDirectory.open(workdir)
+        first_arguments = (run.with_config(config, mode.changes),)
+    elif takes == modes.CONFIG:
+        first_arguments = (config, workdir)
+    is_first_process = _start_jax()
+    if is_first_process and takes != modes.FOLDER:
+        # Fields stored in the run directory were already warned about when it was trained.
+        among = None if takes == modes.CONFIG else overrides
+        configuration.warn_without_effect(config, among)
+    from vae_jax.runtime.system_errors import system_errors_as_user_errors
+
+    batch_size = config.train.batch_size if takes == modes.CONFIG else 0
+    if is_first_process or mode.in_every_process:
+        with system_errors_as_user_errors(batch_size, config.train.num_replicas):
+            mode.function(*first_arguments, **given)
+
+
+def _start_jax() -> bool:
+    """Makes JAX ready; returns whether this is the first process of the run."""
+    from vae_jax.runtime import compilation, devices
+
+    compilation.fix_options()
+    compilation.set_cpu_flags()
+    if _COMPILATION_CACHE.value:
+        compilation.use_cache()
+    devices.connect(_DETECT_CLUSTER.value)
+    devices.check_platform()
+    return devices.is_first_process()
+
+
+def _main(arguments: Sequence[str]) -> None:
+    """Runs the mode that the flags name; the arguments are the rest of the command line."""
+    logging.set_verbosity(logging.WARNING)  # the checkpoint library reports every save at INFO
+    interrupts.exit_on_signal()
+    try:
+        check_choice("--mode", _MODE.value, [*modes.MODES])
+        if not _WORKDIR.value:
+            raise UserError("--workdir is missing; give a run directory, e.g. runs/baseline")
+        _run(_MODE.value, local_path("--workdir", _WORKDIR.value), arguments)
+    except UserError as error:
+        _fail(error)
+    except interrupts.Interrupted as interrupted:
+        number = interrupted.signal_number
+        print(interrupts.last_line(number, str(interrupted)), file=sys.stderr)
+        sys.exit(interrupts.status(number))
+
+
+def _fail(error: UserError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags that all modes share; returns the other arguments."""
+    try:
+        rest = command_line.parse_known(argv, flags.FLAGS)
+    except UserError as error:
+        _fail(error)
+    if flags.FLAGS["help"].value and _MODE.value in modes.MODES and flags.FLAGS["mode"].present:
+        flags.FLAGS.append_flag_values(modes.get_mode(_MODE.value).flags)
+    return rest
+
+
+def main() -> None:
+    """Runs the command line of this process."""
+    output.escape_what_cannot_be_encoded()
+    with output.quiet_without_reader():
+        app.run(_main, flags_parser=_parse_flags)
+
+
+if __name__ == "__main__":
+    main()

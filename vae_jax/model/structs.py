@@ -1,0 +1,60 @@
+"""A batch of images, and the dictionaries in which numbers travel."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from vae_jax.model.likelihoods import to_intensities
+
+# From a name to one value for each image, `<float>[batch]`; "loss" is among the names.
+Terms = dict[str, jax.Array]
+# From a name to a scalar of a training step, `<float>[]`.
+StepNumbers = dict[str, jax.Array]
+
+
+@struct.dataclass
+class Batch:
+    """Images and what is known of them; NumPy arrays before they are sent to a device.
+
+    Attributes:
+      images: `[batch, height, width, channels]`, pixels as `<uint8>` from 0 to 255, or intensities
+        as `<float>` from 0 to 1; None for images that are yet to be decoded.
+      labels: `<int32>[batch]`, indices of classes from 0; None where the data have none.
+    """
+
+    images: Any = None
+    labels: Any = None
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self)[0])
+
+    def __getitem__(self, rows: Any) -> "Batch":
+        """Returns the images that a slice or an array of indices chooses."""
+        return jax.tree.map(lambda array: array[rows], self)
+
+    def without_images(self) -> "Batch":
+        """Returns what is known of the images beside their pixels: what a decoder looks at."""
+        return dataclasses.replace(self, images=None)
+
+    def to_intensities(self) -> "Batch":
+        """Returns the batch with intensities in [0, 1]; floats are intensities already."""
+        if self.images.dtype == jnp.float32:
+            return self
+        return dataclasses.replace(self, images=to_intensities(self.images))
+
+    def binarize(self, key: jax.Array) -> "Batch":
+        """Draws each pixel, 1 with the probability of its intensity."""
+        drawn = jax.random.bernoulli(key, self.images).astype(jnp.float32)
+        return dataclasses.replace(self, images=drawn)
+
+    def repeat(self, num_times: int) -> "Batch":
+        """Returns the batch `num_times` one after another."""
+        return jax.tree.map(
+            lambda array: jnp.broadcast_to(array, (num_times, *array.shape)).reshape(
+                -1, *array.shape[1:]
+            ),
+            self,
+        )
