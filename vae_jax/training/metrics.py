@@ -130,10 +130,14 @@ def epoch_means(steps: StepMetrics, batch_size: int) -> tuple[list[dict[str, flo
     ]
     for name, values in steps.numbers.items():
         measured = np.isfinite(values)
-        # A name that an older checkpoint lacks was measured in later steps alone.
+        # Not every step measures every number.
         totals = np.where(measured, values, 0.0).sum(0, dtype=np.float64)
-        for row, mean in zip(rows, np.atleast_1d(totals / measured.sum(0)), strict=True):
-            row[name] = float(mean)
+        counts = measured.sum(0)
+        for row, total, count in zip(
+            rows, np.atleast_1d(totals), np.atleast_1d(counts), strict=True
+        ):
+            if count:
+                row[name] = float(f"{total / count:.7g}")  # as many digits as float32 has
     return rows, len(finite) - num_steps
 
 
