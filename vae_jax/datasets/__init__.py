@@ -7,6 +7,7 @@ each is imported when a data set that needs it is loaded, and TensorFlow never i
 from vae_jax.datasets.binarization import BINARIZATIONS, EVALUATION_BINARIZATION_SEED
 from vae_jax.datasets.images import SPLIT_SEED
 from vae_jax.datasets.images import read as read_images
+from vae_jax.datasets.levels import MAX_LEVELS, check_levels
 from vae_jax.datasets.loading import DIGIT_NAMES, NAMES, load
 from vae_jax.datasets.structs import Dataset, Split
 
@@ -14,10 +15,12 @@ __all__ = [
     "BINARIZATIONS",
     "DIGIT_NAMES",
     "EVALUATION_BINARIZATION_SEED",
+    "MAX_LEVELS",
     "NAMES",
     "SPLIT_SEED",
     "Dataset",
     "Split",
+    "check_levels",
     "load",
     "read_images",
 ]
