@@ -29,6 +29,8 @@ _MAX_SEED = 2**32 - 1
 # What no size can exceed: larger ones would overflow in JAX, or when the checks multiply them.
 _MAX_SIZE = 2**31 - 1
 _MAX_SIZES = 100
+# Fields that runs recorded before these were added do not have, and what they mean without.
+_ADDED_FIELDS = {"data.levels": 0}
 
 
 def has_likelihood(likelihood: str, binarization: str) -> bool:
@@ -78,6 +80,8 @@ def check_types(fields: Mapping[str, Any], schema: ml_collections.ConfigDict) ->
     for path in fields:
         check_field(path, schema)
     for path, default in defaults.items():
+        if path not in fields and path in _ADDED_FIELDS:
+            continue
         if path not in fields:
             raise UserError(f"{path} is missing from the configuration; its default: {default!r}")
         if not _has_type_of(fields[path], default):
@@ -241,6 +245,8 @@ def _check_data(rules: _Rules) -> None:
     rules.require(
         "data.channels", fields["data.channels"] in (0, 1, 3), "0 (as the images are), 1 or 3"
     )
+    levels, most = fields["data.levels"], datasets.MAX_LEVELS
+    rules.require("data.levels", levels == 0 or 2 <= levels <= most, f"0, or from 2 to {most}")
     rules.at_least("data.validation_size", 1)
     rules.at_least("data.test_size", 1)
     rules.one_of("data.binarization", datasets.BINARIZATIONS)
@@ -328,7 +334,7 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool
         "data.name is mnist_5k",
     ),
     (
-        ("data.image_size", "data.channels", "data.skip_damaged", "data.test_size"),
+        ("data.image_size", "data.channels", "data.levels", "data.skip_damaged", "data.test_size"),
         lambda fields: fields["data.name"] != "images",
         "data.name is not images",
     ),
@@ -384,7 +390,7 @@ def from_dict(
     Raises:
       UserError: names the field, its value and what is allowed.
     """
-    fields = flatten(config) | dict(overrides or {})
+    fields = _ADDED_FIELDS | flatten(config) | dict(overrides or {})
     check_types(fields, schema)
     _check_values(fields)
     result = schema.copy_and_resolve_references()
@@ -400,7 +406,7 @@ def from_record(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     Raises:
       UserError: a field is missing, or has a value that it cannot have.
     """
-    fields = flatten(config)
+    fields = _ADDED_FIELDS | flatten(config)
     try:
         _check_values(fields)
     except KeyError as error:
