@@ -192,7 +192,7 @@ def test_files_of_several_images_are_named(tmp_path, decode_folder, suffix):
     first.save(tmp_path / "a.png")
     assert decode_folder().note == ""
     first.save(tmp_path / f"b\n{suffix}", save_all=True, append_images=[second])
-    expected = "of 1 files with several images only the first is read, as of "
+    expected = "1 files hold several images, of which the first is read: "
     assert decode_folder().note == f"{expected}'b\\n{suffix}'"
 
 

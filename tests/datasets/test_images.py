@@ -439,7 +439,7 @@ def test_what_is_said_is_said_of_kept_images_too(load, photos, decoded, capfd):
     load()
     first = capfd.readouterr().err
     load()
-    assert capfd.readouterr().err == first and "as of 'z.gif'" in first and len(decoded) == 1
+    assert capfd.readouterr().err == first and "is read: 'z.gif'" in first and len(decoded) == 1
 
 
 def test_other_levels_are_decoded_again(load, tmp_path, decoded):

@@ -123,13 +123,12 @@ def _find_keys(path: str, members: Mapping[str, Any]) -> list[tuple[str, str, bo
     """Lists each key to read, its split and whether it holds labels; reports all other keys.
 
     Raises:
-      UserError: the keys are of none of the layouts, or of several.
+      UserError: the keys are of no layout (training images alone are not one), or of several.
     """
     found = []
     for layout in _LAYOUTS:
         keys = {role: key for key, role in layout.items() if key in members}
         splits = {split for split, is_labels in keys if not is_labels}
-        # Training images alone are not splits: such a file is to call them images.
         if splits == {"all"} or splits > {"train"}:
             found.append([(key, *role) for role, key in keys.items() if role[0] in splits])
     if len(found) != 1:
@@ -218,18 +217,15 @@ def _with_four_axes(
 ) -> np.ndarray:
     """Returns images as `[n, height, width, channels]`.
 
-    Three axes whose last has the length 1 or 3 may be one image or many: the shape that images are
-    brought to decides.
+    If three axes end in 1 or 3, the shape that images are brought to tells one image from many.
     """
     shape, is_one = array.shape, array.shape == size  # then a gray image
     if array.ndim == 3 and shape[2] in (1, 3):
         is_one = shape[:2] == size or channels == shape[2] == 3
         if is_one == (channels != 3 and shape[1:] == size):
-            height, width, depth = shape
             raise UserError(
-                f"{where} has the shape {shape}, which may be one image of {height}x{width} pixels "
-                f"with {depth} channels or {height} gray images of {width}x{depth}; save it with "
-                f"the shape {(1, *shape)} or {(*shape, 1)}"
+                f"{where} has the shape {shape}, which may be one image of {shape[2]} channels or "
+                f"{shape[0]} gray images; save it with the shape {(1, *shape)} or {(*shape, 1)}"
             )
     array = array[np.newaxis] if is_one else array
     array = array[..., np.newaxis] if array.ndim == 3 else array
@@ -274,7 +270,7 @@ def _as_indices(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Returns labels as indices of the different ones, `<int32>[n]` a split, and their names.
 
-    Labels that are no classes are left out, which is reported: nothing needs them.
+    Labels that are not classes are left out, which is reported.
 
     Raises:
       UserError: labels and images differ in number.

@@ -96,7 +96,7 @@ def decode(
         raise UserError(f"{folder.path}: no image can be read; the first: {left_out[0]}")
     if not levels:
         check_levels(np.array(brightest[1]), folder.path, brightest[2])
-    note = f"of {len(several)} files with several images only the first is read, as of "
+    note = f"{len(several)} files hold several images, of which the first is read: "
     note = note + repr(folder.files[several[0]]) if several else ""
     return Decoded(_stack(arrays), left_out, note)
 

@@ -92,7 +92,7 @@ def read(
     is_image = resolved.lower().endswith(image_folder.SUFFIXES)
     if not is_folder and not is_image and not resolved.lower().endswith((".npz", ".npy")):
         raise UserError(
-            f"data.path={path} is neither a folder of images, nor an image, .npz or .npy file"
+            f"data.path={path} is neither a folder of images nor an image, .npz or .npy"
         )
     try:
         if is_folder or is_image:
@@ -136,8 +136,7 @@ def _load_folder(
         if data_folder
         else image_files.decode(folder, *settings)
     )
-    names = np.array([image_folder.as_text(name) for name in folder.files])
-    lines = [note] if note else []
+    names, lines = np.array([*map(image_folder.as_text, folder.files)]), [note] if note else []
     if folder.num_others:
         lines.append(f"{folder.num_others} files are no images by name")
     if outputs := folder.outputs:
