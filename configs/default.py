@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.path = config_dict.placeholder(str)  # images: a folder, an .npz or an .npy
     config.data.image_size = ()  # images: (height, width) they are brought to; () as they are
     config.data.channels = 0  # images: 1 or 3; 0 as they are
+    config.data.levels = 0  # images: values run from 0 to levels - 1; 0 for their type's range
     config.data.skip_damaged = False  # images: leave out files that cannot be read
     config.data.validation_size = 5000  # taken from the training images; mnist_5k has its own
     config.data.test_size = 5000  # images: taken from them too, unless they have their own

@@ -76,6 +76,26 @@ def test_every_mode_works_on_color_images_without_labels(tmp_path, photos, likel
         assert (np.ptp(plot, axis=-1) > 0.1).any(), name  # it has color
 
 
+def test_nearly_black_images_are_refused_before_anything_is_written(tmp_path):
+    np.save(tmp_path / "masks.npy", np.uint8(np.indices((60, 8, 8)).sum(0) % 2))
+    with pytest.raises(UserError, match=r"if 1 is white, set --config\.data\.levels=2; "):
+        train.train_and_evaluate(make_config(tmp_path / "masks.npy"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("levels", [-1, 1, 65_537])
+def test_levels_that_cannot_be(tmp_path, levels):
+    with pytest.raises(UserError, match=f"data.levels is {levels}, must be 0, or from 2 to 65536"):
+        make_config(tmp_path, **{"data.levels": levels})
+
+
+def test_a_run_recorded_before_there_were_levels(tmp_path):
+    stored = make_config(tmp_path).to_dict()
+    del stored["data"]["levels"]
+    assert configuration.from_dict(stored, default.get_config()).data.levels == 0
+    assert configuration.from_record(stored).data.levels == 0
+
+
 def test_strides_larger_than_the_images_are_refused(tmp_path, photos):
     config = make_config(photos)
     config.decoder.strides = (4, 4)

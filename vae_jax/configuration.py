@@ -255,6 +255,8 @@ def _check_data(rules: _Rules) -> None:
     rules.require(
         "data.channels", fields["data.channels"] in (0, 1, 3), "0 (as the images are), 1 or 3"
     )
+    levels, most = fields["data.levels"], datasets.MAX_LEVELS
+    rules.require("data.levels", levels == 0 or 2 <= levels <= most, f"0, or from 2 to {most}")
     rules.at_least("data.validation_size", 1)
     rules.at_least("data.test_size", 1)
     rules.one_of("data.binarization", datasets.BINARIZATIONS)
@@ -343,7 +345,7 @@ _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool
         "data.name is mnist_5k",
     ),
     (
-        ("data.image_size", "data.channels", "data.skip_damaged", "data.test_size"),
+        ("data.image_size", "data.channels", "data.levels", "data.skip_damaged", "data.test_size"),
         lambda fields: fields["data.name"] != "images",
         "data.name is not images",
     ),

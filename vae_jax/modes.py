@@ -69,8 +69,8 @@ class Mode:
             raise UserError(f"{rest[0]!r} is not understood; flags begin with --")
         given = {name: self.flags[name].value for name in self.flags if self.flags[name].present}
         for name in _PATHS:
-            if name in given:
-                local_path(f"--{name}", given[name])
+            if path := given.get(name):
+                local_path(f"--{name}", path)
         for name, parameter in inspect.signature(self.function).parameters.items():
             if name in self.flags and name not in given and parameter.default is parameter.empty:
                 raise UserError(f"--{name} is missing: {self.flags[name].help}")

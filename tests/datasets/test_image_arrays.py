@@ -62,7 +62,9 @@ def test_bytes(load, channels):
     assert fortran.sha256 == dataset.sha256 and fortran.train.images.flags.c_contiguous
 
 
-@pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], LABELS.astype(np.uint8)])
+@pytest.mark.parametrize(
+    "labels", [LABELS, LABELS[:, None], LABELS.astype(np.uint8), LABELS.astype(np.float32)]
+)
 def test_labels_become_indices(load, labels):
     dataset = load(keys={"images": IMAGES, "labels": labels})
     assert dataset.class_names == ("1", "3", "7")
@@ -73,8 +75,81 @@ def test_labels_become_indices(load, labels):
 
 def test_labels_may_be_text(load):
     dataset = load(keys={"images": IMAGES, "labels": [*"abca\nbabc"]})
-    assert dataset.class_names == ("\\n", "a", "b", "c")
+    assert dataset.class_names == ("\n", "a", "b", "c")
     assert joined(dataset)[1].tolist() == [1, 2, 3, 1, 0, 2, 1, 2, 3]
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.float32])
+def test_one_hot_labels_and_bytes_are_classes(load, capfd, dtype):
+    one_hot = np.eye(8, dtype=dtype)[LABELS]
+    dataset = load(keys={"images": IMAGES, "labels": one_hot})
+    assert dataset.class_names == ("1", "3", "7")
+    np.testing.assert_array_equal(np.array([1, 3, 7])[joined(dataset)[1]], LABELS)
+    dataset = load(
+        keys={"images": IMAGES, "labels": np.array([b"dog", b"cat\xff", b"\xc3\xa9"] * 3)}
+    )
+    assert dataset.class_names == ("cat\\xff", "dog", "é")
+    assert joined(dataset)[1].tolist() == [1, 0, 2] * 3
+    assert capfd.readouterr().err == ""
+
+
+MULTI_LABEL = np.tile([[1, 0, 1], [0, 1, 0], [0, 0, 0]], (3, 1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (MULTI_LABEL, "labels of all are int64[9, 3], not classes; all are left out"),
+        (LABELS / 2, "labels of all are float64[9], not classes"),
+        (np.full(9, np.nan), "labels of all are float64[9], not classes"),
+        (np.zeros((9, 2, 2), int), "labels of all are int64[9, 2, 2], not classes"),
+        (np.zeros((9, 0), int), "labels of all are int64[9, 0], not classes"),
+        (LABELS * 1j, "labels of all are complex128[9], not classes"),
+        (np.array([None] * 9), "labels: holds Python objects, which are never read"),
+    ],
+)
+def test_labels_that_are_not_classes_are_left_out(load, capfd, labels, expected):
+    dataset = load(keys={"images": IMAGES, "labels": labels})
+    assert dataset.train.labels is None and dataset.class_names == ()
+    shown = capfd.readouterr().err
+    assert expected in shown and shown.count("\n") == 1
+
+
+def test_labels_of_one_split_alone_are_left_out(load, capfd):
+    load(keys={"x_train": IMAGES[:6], "y_train": LABELS[:6], "x_test": IMAGES[6:]})
+    assert "labels of test are missing; all are left out\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["y", "label", "labels"])
+def test_other_names_of_labels_and_unknown_keys(load, capfd, name):
+    keys = {"images": IMAGES, "a\nb": LABELS, "x_val": IMAGES} | {name: LABELS}
+    dataset = load(keys=keys)
+    np.testing.assert_array_equal(np.array([1, 3, 7])[joined(dataset)[1]], LABELS)
+    assert capfd.readouterr().err.endswith("some images.npz': not read: 'a\\nb', 'x_val'\n")
+
+
+def test_of_two_kinds_of_labels_one_is_read(load, capfd):
+    assert load(keys={"images": IMAGES, "y": LABELS + 1, "labels": LABELS}).class_names[0] == "1"
+    assert "not read: 'y'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+@pytest.mark.parametrize("layout", ["{kind}_{split}", "{split}_{kind}"])
+def test_a_validation_split_is_read_under_any_of_its_names(load, capfd, layout, name):
+    kinds = "xy" if layout.startswith("{k") else ("images", "labels")
+    rows = {"train": slice(0, 5), name: slice(5, 7), "test": slice(7, 9)}
+    keys = {
+        layout.format(kind=kind, split=split): array[rows[split]]
+        for split in rows
+        for kind, array in zip(kinds, (IMAGES, LABELS), strict=True)
+    }
+    dataset = load(keys=keys, validation_size=5_000, test_size=5_000)
+    assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [5, 2, 2]
+    np.testing.assert_array_equal(dataset.validation.images[..., 0], IMAGES[5:7])
+    assert dataset.validation.labels.tolist() == [1, 2] and capfd.readouterr().err == ""
+    keys = {key: array for key, array in keys.items() if "test" not in key}
+    dataset = load(keys=keys, validation_size=5_000)
+    assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [4, 2, 1]
 
 
 def test_the_splits_of_keras(load):
@@ -119,6 +194,111 @@ def test_other_floats_are_rounded_and_that_is_said(load, capfd):
     assert "floats are rounded to 256 levels, by up to 0.00" in shown and shown.count("\n") == 1
 
 
+# Levels.
+
+BITS = IMAGES % 2
+
+
+@pytest.mark.parametrize(
+    ("array", "levels", "white"),
+    [
+        (BITS, 2, 1),
+        (BITS.astype(np.int64), 2, 1),
+        (BITS * 16, 17, 16),
+        (BITS * np.uint16(4095), 4096, 4095),
+        (BITS * 16.0, 17, 16),
+        (BITS.astype(bool), 0, 1),
+        (BITS.astype(bool), 2, 1),
+        (BITS / 1, 2, 1),
+    ],
+)
+def test_values_are_scaled_by_the_levels_given(load, capfd, array, levels, white):
+    expected = np.rint(array * (255 / white))
+    np.testing.assert_array_equal(
+        joined(load(array, levels=levels))[0][..., 0], joined_of(expected)
+    )
+    assert load(keys={"images": array}, levels=levels).image_shape == (3, 4, 1)
+    assert capfd.readouterr().err == ""
+
+
+def joined_of(images):
+    return images[np.argsort(images[:, 0, 0])]
+
+
+def test_256_levels_are_bytes_as_they_are(load):
+    assert load(BITS, levels=256).train.images.max() == 1
+    assert load(IMAGES, levels=256).sha256 == load(IMAGES).sha256
+
+
+def test_levels_that_are_lost_are_reported(load, capfd):
+    load(np.arange(4096, dtype=np.uint16).reshape(64, 8, 8), levels=4096)
+    assert "integers are rounded to 256 levels, by up to 0.00" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("array", "white", "scaling"),
+    [
+        (BITS, "1 and 255", "set --config.data.levels=2"),
+        (BITS * 15, "15 and 255", "set --config.data.levels=16"),
+        (BITS * 16, "16 and 255", "set --config.data.levels=17"),  # scikit-learn's digits
+        (IMAGES / 255 / 255, "0.0016455 and 1", "divide by it"),
+    ],
+)
+def test_images_that_are_all_nearly_black_are_refused(load, capfd, array, white, scaling):
+    keep = "2" if array.dtype == float else "256"
+    message = error_of(load, array)
+    assert f": no value exceeds {white} is white, so all images are nearly black" in message
+    assert f"is white, {scaling}; if they are this dark, set --config.data.levels={keep}" in message
+    assert "some images.npz: images: no value exceeds" in error_of(load, keys={"images": array})
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("black", [IMAGES * 0, IMAGES * 0.0, IMAGES > 255])
+def test_black_images_are_refused(load, black):
+    assert "every value is 0 (black); give other images, or set" in error_of(load, black)
+
+
+def test_the_brightest_image_decides(load):
+    assert load(np.where(IMAGES == 107, 17, BITS).astype(np.uint8)).image_shape == (3, 4, 1)
+
+
+def test_levels_that_values_exceed(load):
+    message = error_of(load, IMAGES, levels=17)
+    assert "is uint8 from 0 to 107, must be from 0 to 16, by data.levels" in message
+
+
+def test_check_levels_in_python():
+    datasets.check_levels(IMAGES, "x")
+    message = error_of(datasets.check_levels, BITS, "x", in_file=False)
+    assert message == (
+        "x: no value exceeds 1 and 255 is white, so all images are nearly black; if 1 is white, "
+        "pass images / 1; if they are this dark, pass images / 255"
+    )
+
+
+# One image, or many.
+
+
+def test_one_image_is_told_from_many_by_the_shape_wanted(tmp_path):
+    def read(shape, *wanted):
+        np.save(tmp_path / "one.npy", np.full(shape, 200, np.uint8))
+        splits, _ = datasets.read_images(str(tmp_path / "one.npy"), *wanted)
+        return splits["all"].images.shape
+
+    assert read((40, 30, 3), (40, 30), 3) == read((40, 30, 3), (40, 30)) == (1, 40, 30, 3)
+    assert read((80, 60, 3), (40, 30), 3) == (1, 40, 30, 3)
+    assert read((40, 30, 3), (40, 30), 1) == (1, 40, 30, 1)
+    assert read((40, 30, 3), (30, 3), 1) == (40, 30, 3, 1)
+    assert read((40, 30, 1), (40, 30), 1) == read((40, 30), (40, 30), 1) == (1, 40, 30, 1)
+    assert read((40, 30, 1), (30, 1), 1) == (40, 30, 1, 1)
+    assert read((7, 40, 30), (20, 15), 1) == (7, 20, 15, 1)
+    for wanted in ((), ((28, 28), 1), ((28, 28),)):
+        message = error_of(read, (40, 30, 3), *wanted)
+        assert "may be one image of 3 channels or 40 gray images" in message
+        assert message.endswith("save it with the shape (1, 40, 30, 3) or (40, 30, 3, 1)")
+    assert "may be one image" in error_of(read, (3, 3, 3), (3, 3))
+
+
 def test_size_and_channels(load):
     dataset = load(IMAGES, image_size=(6, 8), channels=3)
     assert dataset.image_shape == (6, 8, 3)
@@ -148,7 +328,6 @@ def test_the_suffix_may_be_upper_case(load, tmp_path):
         (IMAGES[:0], "holds no images"),
         (IMAGES[:, :0], "holds no images: its shape is (9, 0, 4)"),
         (IMAGES.astype(int), "is int64 from 0 to 107, must be uint8, or floats from 0 to 1"),
-        (IMAGES > 3, "is bool, must be uint8"),
         (IMAGES.astype("U"), "is <U3, must be uint8"),
         (IMAGES * 1j, "is complex128, must be"),
         (IMAGES.astype(np.float32), "is float32 from 0.0 to 107.0, must be"),
@@ -171,9 +350,7 @@ def test_images_that_cannot_be(load, array, expected):
         ({"x_train": IMAGES}, "holds x_train; must"),
         ({"images": IMAGES, "x_train": IMAGES, "x_test": IMAGES}, "must hold one of these"),
         ({"images": IMAGES, "labels": LABELS[:8]}, "9 images, but labels of the shape (8,)"),
-        ({"images": IMAGES, "labels": np.zeros((9, 14), int)}, "labels of the shape (9, 14)"),
-        ({"images": IMAGES, "labels": LABELS / 2}, "labels of type float64"),
-        ({"x_train": IMAGES, "x_test": IMAGES, "y_test": LABELS}, "labels of test, but none of"),
+        ({"images": IMAGES, "labels": np.array(1)}, "9 images, but labels of the shape ()"),
         ({"x_train": IMAGES, "x_test": IMAGES[:, 1:]}, "the splits' images differ in shape"),
     ],
 )
@@ -195,8 +372,11 @@ def test_objects_are_never_unpickled(load, tmp_path, keys):
     Marked.path = str(tmp_path / "unpickled")
     objects = np.array([Marked()] * 9, dtype=object)
     arrays = {"images": IMAGES} | {keys: objects} if keys else None
-    message = error_of(load, objects, keys=arrays)
-    assert "holds Python objects, which are never read" in message
+    if keys == "labels":
+        load(keys=arrays)
+    else:
+        message = error_of(load, objects, keys=arrays)
+        assert "holds Python objects, which are never read" in message
     assert not (tmp_path / "unpickled").exists()
 
 

@@ -26,15 +26,15 @@ def read(tmp_path):
     def save_and_read(image, suffix=".png", image_size=(), channels=0, **options):
         path = tmp_path / f"image{suffix}"
         image.save(path, **options)
-        return image_files.read(str(path), image_size, channels)
+        return image_files.read(str(path), image_size, channels).pixels
 
     return save_and_read
 
 
 @pytest.fixture
 def decode_folder(tmp_path):
-    def decode_all(image_size=(), channels=0, skip_damaged=False):
-        return decode(list_images(str(tmp_path)), image_size, channels, skip_damaged)
+    def decode_all(image_size=(), channels=0, skip_damaged=False, levels=0):
+        return decode(list_images(str(tmp_path)), image_size, channels, skip_damaged, levels)
 
     return decode_all
 
@@ -72,6 +72,65 @@ def test_16_bits_are_scaled_and_not_clipped(read, suffix):
     values = np.array([[0, 128, 129, 257, 1_000, 32_768, 65_407, 65_535]], np.uint16)
     expected = np.rint(values / 257)
     np.testing.assert_array_equal(read(Image.fromarray(values), suffix), expected)
+
+
+def test_a_color_of_a_palette_that_is_not_used(read):
+    image = Image.fromarray(GRAY)
+    image.putpalette([0, 255, 0] * 7 + [value for level in range(7, 256) for value in [level] * 3])
+    assert image.mode == "P"
+    used = np.where(GRAY == 0, 7, GRAY)
+    image.putdata(used.reshape(-1).tolist())
+    np.testing.assert_array_equal(read(image), used)
+    image.putpixel((0, 0), 0)
+    assert read(image)[0, 0].tolist() == [0, 255, 0]
+
+
+# Levels.
+
+
+@pytest.mark.parametrize(
+    ("array", "levels", "as_they_are"),
+    [
+        (np.uint8(GRAY > 100), 2, 256),
+        (np.uint8(GRAY > 100) * np.uint8(16), 17, 256),
+        (COLOR // 18, 15, 256),
+        (np.uint16(GRAY > 100) * np.uint16(4095), 4096, 65_536),
+    ],
+)
+def test_files_that_are_all_nearly_black(tmp_path, decode_folder, array, levels, as_they_are):
+    save(tmp_path / "a.png", array)
+    save(tmp_path / "b.png", array)
+    message = error_of(decode_folder, image_size=(9, 9))  # resampling overshoots
+    assert message.startswith(f"{tmp_path}: no value exceeds {levels - 1} and {as_they_are - 1}")
+    assert f"is white, set --config.data.levels={levels}" in message
+    assert message.endswith(f"if they are this dark, set --config.data.levels={as_they_are}")
+    expected = np.rint(array * (255 / (levels - 1))).reshape(3, 4, -1)
+    np.testing.assert_array_equal(decode_folder(levels=levels).images[0], expected)
+    expected = np.rint(array * (255 / (as_they_are - 1))).reshape(3, 4, -1)
+    np.testing.assert_array_equal(decode_folder(levels=as_they_are).images[1], expected)
+    save(tmp_path / "c.png", GRAY if array.ndim == 2 else COLOR)  # the brightest decides
+    assert len(decode_folder().images) == 3
+
+
+def test_black_files_are_refused(tmp_path, decode_folder):
+    save(tmp_path / "a.png", GRAY * 0)
+    assert "every value is 0 (black)" in error_of(decode_folder)
+
+
+def test_12_bits_stored_as_16_are_named(tmp_path, decode_folder):
+    save(tmp_path / "a.png", GRAY.astype(np.uint16) * 18)
+    assert "set --config.data.levels=3961 (4096 for 12 bits);" in error_of(decode_folder)
+
+
+def test_files_that_do_not_have_the_levels(tmp_path, decode_folder):
+    save(tmp_path / "a.png", np.uint8(GRAY > 100))
+    save(tmp_path / "b.png", GRAY > 100)  # one bit has no other reading
+    images = decode_folder(levels=2).images
+    np.testing.assert_array_equal(images[0], images[1])
+    message = error_of(decode_folder, levels=4096)
+    assert "a.png: cannot be read (its values to 1 of 255 are not data.levels=4096)" in message
+    save(tmp_path / "c.png")
+    assert "c.png: cannot be read (its values to 220 of 255" in error_of(decode_folder, levels=2)
 
 
 def test_palette_becomes_color(read):
@@ -127,6 +186,16 @@ def test_of_several_images_the_first(read, suffix):
     np.testing.assert_array_equal(result, np.asarray(first))
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif"])
+def test_files_of_several_images_are_named(tmp_path, decode_folder, suffix):
+    first, second = Image.new("RGB", (5, 4), (255, 0, 0)), Image.new("RGB", (5, 4), (0, 0, 255))
+    first.save(tmp_path / "a.png")
+    assert decode_folder().note == ""
+    first.save(tmp_path / f"b\n{suffix}", save_all=True, append_images=[second])
+    expected = "1 files hold several images, of which the first is read: "
+    assert decode_folder().note == f"{expected}'b\\n{suffix}'"
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 def test_the_orientation_is_applied(read, suffix):
     image = Image.fromarray(np.repeat(np.repeat(GRAY, 8, 0), 8, 1))
@@ -161,7 +230,8 @@ def test_16_bits_of_another_meaning_are_refused(read, tmp_path):
 def test_the_name_may_be_of_another_format(tmp_path):
     save(tmp_path / "image.png")
     os.rename(tmp_path / "image.png", tmp_path / "image.JPG")
-    np.testing.assert_array_equal(image_files.read(str(tmp_path / "image.JPG"), (), 0), GRAY)
+    pixels = image_files.read(str(tmp_path / "image.JPG"), (), 0).pixels
+    np.testing.assert_array_equal(pixels, GRAY)
 
 
 def test_other_formats_are_not_tried(tmp_path, decode_folder):
@@ -214,6 +284,15 @@ def test_sizes_that_differ(tmp_path, decode_folder):
     assert f"{tmp_path}/a b.png has 3x4" in message and f"{tmp_path}/c.png 4x3" in message
     assert '--config.data.image_size="(3, 4)"' in message
     assert decode_folder(image_size=(2, 2)).images.shape == (2, 2, 2, 1)
+
+
+def test_a_size_that_trains_is_advised(tmp_path, decode_folder):
+    save(tmp_path / "a.png", np.full((3024, 4032), 99, np.uint8))
+    save(tmp_path / "b.png", np.full((4032, 3024), 99, np.uint8))
+    message = error_of(decode_folder)
+    assert '--config.data.image_size="(64, 85)" (as they are, 50 color images take 7 GB' in message
+    save(tmp_path / "a.png", np.full((2, 1000), 99, np.uint8))
+    assert error_of(decode_folder).endswith('image_size="(1, 256)"')
 
 
 # Files that cannot be read.
@@ -295,9 +374,9 @@ def test_memory_follows_the_file_not_its_header(tmp_path, decode_folder):
 def test_warnings_of_pillow_are_not_shown(tmp_path, decode_folder, monkeypatch):
     save(tmp_path / "a.png")
 
-    def load_and_warn(path, image_size, channels):
+    def load_and_warn(path, image_size, channels, levels):
         warnings.warn("odd\nand harmless", stacklevel=1)
-        return GRAY
+        return image_files.ReadImage(GRAY, 220, 255, False)
 
     monkeypatch.setattr(image_files, "read", load_and_warn)
     assert decode_folder().images.shape == (1, 3, 4, 1)

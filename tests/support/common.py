@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from configs import default
+from vae_jax.datasets import DataSpec
 from vae_jax.model import vae
 from vae_jax.model.vae import VAE, create_vae
 from vae_jax.runtime.errors import UserError
@@ -64,7 +65,7 @@ def make_small_config() -> ml_collections.ConfigDict:
 
 def settings_of(config: ml_collections.ConfigDict, steps_per_epoch: int = 40) -> TrainSettings:
     """The settings of training a configuration on images of the shape of MNIST's."""
-    return train_settings(config, (28, 28, 1), steps_per_epoch)
+    return train_settings(config, DataSpec((28, 28, 1)), steps_per_epoch)
 
 
 def make_settings(
@@ -78,6 +79,7 @@ def make_settings(
     return TrainSettings(
         EvaluationSettings(model, **evaluation or {}),
         optimizer or optax.sgd(0.1),
+        0.1,
         batch_size,
         **fields,
     )

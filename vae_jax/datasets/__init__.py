@@ -7,17 +7,20 @@ each is imported when a data set that needs it is loaded, and TensorFlow never i
 from vae_jax.datasets.binarization import BINARIZATIONS, EVALUATION_BINARIZATION_SEED
 from vae_jax.datasets.images import SPLIT_SEED
 from vae_jax.datasets.images import read as read_images
+from vae_jax.datasets.levels import MAX_LEVELS, check_levels
 from vae_jax.datasets.loading import SOURCES, load
 from vae_jax.datasets.structs import Dataset, DataSpec, Split
 
 __all__ = [
     "BINARIZATIONS",
     "EVALUATION_BINARIZATION_SEED",
+    "MAX_LEVELS",
     "SOURCES",
     "SPLIT_SEED",
     "DataSpec",
     "Dataset",
     "Split",
+    "check_levels",
     "load",
     "read_images",
 ]

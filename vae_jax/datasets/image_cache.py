@@ -1,8 +1,8 @@
 """The decoded images of a folder, kept on disk for the next start.
 
 They lie in `<data folder>/vae_jax_images/<source>-<files>`: `source` is the folder and what images
-are brought to, `files` the names, sizes and times of its files. When files have changed, what was
-kept of the same source is removed.
+are brought to, `files` each file's name, size, times, inode, and first and last 4 KiB. When files
+have changed, what was kept of the same source is removed.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import os
 import pathlib
 import sys
 import warnings
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from vae_jax.runtime.files import move_unless_there, read_json, scratch_folder, 
 
 FOLDER_NAME = "vae_jax_images"
 # To be raised whenever the same file would be decoded to other values.
-_VERSION = 1
+_VERSION = 2
 
 _IMAGES, _RECORD = "images.npy", "record.json"
 
@@ -41,6 +42,7 @@ def load(
     image_size: Sequence[int],
     channels: int,
     skip_damaged: bool,
+    levels: int = 0,
 ) -> Decoded:
     """Returns the decoded images of a folder: those kept, or else decoded now and kept.
 
@@ -50,12 +52,15 @@ def load(
       image_size: as `image_files.decode` takes it, like what follows.
       channels: likewise.
       skip_damaged: likewise.
+      levels: likewise.
 
     Raises:
       UserError: the images cannot be decoded, or not be written.
     """
-    settings = (folder.path, [*image_size], channels, skip_damaged, _VERSION, PIL.__version__)
-    kept = data_folder / FOLDER_NAME / f"{_digest(settings)}-{_digest(folder.files)}"
+    fitted = (image_size, channels, skip_damaged, levels)
+    settings = (folder.path, *fitted, _VERSION, PIL.__version__)
+    files = [(name, *_fingerprint(folder.path_of(i))) for i, name in enumerate(folder.files)]
+    kept = data_folder / FOLDER_NAME / f"{_digest(settings)}-{_digest(files)}"
     if os.path.exists(kept):
         try:
             return _read(kept)
@@ -64,7 +69,7 @@ def load(
             print(line, file=sys.stderr)
     try:
         with scratch_folder(kept.parent, ".decoding.") as scratch:
-            decoded = image_files.decode(folder, image_size, channels, skip_damaged)
+            decoded = image_files.decode(folder, *fitted)
             _put(decoded, kept, scratch)
     except OSError as error:
         raise UserError(
@@ -72,6 +77,18 @@ def load(
             "give a folder that can be written to with --config.data.data_dir=FOLDER"
         ) from error
     return decoded
+
+
+def _fingerprint(path: str) -> tuple[int, ...]:
+    """Returns what tells that a file has changed: its times alone miss a swap of two files."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            status, first = os.fstat(file.fileno()), file.read(4096)
+            file.seek(max(0, status.st_size - 4096))
+            checksum = zlib.crc32(first + file.read(4096))
+    except OSError:  # decoding says so
+        return ()
+    return checksum, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _digest(value: Any) -> str:
@@ -96,12 +113,12 @@ def _read(kept: pathlib.Path) -> Decoded:
                 file.seek(0)
                 images = np.load(file, allow_pickle=False)
         left_out = {int(index): str(why) for index, why in record["left_out"].items()}
-        recorded = record["sha256"]
+        recorded, note = record["sha256"], str(record["note"])
     except Exception as error:  # damage shows as almost any exception
         raise _DamagedError(type(error).__name__) from error
     if images.dtype != np.uint8 or _sha256(images, left_out) != recorded:
         raise _DamagedError("their SHA-256 is not the one recorded")
-    return Decoded(images, left_out)
+    return Decoded(images, left_out, note)
 
 
 def _sha256(images: np.ndarray, left_out: dict[int, str]) -> str:
@@ -116,7 +133,8 @@ def _put(decoded: Decoded, kept: pathlib.Path, scratch: pathlib.Path) -> None:
     complete.mkdir()
     np.save(complete / _IMAGES, decoded.images)
     sha256 = _sha256(decoded.images, decoded.left_out)
-    write_json(complete / _RECORD, {"sha256": sha256, "left_out": decoded.left_out})
+    record = {"sha256": sha256, "left_out": decoded.left_out, "note": decoded.note}
+    write_json(complete / _RECORD, record)
     source = kept.name.partition("-")[0]
     for index, outdated in enumerate(kept.parent.glob(f"{source}-*")):
         with contextlib.suppress(FileNotFoundError):  # another run was quicker

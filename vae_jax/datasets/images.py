@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vae_jax.datasets import image_folder
 from vae_jax.datasets.structs import Split
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path
@@ -27,6 +28,7 @@ def load(
     validation_size: int,
     test_size: int,
     skip_damaged: bool,
+    levels: int = 0,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads images from a folder of image files, an `.npz` or an `.npy`.
 
@@ -41,6 +43,7 @@ def load(
       validation_size: the number of images of that split.
       test_size: likewise.
       skip_damaged: leave out image files that cannot be decoded.
+      levels: values run from 0 (black) to `levels - 1` (white); 0 for the range of their type.
 
     Returns:
       The splits "train", "validation" and "test", and the names of the classes.
@@ -50,7 +53,7 @@ def load(
     """
     _check_arguments(path, image_size, channels)
     assert path
-    splits, class_names = read(path, image_size, channels, skip_damaged, data_folder)
+    splits, class_names = read(path, image_size, channels, skip_damaged, data_folder, levels)
     return _split(splits, path, validation_size, test_size), class_names
 
 
@@ -60,8 +63,9 @@ def read(
     channels: int = 0,
     skip_damaged: bool = False,
     data_folder: pathlib.Path | None = None,
+    levels: int = 0,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Reads images from a folder of image files, an `.npz` or an `.npy`, as they are there.
+    """Reads images from a folder of image files, an image file, an `.npz` or an `.npy`.
 
     Args:
       path: the folder or file.
@@ -69,10 +73,11 @@ def read(
       channels: likewise.
       skip_damaged: likewise.
       data_folder: where decoded images are kept; nowhere if None.
+      levels: as for `load`.
 
     Returns:
-      The file's splits, "train" and "test" or all three, or the one split "all", in the order of
-      their names; and the names of the classes.
+      The file's own splits, "train" and one or both others, or else the one split "all", each in
+      the order of the file's rows or of the names; and the names of the classes.
 
     Raises:
       UserError: the images cannot be read.
@@ -84,15 +89,18 @@ def read(
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"data.path={path}: cannot be read ({reason})") from error
-    is_file = resolved.lower().endswith((".npz", ".npy"))
-    if not is_folder and not is_file:
-        raise UserError(f"data.path={path} is neither a folder of images, nor an .npz or .npy file")
+    is_image = resolved.lower().endswith(image_folder.SUFFIXES)
+    if not is_folder and not is_image and not resolved.lower().endswith((".npz", ".npy")):
+        raise UserError(
+            f"data.path={path} is neither a folder of images nor an image, .npz or .npy"
+        )
     try:
-        if is_folder:
-            return _load_folder(resolved, data_folder, image_size, channels, skip_damaged)
+        if is_folder or is_image:
+            kept = data_folder if is_folder else None
+            return _load_folder(resolved, kept, (image_size, channels, skip_damaged, levels))
         from vae_jax.datasets import image_arrays  # here and not above: this imports Pillow
 
-        return image_arrays.load(resolved, image_size, channels)
+        return image_arrays.load(resolved, image_size, channels, levels)
     except MemoryError as error:
         raise UserError(
             f"data.path={path}: the images take more memory than there is; give fewer, or a "
@@ -115,38 +123,43 @@ def _check_arguments(path: str | None, image_size: Sequence[int], channels: int)
 
 
 def _load_folder(
-    path: str,
-    data_folder: pathlib.Path | None,
-    image_size: Sequence[int],
-    channels: int,
-    skip_damaged: bool,
+    path: str, data_folder: pathlib.Path | None, settings: tuple[Sequence[int], int, bool, int]
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Loads the images of a folder; says on standard error which of its files are left out."""
+    """Loads the images of a folder, or one image file, as `image_files.decode` takes `settings`."""
     # Here and not above: Pillow again.
-    from vae_jax.datasets import image_cache, image_files, image_folder
+    from vae_jax.datasets import image_cache, image_files
 
     folder = image_folder.list_images(path)
-    labels, class_names = image_folder.classes(folder)
-    settings = (image_size, channels, skip_damaged)
-    images, left_out = (
+    split_of, labels, class_names = image_folder.arrange(folder)
+    images, left_out, note = (
         image_cache.load(folder, data_folder, *settings)
         if data_folder
         else image_files.decode(folder, *settings)
     )
-    names = np.array([image_folder.printable(file.name) for file in folder.files])
+    names, lines = np.array([*map(image_folder.as_text, folder.files)]), [note] if note else []
     if folder.num_others:
-        print(f"{path!r}: {folder.num_others} files are no images by name", file=sys.stderr)
+        lines.append(f"{folder.num_others} files are no images by name")
+    if outputs := folder.outputs:
+        first = repr(outputs[0])
+        lines.append(f"{len(outputs)} folders of runs or output are left out, the first: {first}")
     if left_out:
         first, reason = next(iter(left_out.items()))
-        print(
-            f"{path!r}: {len(left_out)} of {len(folder.files)} images are left out, the first: "
-            f"{folder.files[first].name!r} {reason!r}",
-            file=sys.stderr,
+        lines.append(
+            f"{len(left_out)} of {len(folder.files)} images are left out, the first: "
+            f"{folder.files[first]!r} {reason!r}"
         )
-        names = np.delete(names, [*left_out])
+        names, split_of = np.delete(names, [*left_out]), np.delete(split_of, [*left_out])
         if labels is not None:
             labels = np.delete(labels, [*left_out])
-    return {"all": Split(images=images, labels=labels, names=names)}, class_names
+    for line in lines:
+        print(f"{path!r}: {line}", file=sys.stderr)
+    whole = Split(images=images, labels=labels, names=names)
+    if "all" in split_of:
+        return {"all": whole}, class_names
+    if "train" not in split_of:
+        raise UserError(f"{path}: no training image can be read")
+    order = [name for name in ("train", "validation", "test") if name in split_of]
+    return {name: whole[split_of == name] for name in order}, class_names
 
 
 def _split(

@@ -47,6 +47,7 @@ def load(
     validation_size: int = 5_000,
     test_size: int = 5_000,
     skip_damaged: bool = False,
+    levels: int = 0,
     binarization: str = "none",
 ) -> Dataset:
     """Loads a data set as arrays, images `<uint8>[n, height, width, channels]` and labels.
@@ -61,13 +62,15 @@ def load(
         Datasets (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`).
       manual_dir: a folder that holds the four official files, compressed or not; None or "" to
         download them. Read only where `data_dir` holds no prepared data yet.
-      path: of "images", which alone takes this and the next four but `validation_size`: a folder
-        of image files, an `.npz` or an `.npy`.
+      path: of "images", which alone takes this and the next six but `validation_size`: a folder
+        of image files, an image file, an `.npz` or an `.npy`.
       image_size: height and width that images are brought to; () to leave them as they are.
       channels: 1 for gray, 3 for color; 0 for gray where every image is.
       validation_size: the number of images held out of the training images.
       test_size: the number of images held out for testing.
       skip_damaged: whether images that cannot be read are left out, and not an error.
+      levels: values run from 0 (black) to `levels - 1` (white); 0 for the range of their type, and
+        an error where all images are then nearly black.
       binarization: "none", or "dynamic": the validation and test images are drawn black and
         white here, once and always alike; the training images stay as they are, for whoever trains
         to draw anew at each use.
@@ -87,6 +90,7 @@ def load(
         validation_size=validation_size,
         test_size=test_size,
         skip_damaged=skip_damaged,
+        levels=levels,
     )
     sha256 = sha256_of(splits["train"], splits["validation"], splits["test"])
     if binarization == "dynamic":
@@ -117,11 +121,14 @@ def _load_images(
     validation_size: int,
     test_size: int,
     skip_damaged: bool,
+    levels: int,
     **_: Any,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads a user's own images."""
     folder = _data_folder(data_dir)
-    return images.load(path, folder, image_size, channels, validation_size, test_size, skip_damaged)
+    return images.load(
+        path, folder, image_size, channels, validation_size, test_size, skip_damaged, levels
+    )
 
 
 def _load_official(

@@ -34,9 +34,10 @@ def read_input(
       UserError: they cannot be read.
     """
     height, width, channels = run.replicas[0].model.image_shape
+    data = run.config.data
     try:
         splits, class_names = datasets.read_images(
-            os.fspath(path), (height, width), channels, run.config.data.skip_damaged
+            os.fspath(path), (height, width), channels, data.skip_damaged, levels=data.levels
         )
     except UserError as error:
         raise UserError(str(error).replace("data.path=", "--input=")) from error

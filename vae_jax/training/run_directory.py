@@ -32,8 +32,14 @@ CONFIG_NAME = "config.json"
 PARENT = "prior_fitted_to"
 # Where the data lie is no part of what a run is: their SHA-256 is.
 DATA_PATH_FIELDS = ("data.data_dir", "data.manual_dir", "data.path")
-# Nor is what is done with it when it is trained.
-NOT_PART_OF_IDENTITY = (*DATA_PATH_FIELDS, "evaluate.num_importance_samples", "sample.pixels")
+# Nor is how data are read, or how a trained model is used.
+NOT_PART_OF_IDENTITY = (
+    *DATA_PATH_FIELDS,
+    "data.skip_damaged",
+    "data.levels",
+    "evaluate.num_importance_samples",
+    "sample.pixels",
+)
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _LOCK_NAME = ".lock"
