@@ -148,6 +148,21 @@ def draw_latents(
     return devices.to_host(latents)
 
 
+def spread_labels(num_images: int, num_classes: int, label: int | None = None) -> np.ndarray | None:
+    """Returns the labels of images to draw, `<int32>[num_images]`, in ascending order.
+
+    Args:
+      num_images: how many.
+      num_classes: of the model; None is returned if it is 0.
+      label: the class of all; None for all classes alike.
+    """
+    if not num_classes:
+        return None
+    if label is not None:
+        return np.full(num_images, label, np.int32)
+    return (np.arange(num_images) * num_classes // num_images).astype(np.int32)
+
+
 def sample(
     model: VAE,
     params: Params,

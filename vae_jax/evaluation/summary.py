@@ -13,6 +13,7 @@ from vae_jax.evaluation.measures import SUMMARY_NAME, MeanTerms, Summary
 from vae_jax.evaluation.trained_run import Replica, TrainedRun
 from vae_jax.model.likelihoods import MAX_PIXEL, to_bits_per_dimension
 from vae_jax.model.rng_streams import make_root_key
+from vae_jax.model.structs import Batch
 from vae_jax.runtime.files import write_record
 from vae_jax.training import metrics
 from vae_jax.training.batches import to_batch
@@ -22,6 +23,7 @@ from vae_jax.training.validation import evaluate_split
 UNITS = "nats per image"
 NUM_SAMPLES = 100
 _NUM_COLUMNS = 10
+_MAX_CLASS_ROWS = 20
 _NUM_RECONSTRUCTION_ROWS = 3
 _NUM_INTERPOLATION_STEPS = 10
 
@@ -31,23 +33,34 @@ def save_samples(
     pixels: bool = False,
     num_images: int = NUM_SAMPLES,
     seed: int | None = None,
+    label: int | None = None,
 ) -> np.ndarray:
-    """Plots a grid of samples, of the first 100 at most.
+    """Plots a grid of samples, 100 at most; of a conditional model a row for each class.
 
     Args:
       replica: the model.
       pixels: whether pixels are drawn too, in place of their means.
       num_images: how many to draw.
       seed: decides them; the replica's own if None.
+      label: the class to draw from; None for all classes alike, one after another.
 
     Returns:
       The images, `<float32>[num_images, height, width, channels]`.
     """
     draw = generation.sample_pixels if pixels else generation.sample
     root_key = replica.root_key if seed is None else make_root_key(seed)
-    images = draw(replica.model, replica.params, root_key, num_images)
-    shown = replica.shown(images[:NUM_SAMPLES])
-    rows = math.isqrt(len(shown))
+    num_classes = replica.model.num_classes
+    labels = generation.spread_labels(num_images, num_classes, label)
+    data = Batch(labels=labels)
+    images = draw(replica.model, replica.params, root_key, num_images, data=data)
+    if labels is None or label is not None:
+        shown = replica.shown(images[:NUM_SAMPLES])
+        rows = math.isqrt(len(shown))
+    else:
+        rows = min(num_classes, num_images, _MAX_CLASS_ROWS)
+        per_row = min(num_images // rows, _NUM_COLUMNS)
+        starts = np.searchsorted(labels, np.unique(labels)[:rows])
+        shown = replica.shown(images[(starts[:, None] + np.arange(per_row)).reshape(-1)])
     columns = -(-len(shown) // rows)
     # White where the last row is not full.
     blank = np.ones((rows * columns - len(shown), *shown.shape[1:]), shown.dtype)

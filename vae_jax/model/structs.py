@@ -50,6 +50,16 @@ class Batch:
         drawn = jax.random.bernoulli(key, self.images).astype(jnp.float32)
         return dataclasses.replace(self, images=drawn)
 
+    def one_hot(self, num_classes: int) -> jax.Array:
+        """Returns the labels as `<float32>[batch, num_classes]`, 1 at the class and else 0.
+
+        Raises:
+          ValueError: the images have no labels.
+        """
+        if self.labels is None:
+            raise ValueError("the model is conditional: labels are missing")
+        return jax.nn.one_hot(self.labels, num_classes)
+
     def repeat(self, num_times: int) -> "Batch":
         """Returns the batch `num_times` one after another."""
         return jax.tree.map(

@@ -47,6 +47,8 @@ class VAE(nn.Module):
       prior: p(z); `prior(batch)` is the prior of a batch.
       likelihood: p(x | z), given the decoder's outputs.
       image_shape: `(height, width, channels)` of an image.
+      num_classes: of the labels that encoder and decoder are given beside images and latents; 0 for
+        a model without labels.
     """
 
     encoder: nn.Module
@@ -54,6 +56,7 @@ class VAE(nn.Module):
     prior: Prior
     likelihood: Likelihood
     image_shape: tuple[int, int, int]
+    num_classes: int = 0
 
     def setup(self) -> None:
         """Makes the parameters that belong to neither encoder nor decoder."""
@@ -156,6 +159,7 @@ def create_vae(
     image_shape: Sequence[int] = (28, 28, 1),
     likelihood: str = "bernoulli",
     prior: Mapping[str, Any] | None = None,
+    num_classes: int = 0,
 ) -> VAE:
     """Builds the model that the fields of a configuration describe.
 
@@ -168,6 +172,7 @@ def create_vae(
       likelihood: a name in `LIKELIHOODS`.
       prior: `kind`, a name in `PRIORS`, and the attributes of that prior; the standard normal if
         None.
+      num_classes: of the labels that the model is given beside images; 0 for a model without.
 
     Raises:
       ValueError: a kind or an attribute is unknown.
@@ -178,14 +183,19 @@ def create_vae(
     height, width, channels = image_shape
     shape = (height, width, channels)
     pixels = LIKELIHOODS[likelihood]()
-    outputs = {"output_shape": (height, width, channels * pixels.num_outputs)}
-    encoder_module = build("encoder", ENCODERS, encoder, {"latent_size": latent_size})
+    known = {
+        "latent_size": latent_size,
+        "output_shape": (height, width, channels * pixels.num_outputs),
+        "num_classes": num_classes,
+    }
+    encoder_module = build("encoder", ENCODERS, encoder, known)
     return VAE(
         encoder=encoder_module,
-        decoder=build("decoder", DECODERS, {"kind": "conv_transpose", **decoder}, outputs),
+        decoder=build("decoder", DECODERS, {"kind": "conv_transpose", **decoder}, known),
         prior=create_prior(
             prior or {"kind": "standard_normal"}, latent_size, encoder_module, shape
         ),
         likelihood=pixels,
         image_shape=shape,
+        num_classes=num_classes,
     )
