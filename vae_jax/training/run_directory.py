@@ -18,7 +18,7 @@ from vae_jax import configuration
 from vae_jax.configuration import flatten
 from vae_jax.datasets import SPLIT_SEED, Dataset, DataSpec
 from vae_jax.runtime.cores import available_cores
-from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.errors import UserError, check_choice
 from vae_jax.runtime.files import (
     PARTIAL_PREFIX,
     errors_that_name,
@@ -144,6 +144,24 @@ class RunDirectory:
                 names = self.record.get("class_names") or ()  # not in older records
                 return DataSpec((height, width, channels), tuple(map(str, names)))
         raise UserError(f"{self.path / CONFIG_NAME}: has no 'image_shape'; the file is damaged")
+
+    def label_index(self, field: str, name: str) -> int:
+        """Returns the label of a class of a conditional model, by the class's name.
+
+        Args:
+          field: what the name was given as, for the error.
+          name: one of the run's classes.
+
+        Raises:
+          UserError: the model is not conditional, or there is no such class.
+        """
+        if self.config.condition.kind == "none":
+            raise UserError(
+                f"{field}={name}: the model in {self.path} is not conditional; train one with "
+                "--config.condition.kind=label"
+            )
+        check_choice(field, name, self.spec.class_names)
+        return self.spec.class_names.index(name)
 
     @property
     def parent(self) -> str | None:
