@@ -40,6 +40,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Of the pixels: bernoulli, continuous_bernoulli, gaussian or discretized_logistic.
     config.likelihood.kind = "bernoulli"
 
+    config.condition = ml_collections.ConfigDict()
+    config.condition.kind = "none"  # or label: encoder and decoder are given the image's class
+
     config.encoder = ml_collections.ConfigDict()
     config.encoder.kind = "lstm"  # lstm or dense
     config.encoder.hidden_size = 64  # lstm

@@ -17,6 +17,7 @@ from vae_jax.runtime.files import is_address
 
 ENCODERS = ("lstm", "dense")
 DECODERS = ("conv_transpose",)
+CONDITIONS = ("none", "label")
 OUTPUT_BIAS_INITS = ("zeros", "data_mean")
 ACTIVATIONS = ("relu", "swish")
 MEAN_ACTIVATIONS = ("none", "relu")
@@ -214,6 +215,12 @@ def _check_prior(rules: _Rules) -> None:
         rules.require(
             "latent_size", fields["latent_size"] > 1, "at least 2 where prior.kind is coupling_flow"
         )
+    rules.one_of("condition.kind", CONDITIONS)
+    rules.require(
+        "prior.kind",
+        kind != "vamp" or fields["condition.kind"] == "none",
+        "another where condition.kind is label: vamp's pseudo-inputs have no labels",
+    )
     rules.require(
         "loss.free_bits",
         kind == "standard_normal" or fields["loss.free_bits"] == 0.0,

@@ -16,6 +16,7 @@ def sample(
     output: str | os.PathLike[str] | None = None,
     num: int = NUM_SAMPLES,
     seed: int | None = None,
+    label: str | None = None,
 ) -> None:
     """Writes images from random latents: a grid of the first 100, `.npy`, and PNG files.
 
@@ -24,13 +25,16 @@ def sample(
       output: where files go; the run directory if None.
       num: how many images.
       seed: decides them; the replica's own if None.
+      label: the class to draw from, by its name; None for all classes of a conditional model, one
+        after another.
 
     Raises:
-      UserError: there is no run to sample from.
+      UserError: there is no run to sample from, or no such class.
     """
+    index = None if label is None else source.label_index("--label", label)
     run = restore_to_write(source, output)
     for replica in run.replicas:
-        images = save_samples(replica, run.config.sample.pixels, num, seed)
+        images = save_samples(replica, run.config.sample.pixels, num, seed, index)
         path, folder = replica.folder / "samples.npy", replica.folder / "samples"
         write_npy(path, images)
         write_pngs(folder, images)
@@ -41,4 +45,5 @@ def sample(
 _FLAGS = run_flags()
 flags.DEFINE_integer("num", None, "How many images.", 1, flag_values=_FLAGS)
 flags.DEFINE_integer("seed", None, "Decides the images.", 0, 2**32 - 1, flag_values=_FLAGS)
+flags.DEFINE_string("label", None, "The class to draw from, by its name.", flag_values=_FLAGS)
 MODE = Mode(sample, flags=_FLAGS)

@@ -31,6 +31,11 @@ def _check_against_data(config: ml_collections.ConfigDict, dataset: datasets.Dat
     """Checks the fields whose limit is the images' size or the number of training images."""
     num_images, batch_size, loss = len(dataset.train), config.train.batch_size, config.loss
     height, width, _ = dataset.image_shape
+    if config.condition.kind == "label" and len(dataset.class_names) < 2:
+        raise UserError(
+            f"condition.kind is label, and data.name={dataset.name} has no labels of two or more "
+            "classes; put the images into a folder for each class, or give an .npz with labels"
+        )
     stride = math.prod(config.decoder.strides)
     if stride > max(height, width):
         raise UserError(

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from vae_jax.model.activations import Activation, get_activation
 from vae_jax.model.conv_transpose import ConvTranspose
@@ -59,6 +60,8 @@ class ConvTransposeDecoder(nn.Module):
       activation: "relu" or "swish".
       head: "dense" (a dense layer from the flattened maps to all pixels) or "conv" (a 3 x 3
         convolution to the outputs' channels).
+      num_classes: of the labels, which the decoder is given too: p(x | z, y), as M2's in Kingma et
+        al. 2014 (arXiv:1406.5298); 0 for none.
     """
 
     output_layer: ClassVar = "logits"
@@ -73,6 +76,7 @@ class ConvTransposeDecoder(nn.Module):
     residual_blocks: Sequence[int] = ()
     activation: str = "relu"
     head: str = "dense"
+    num_classes: int = 0
 
     @nn.compact
     def __call__(
@@ -96,6 +100,8 @@ class ConvTransposeDecoder(nn.Module):
         stride = math.prod(self.strides)
         grid = (math.ceil(height / stride), math.ceil(width / stride), self.grid_channels)
         x = latents
+        if self.num_classes:
+            x = jnp.concatenate([latents, batch.one_hot(self.num_classes)], axis=-1)
         for size in (*self.dense_sizes, math.prod(grid)):
             x = activation(Dense(size)(x))
         x = x.reshape(-1, *grid)

@@ -81,6 +81,7 @@ class LSTMEncoder(nn.Module):
       mlp_sizes: widths of the dense layers before the two heads.
       activation: "relu" or "swish", of these.
       mean_activation: "none", or "relu" for means that are never negative.
+      num_classes: of the labels, which the encoder is given too: q(z | x, y); 0 for none.
     """
 
     latent_size: int
@@ -90,12 +91,17 @@ class LSTMEncoder(nn.Module):
     mlp_sizes: Sequence[int] = ()
     activation: str = "relu"
     mean_activation: str = "none"
+    num_classes: int = 0
 
     @nn.compact
     def __call__(self, batch: Batch) -> Posterior:
         """Encodes images, intensities in [0, 1]."""
         images = batch.images
         rows = images.reshape(*images.shape[:2], -1)
+        if self.num_classes:  # at the end of each row
+            label = batch.one_hot(self.num_classes)[:, None]
+            repeated = jnp.broadcast_to(label, (*rows.shape[:2], self.num_classes))
+            rows = jnp.concatenate([rows, repeated], axis=-1)
         for index in range(self.num_layers):
             name = f"lstm_{index}" if index else "lstm"
             outputs = _lstm(self.hidden_size, rows, name)
@@ -116,18 +122,22 @@ class DenseEncoder(nn.Module):
       dense_sizes: widths of the hidden layers.
       activation: "relu" or "swish", of these.
       mean_activation: "none", or "relu" for means that are never negative.
+      num_classes: of the labels, which the encoder is given too: q(z | x, y); 0 for none.
     """
 
     latent_size: int
     dense_sizes: Sequence[int] = (512, 256)
     activation: str = "relu"
     mean_activation: str = "none"
+    num_classes: int = 0
 
     @nn.compact
     def __call__(self, batch: Batch) -> Posterior:
         """Encodes images, intensities in [0, 1]."""
         images = batch.images
         features = images.reshape(images.shape[0], -1)
+        if self.num_classes:
+            features = jnp.concatenate([features, batch.one_hot(self.num_classes)], axis=-1)
         features = _dense_layers(features, self.dense_sizes, self.activation)
         return _gaussian_heads(features, self.latent_size, self.mean_activation)
 

@@ -102,6 +102,7 @@ def evaluation_settings(
             spec.image_shape,
             config.likelihood.kind,
             config.prior.to_dict(),
+            num_classes=len(spec.class_names) if config.condition.kind == "label" else 0,
         ),
         objective=Objective(**config.loss),
         num_replicas=config.train.num_replicas,

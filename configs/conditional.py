@@ -1,0 +1,18 @@
+"""The small model, told which digit to draw: p(x | z, y) and q(z | x, y).
+
+  python main.py --config=configs/conditional.py --workdir=runs/conditional
+
+Kingma et al. 2014 (arXiv:1406.5298), the decoder of M2; Sohn et al. 2015. What results:
+docs/results.md.
+"""
+
+import ml_collections
+
+import vae_jax
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration."""
+    config = vae_jax.get_config("small")
+    config.condition.kind = "label"
+    return config
