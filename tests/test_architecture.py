@@ -8,22 +8,36 @@ import sys
 import pytest
 
 from tests.support.common import ROOT
-from vae_jax import configuration
-from vae_jax.model import activations, decoders, encoders, initialization
+from vae_jax import configuration, shipped_configs
+from vae_jax.model import activations, decoders, encoders, initialization, priors
 from vae_jax.model.objective import Objective
 from vae_jax.training import optimizer
 
 # Each imports only from those before it; the verbs, which stand in the root, come last.
-ROOMS = ("runtime", "datasets", "configuration", "model", "training", "evaluation", "reporting")
+ROOMS = (
+    "runtime",
+    "datasets",
+    "shipped_configs",
+    "configuration",
+    "model",
+    "training",
+    "evaluation",
+    "reporting",
+)
 # What a room does not import although it stands before it.
-UNKNOWN = {"datasets": set(), "model": {"datasets", "configuration"}}
+UNKNOWN = {
+    "shipped_configs": {"datasets"},
+    "model": {"datasets", "shipped_configs", "configuration"},
+}
 # What Flax gives each module.
-FLAX_FIELDS = ("name", "parent")
+FLAX_FIELDS = {"name", "parent"}
+# What a part is built of and no group of a configuration holds.
+KNOWN_FIELDS = {"latent_size", "output_shape", "image_shape", "encoder", "num_classes"}
 MODULES = sorted((ROOT / "vae_jax").rglob("*.py"))
 
 
 def room_of(module):
-    """The room of `vae_jax.x.y`; the root's files are "verbs", but for the configuration."""
+    """The room of `vae_jax.x.y`; the root's files are "verbs", but for two."""
     room = module.split(".")[1] if "." in module else "verbs"
     return room if room in ROOMS else "verbs"
 
@@ -66,18 +80,30 @@ def test_a_mistake_is_answered_without_jax(module):
 
 def test_the_names_a_configuration_may_hold_are_those_there_are():
     assert (*encoders.ENCODERS,) == configuration.ENCODERS
+    assert (*decoders.DECODERS,) == configuration.DECODERS
     assert (*activations.ACTIVATIONS,) == configuration.ACTIVATIONS
     assert configuration.HEADS == decoders.HEADS
     assert configuration.INITIALIZATIONS == initialization.INITIALIZATIONS
     assert configuration.SCHEDULES == optimizer.SCHEDULES
 
 
-def test_the_fields_of_a_configuration_are_those_of_what_they_build():
-    from configs import default
+def fields_of(kind):
+    return {field.name for field in dataclasses.fields(kind)}
 
-    config = default.get_config()
-    assert {*config.loss} == {field.name for field in dataclasses.fields(Objective)}
-    decoder = {*decoders.ConvTransposeDecoder.__annotations__} - {"output_shape", *FLAX_FIELDS}
-    assert {*config.decoder} == decoder
-    attributes = {name for kind in encoders.ENCODERS.values() for name in kind.__annotations__}
-    assert {*config.encoder} == {"kind", *attributes} - {"latent_size", *FLAX_FIELDS}
+
+@pytest.mark.parametrize(
+    ("group", "kinds"),
+    [
+        ("encoder", encoders.ENCODERS),
+        ("decoder", decoders.DECODERS),
+        ("prior", priors.PRIORS),
+    ],
+)
+def test_the_fields_of_a_group_are_those_of_what_it_builds(group, kinds):
+    fields = set().union(*(fields_of(kind) for kind in kinds.values()))
+    expected = {"kind"} | fields - FLAX_FIELDS - KNOWN_FIELDS
+    assert {*shipped_configs.get_config()[group]} == expected
+
+
+def test_the_fields_of_the_loss_are_those_of_the_objective():
+    assert {*shipped_configs.get_config().loss} == fields_of(Objective)
