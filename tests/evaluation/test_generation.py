@@ -8,9 +8,11 @@ import scipy.stats
 from tests.support.common import apply, make_settings, small_vae
 from vae_jax.evaluation import generation
 from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.structs import Batch
 from vae_jax.training import steps
 
 IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 28, 28, 1)).astype(np.uint8)
+DATA = Batch(IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +23,21 @@ def trained():
 
 def test_reconstructions_decode_the_posterior_mean(trained):
     model, state = trained
-    mean, _ = apply(model, state.params, IMAGES / 255.0, method="encode")
-    logits = apply(model, state.params, mean, method="decode")
-    actual = generation.reconstruct(model, state.params, IMAGES)
+    posterior = apply(model, state.params, Batch(IMAGES / 255.0), method="posterior")
+    logits = apply(model, state.params, posterior.mean, Batch(), method="decode")
+    actual = generation.reconstruct(model, state.params, DATA)
     np.testing.assert_allclose(actual, jax.nn.sigmoid(logits), rtol=1e-4)
 
 
 def test_interpolation_leads_from_one_reconstruction_to_the_other(trained):
     model, state = trained
-    images = generation.interpolate(model, state.params, IMAGES[:3], IMAGES[3:], num_steps=5)
-    ends = generation.reconstruct(model, state.params, IMAGES)
+    images = generation.interpolate(model, state.params, DATA[:3], DATA[3:], num_steps=5)
+    ends = generation.reconstruct(model, state.params, DATA)
     assert images.shape == (3, 5, 28, 28, 1)
     np.testing.assert_allclose(images[:, 0], ends[:3], rtol=1e-4)
     np.testing.assert_allclose(images[:, -1], ends[3:], rtol=1e-4)
-    means, _ = generation.encode_batch(model, state.params, IMAGES)
-    middle = generation.decode_batch(model, state.params, (means[:3] + means[3:]) / 2)
+    means = generation.encode_batch(model, state.params, DATA).mean
+    middle = generation.decode_batch(model, state.params, (means[:3] + means[3:]) / 2, Batch())
     np.testing.assert_allclose(images[:, 2], middle, rtol=1e-4)
 
 
@@ -43,7 +45,7 @@ def test_samples_decode_latents_of_the_prior(trained):
     model, state = trained
     images = generation.sample(model, state.params, state.root_key, 4)
     key = stream_key(state.root_key, Stream.PRIOR_SAMPLES)
-    logits = apply(model, state.params, jax.random.normal(key, (4, 3)), method="decode")
+    logits = apply(model, state.params, jax.random.normal(key, (4, 3)), Batch(), method="decode")
     np.testing.assert_allclose(images, jax.nn.sigmoid(logits), rtol=1e-4)
     assert images.shape == (4, 28, 28, 1)
 
@@ -89,19 +91,20 @@ def test_drawn_pixels_are_of_the_likelihood_at_the_latents_of_the_samples(traine
 
 def test_many_images_are_what_few_are(trained, monkeypatch):
     model, state = trained
-    together = generation.encode(model, state.params, IMAGES)
+    together = generation.encode(model, state.params, DATA)
     monkeypatch.setattr(generation, "_SMALL_BATCH_SIZE", 4)
     monkeypatch.setattr(generation, "_BATCH_SIZE", 4)
-    apart = generation.encode(model, state.params, IMAGES)
-    assert apart[0].shape == (6, 3)
-    for first, second in zip(together, apart, strict=True):
-        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+    apart = generation.encode(model, state.params, DATA)
+    assert apart.mean.shape == (6, 3)
+    for name, array in together.to_arrays().items():
+        np.testing.assert_allclose(apart.to_arrays()[name], array, rtol=1e-5, atol=1e-6)
 
 
 def test_measured_samples_are_decided_by_the_key_and_are_not_those_of_the_figure(trained):
     model, state = trained
     first, again = (
-        generation.sample_for_metrics(model, state.params, state.root_key, 5) for _ in range(2)
+        generation.sample(model, state.params, state.root_key, 5, Stream.MEASURED_SAMPLES)
+        for _ in range(2)
     )
     assert first.shape == (5, 28, 28, 1)
     np.testing.assert_array_equal(first, again)
@@ -116,7 +119,7 @@ def test_the_manifold_lies_at_the_quantiles_of_the_prior():
     assert images.shape == (5, 5, 28, 28, 1)
     # Rightmost column, second row from above: 90% and 70% of the prior lie below.
     latents = scipy.stats.norm.ppf([[0.9, 0.7]]).astype(np.float32)
-    expected = generation.decode_batch(model, state.params, latents)[0]
+    expected = generation.decode_batch(model, state.params, latents, Batch())[0]
     np.testing.assert_allclose(images[1, 4], expected, rtol=1e-4)
 
 

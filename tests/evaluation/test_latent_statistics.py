@@ -7,6 +7,7 @@ import scipy.stats
 
 from vae_jax.evaluation import latent_statistics
 from vae_jax.model import distributions
+from vae_jax.model.posterior import Posterior
 from vae_jax.model.priors import StandardNormal
 
 RANDOM = np.random.default_rng(0)
@@ -20,7 +21,7 @@ def test_a_unit_is_active_if_its_mean_varies():
 def test_kl_per_dimension_is_the_integral_and_sums_to_the_loss():
     mean = np.array([[0.5, 0.0], [-1.0, 0.0]], np.float32)
     log_var = np.array([[0.3, 0.0], [-0.7, 0.0]], np.float32)
-    kl = latent_statistics.kl_per_dimension(StandardNormal(2), mean, log_var)
+    kl = latent_statistics.kl_per_dimension(StandardNormal(2), Posterior(mean, log_var))
 
     def integrated(mean, log_var):
         q, p = scipy.stats.norm(mean, np.exp(log_var / 2)), scipy.stats.norm()
@@ -37,7 +38,7 @@ def test_the_aggregate_posterior_of_the_prior_is_standard():
     scale = np.array([0.3, 0.9, 0.3])
     mean = RANDOM.normal(size=(20_000, 3)) * np.sqrt(1 - scale**2) + [0.0, 0.0, 2.0]
     log_var = np.broadcast_to(2 * np.log(scale), mean.shape)
-    aggregate_mean, variance = latent_statistics.aggregate_posterior(mean, log_var)
+    aggregate_mean, variance = Posterior(mean, log_var).aggregate_moments()
     np.testing.assert_allclose(aggregate_mean, [0.0, 0.0, 2.0], atol=0.03)
     np.testing.assert_allclose(variance, 1.0, atol=0.03)
 

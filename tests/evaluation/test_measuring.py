@@ -7,6 +7,8 @@ import pytest
 from tests.support.common import small_vae
 from vae_jax.evaluation import latent_statistics, sample_quality
 from vae_jax.evaluation.measuring import Measurer, NotMeasured
+from vae_jax.model.posterior import Posterior
+from vae_jax.model.structs import Batch
 
 POINTS = np.random.default_rng(0).normal(size=(150, 3)).astype(np.float32)
 ALIKE = np.full_like(POINTS, 5.0)
@@ -74,7 +76,10 @@ def test_posteriors_that_are_not_finite_or_overflow(value):
     mean, log_var = POINTS.copy(), POINTS.copy()
     log_var[3, 1] = value
     model = small_vae(3)
-    measures = latent_statistics.posterior_measures(model, {}, jax.random.key(0), mean, log_var)
+    posterior = Posterior(mean, log_var)
+    measures = latent_statistics.posterior_measures(
+        model, {}, jax.random.key(0), posterior, Batch()
+    )
     assert measures.active_units == 3
     assert measures.kl_per_dimension is None
     assert measures.aggregate_variance is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vae_jax.evaluation import plots
-from vae_jax.training.metrics import COLUMNS, STD_COLUMNS
+from vae_jax.training.metrics import COLUMNS, combine
 
 TERMS = ("loss", "reconstruction", "kl")
 IMAGES = np.random.RandomState(0).uniform(size=(2, 10, 28, 28, 1))
@@ -84,6 +84,14 @@ def test_loss_curves(tmp_path):
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 100
 
 
+def test_loss_curves_need_no_number_that_an_epoch_did_not_measure(tmp_path):
+    rows = [dict.fromkeys(COLUMNS, 100.0 / epoch) | {"epoch": epoch} for epoch in (1, 2)]
+    plots.save_loss_curves(tmp_path / "a.png", rows, best_epoch=2)
+    rows[0]["kl_weight"] = 0.5  # as in the epochs of the ELBO before an importance-weighted bound
+    plots.save_loss_curves(tmp_path / "b.png", rows, best_epoch=2)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
 @pytest.mark.parametrize(
     "loss, title", [((100.0, 90.0), "Total (negative ELBO)"), ((100.0, 88.0), "Loss")]
 )
@@ -108,7 +116,10 @@ def test_loss_curves_of_replicas_have_bands(tmp_path):
     colored = []
     for std in (None, 1.0, 20.0):
         if std:
-            rows = [row | dict.fromkeys(STD_COLUMNS, std) for row in rows]
+            rows = [
+                row | {name: std for name in combine([row, row]) if name.endswith("_std")}
+                for row in rows
+            ]
         path = tmp_path / f"{std}.png"
         plots.save_loss_curves(path, rows, best_epoch=3)
         pixels = matplotlib.image.imread(path)[..., :3]

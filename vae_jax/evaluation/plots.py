@@ -215,10 +215,13 @@ def save_loss_curves(path: Path, rows: Sequence[dict[str, float]], best_epoch: i
       best_epoch: the epoch validation chooses; it is marked.
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    curves = {column: np.array([row[column] for row in rows]) for column in rows[0]}
+    terms = [f"{split}_{term}" for split in _SPLITS for term in _TITLES]
+    has_std = "train_loss_std" in rows[0]
+    # Only what is drawn: a number that was not measured in every epoch is missing from some rows.
+    columns = ["epoch", *terms, *(f"{term}_std" for term in terms if has_std)]
+    curves = {column: np.array([row[column] for row in rows]) for column in columns}
     epochs = curves["epoch"]
     marker = "o" if len(rows) < 15 else None
-    has_std = "train_loss_std" in curves
     titles = _titles(_of_splits(curves))
     panels = figure.subplots(1, len(titles))
     for axes, (term, title) in zip(panels, titles.items(), strict=True):
