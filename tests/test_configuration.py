@@ -78,6 +78,7 @@ def test_a_configuration_survives_json():
         ("data.image_size", (1, 5000), r"data.image_size is \(1, 5000\), .* 4096 at most"),
         ("data.channels", 2, r"data.channels is 2, must be 0 \(as the images are\), 1 or 3"),
         ("data.test_size", 0, "data.test_size is 0, must be at least 1"),
+        ("condition.kind", "class", "condition.kind is 'class', must be one of none, label"),
         ("likelihood.kind", "laplace", "likelihood.kind is 'laplace', must be one of bernoulli"),
         (
             "decoder.dropout_rate",
@@ -149,6 +150,12 @@ def test_an_integer_that_no_float_can_hold(field):
 )
 def test_sizes_whose_product_python_will_not_print(changes):
     assert "must be one or more sizes of at least 1 and at most" in message_of(**changes)
+
+
+def test_a_conditional_model_has_no_pseudo_inputs():
+    changes = {"condition.kind": "label", "prior.kind": "vamp"}
+    assert message_of(**changes).startswith("prior.kind is 'vamp', must be another where condition")
+    check(**changes | {"prior.kind": "mixture"})
 
 
 def test_dropout_with_its_layers_is_allowed():
