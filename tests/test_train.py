@@ -1,6 +1,5 @@
 """Whole runs on real digits, in this process: they learn, resume and refuse."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -18,12 +17,15 @@ from vae_jax import datasets, evaluate, interpolate, sample, train
 from vae_jax.evaluation import generation
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.model.structs import Batch
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_record
 from vae_jax.training import settings, steps
+from vae_jax.training.batches import to_batch
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.metrics import read_rows
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.validation import evaluate_batch, evaluate_split
 
 pytestmark = pytest.mark.slow
@@ -47,6 +49,9 @@ def test_a_run_learns_and_leaves_everything(small_config, trained_run):
     for row in rows:
         total = row["train_reconstruction"] + row["train_kl"]
         assert math.isclose(row["train_loss"], total, rel_tol=1e-5)
+        assert row["learning_rate"] == pytest.approx(small_config.train.learning_rate)
+        assert row["gradient_norm"] > 0.0
+        assert "kl_weight" not in row  # without a warmup it never changes
     assert sorted(path.name for path in (workdir / "plots").iterdir()) == PLOTS
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["best_epoch"] == summary["epochs_trained"] == 2
@@ -55,6 +60,7 @@ def test_a_run_learns_and_leaves_everything(small_config, trained_run):
     record = json.loads((workdir / "config.json").read_text())
     assert record["config"] == json.loads(json.dumps(small_config.to_dict()))
     assert record["data_sha256"] == datasets.load("mnist_5k").sha256
+    assert record["class_names"] == [*"0123456789"]
     assert record["evaluation_binarization_seed"] is None
     assert list(workdir.glob("events.out.tfevents.*"))
     assert "tensorflow" not in sys.modules
@@ -83,7 +89,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
         train.train_and_evaluate(small_config, workdir)
     assert not (workdir / "summary.json").exists()
     # A summary of what there is so far must not pass for a complete run's.
-    evaluate.evaluate(small_config, workdir)
+    evaluate.evaluate(RunDirectory.open(workdir))
     assert "best epoch 1 of 1:" in capsys.readouterr().out
     train.train_and_evaluate(small_config, workdir)
     output = capsys.readouterr().out
@@ -93,45 +99,46 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     assert_trees_equal(final_state(small_config, workdir), final_state(small_config, trained_run))
 
 
-def test_modes_of_a_trained_run(small_config, copied_run, capsys):
+def test_modes_of_a_trained_run(copied_run, capsys):
     workdir = copied_run
     summary = (workdir / "summary.json").read_bytes()
     samples = (workdir / "plots" / "samples.png").read_bytes()
     for path in [workdir / "summary.json", *(workdir / "plots").iterdir()]:
         path.unlink()
-    sample.sample(small_config, workdir)
+    run = RunDirectory.open(workdir)
+    sample.sample(run)
     images = np.load(workdir / "samples.npy")
     assert images.shape == (100, 28, 28, 1)
     assert images.dtype == np.float32
     assert 0 <= images.min() < 0.1 < 0.5 < images.max() <= 1
-    interpolate.interpolate(small_config, workdir)
+    interpolate.interpolate(run)
     assert (workdir / "plots" / "interpolation.png").exists()
     assert not (workdir / "summary.json").exists()
-    evaluate.evaluate(small_config, workdir)
+    evaluate.evaluate(run)
     assert "best epoch 2 of 2" in capsys.readouterr().out
     assert (workdir / "summary.json").read_bytes() == summary
     assert (workdir / "plots" / "samples.png").read_bytes() == samples
 
 
-def test_a_second_evaluation_compiles_nothing(small_config, trained_run):
-    images = datasets.load("mnist_5k").test.images
-    first, second = (restore_best(small_config, trained_run).replicas[0] for _ in range(2))
-    [terms] = evaluate_split(first.settings, first.params, first.root_key, images)
-    generation.reconstruct(first.model, first.params, images)
+def test_a_second_evaluation_compiles_nothing(trained_run):
+    data, run = to_batch(datasets.load("mnist_5k").test), RunDirectory.open(trained_run)
+    first, second = (restore_best(run).replicas[0] for _ in range(2))
+    [terms] = evaluate_split(first.settings, first.params, first.root_key, data)
+    generation.reconstruct(first.model, first.params, data)
     root_key = second.root_key
     with jax.no_tracing():  # what is not traced is not compiled
-        assert [terms] == evaluate_split(second.settings, second.params, root_key, images)
-        generation.reconstruct(second.model, second.params, images)
+        assert [terms] == evaluate_split(second.settings, second.params, root_key, data)
+        generation.reconstruct(second.model, second.params, data)
 
 
-def test_parameters_are_restored_without_an_optimizer(small_config, trained_run, monkeypatch):
+def test_parameters_are_restored_without_an_optimizer(trained_run, monkeypatch):
     monkeypatch.setattr(settings, "create_optimizer", None)
     monkeypatch.setattr(optax, "adam", None)
-    replica = restore_best(small_config, trained_run).replicas[0]
+    replica = restore_best(RunDirectory.open(trained_run)).replicas[0]
     summary = read_record(trained_run / SUMMARY_NAME, Summary)
-    images = datasets.load("mnist_5k").test.images
-    [terms] = evaluate_split(replica.settings, replica.params, replica.root_key, images)
-    assert terms == dataclasses.asdict(summary.test)
+    data = to_batch(datasets.load("mnist_5k").test)
+    [terms] = evaluate_split(replica.settings, replica.params, replica.root_key, data)
+    assert terms == summary.test
 
 
 def test_evaluation_counts_every_image_once(small_config):
@@ -139,15 +146,15 @@ def test_evaluation_counts_every_image_once(small_config):
     state = steps.initial_state(settings_of(small_config), seed=0)
     images = datasets.load("mnist_5k").test.images
     # 500 a batch: one whole, and one of three images.
-    images = np.concatenate([images, 255 - images[:3]])
-    [means] = evaluate_split(evaluation, state.params, state.root_key, images)
+    data = Batch(np.concatenate([images, 255 - images[:3]]))
+    [means] = evaluate_split(evaluation, state.params, state.root_key, data)
     singly = [
         evaluate_batch(
-            evaluation, state.params, state.root_key, images[start:stop], np.arange(start, stop)
+            evaluation, state.params, state.root_key, data[start:stop], np.arange(start, stop)
         )
         for start, stop in ((0, 200), (200, 400), (400, 503))
     ]
-    losses = np.concatenate([np.asarray(terms.loss, np.float64) for terms in singly])
+    losses = np.concatenate([np.asarray(terms["loss"], np.float64) for terms in singly])
     assert len(losses) == 503
     np.testing.assert_allclose(means["loss"], losses.mean(), atol=1e-4, rtol=0)
     assert abs(means["loss"] - losses[:500].mean()) > 5e-4  # the last three count
@@ -160,8 +167,8 @@ def test_binarized_data_have_a_likelihood(small_config, tmp_path, capsys):
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert record["evaluation_binarization_seed"] == datasets.EVALUATION_BINARIZATION_SEED
     # The number of samples is no part of the run: it may be another.
-    small_config.evaluate.num_importance_samples = 20
-    evaluate.evaluate(small_config, tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    evaluate.evaluate(run.with_overrides({"evaluate.num_importance_samples": 20}))
     summary, evaluation = (
         json.loads((tmp_path / "run" / name).read_text())
         for name in ("summary.json", "evaluation.json")
@@ -192,6 +199,10 @@ def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
     train.train_and_evaluate(small_config, tmp_path / "bound")
     plain, bound = (rows_without_timing(tmp_path / name) for name in ("elbo", "bound"))
     assert bound[0] == plain[0]
+    # The weight of the KL grows over the epoch of the ELBO, and the bound has none.
+    assert plain[0]["kl_weight"] == pytest.approx(39 / 2 / 40)
+    assert plain[1]["kl_weight"] == 1.0
+    assert "kl_weight" not in bound[1]
     row = read_rows(tmp_path / "bound" / "metrics.csv")[1]
     for split in ("train", "validation"):
         gap = row[f"{split}_reconstruction"] + row[f"{split}_kl"] - row[f"{split}_loss"]
@@ -211,7 +222,7 @@ def test_a_collapsed_posterior_is_warned_of(small_config, tmp_path, capsys):
     small_config.train.num_epochs = 1
     small_config.loss.kl_weight = 1000.0
     train.train_and_evaluate(small_config, tmp_path / "run")
-    evaluate.evaluate(small_config, tmp_path / "run")
+    evaluate.evaluate(RunDirectory.open(tmp_path / "run"))
     assert "warning: the posterior has collapsed, only 0 of 8" in capsys.readouterr().err
     assert "likelihood" not in json.loads((tmp_path / "run" / "evaluation.json").read_text())
 
@@ -282,15 +293,15 @@ def test_a_schedule_that_ends_with_the_run_cannot_go_on(small_config, tmp_path, 
     (tmp_path / "config.json").write_text(json.dumps(record))
     (tmp_path / "summary.json").write_text("{}")
     small_config.train.num_epochs = 3
-    message = f"num_epochs is 2 there, 3 here: the {schedule} schedule of the learning rate ends"
+    message = f"num_epochs is 2 there, 3 here: the {schedule} schedule depends on the number of ep"
     with pytest.raises(UserError, match=message):
         train.train_and_evaluate(small_config, tmp_path)
 
 
-def test_a_run_without_a_checkpoint_cannot_be_sampled(small_config, trained_run, tmp_path):
+def test_a_run_without_a_checkpoint_cannot_be_sampled(trained_run, tmp_path):
     shutil.copy(trained_run / "config.json", tmp_path)
     with pytest.raises(UserError, match="holds no finished epoch yet"):
-        sample.sample(small_config, tmp_path)
+        sample.sample(RunDirectory.open(tmp_path))
 
 
 def test_a_run_that_begins_at_the_mean_is_ahead_in_its_first_steps(

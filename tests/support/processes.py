@@ -12,14 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from configs import default
 from tests.support.common import ROOT
 from tests.support.reading import rows_without_timing
-from vae_jax import configuration
 from vae_jax.runtime import devices
 from vae_jax.runtime.files import read_json
-from vae_jax.training import run_directory, steps
+from vae_jax.training import steps
 from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import train_settings
 
 SMALL_DECODER = (
@@ -91,9 +90,8 @@ def kill(process: subprocess.Popen, moment: Callable[[], bool], seconds: float) 
 
 def latest_state(workdir: Path) -> Any:
     """The newest checkpoint's state and progress, as NumPy arrays and plain values."""
-    fields = run_directory.read_config(workdir)
-    config = configuration.from_dict(fields, default.get_config())
-    settings = train_settings(config, (28, 28, 1), steps_per_epoch=1)
+    run = RunDirectory.open(workdir)
+    settings = train_settings(run.config, run.spec, steps_per_epoch=1)
     like = steps.abstract_state(settings)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         state, progress = checkpoints.restore_latest(like, devices.single_device())
