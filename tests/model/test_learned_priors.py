@@ -14,18 +14,25 @@ from vae_jax import configuration
 from vae_jax.model import distributions, vae
 from vae_jax.model.coupling_flow import CouplingFlow
 from vae_jax.model.objective import Objective, training_loss
+from vae_jax.model.posterior import Posterior
 from vae_jax.model.priors import PRIORS, GaussianMixture
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import create_vae
 from vae_jax.training import steps
 
 RANDOM = np.random.default_rng(0)
-PIXELS = jnp.asarray(RANDOM.uniform(size=(3, 28, 28, 1)) < 0.2, jnp.float32)
+BATCH = Batch(jnp.asarray(RANDOM.uniform(size=(3, 28, 28, 1)) < 0.2, jnp.float32))
 
 
 def make_model(prior):
     model = dataclasses.replace(small_vae(2), prior=prior)
     params = steps.initial_state(make_settings(model), seed=0).params
     return model, jax.tree.map(lambda leaf: 1.2 * leaf, params)
+
+
+def log_prior(model, latents):
+    """The log-density of the prior, a method for `apply`."""
+    return model.prior(BATCH).log_density(latents)
 
 
 def test_the_names_a_configuration_may_hold_are_the_priors():
@@ -63,19 +70,22 @@ def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
     params = steps.initial_state(make_settings(model), seed=0).params
     assert params["prior"].keys() == {"images"}  # the encoder is the model's own
     inputs = scipy.special.expit(params["prior"]["images"])
-    mean, log_var = map(np.asarray, apply(model, params, inputs, method="encode"))
+    posterior = apply(model, params, Batch(inputs), method="posterior")
+    mean, log_var = np.asarray(posterior.mean), np.asarray(posterior.log_var)
     latents = RANDOM.normal(size=(6, 2)).astype(np.float32)
     each = scipy.stats.norm(mean, np.exp(0.5 * log_var)).logpdf(latents[:, None]).sum(-1)
     expected = scipy.special.logsumexp(each, axis=1) - np.log(5)
-    found = apply(model, params, latents, method="log_prior")
+    found = apply(model, params, latents, method=log_prior)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    samples = vae.apply(model, params, jax.random.key(0), 2000, method="sample_prior")
+    samples = vae.apply(
+        model, params, method=lambda model: model.prior(BATCH).sample(jax.random.key(0), 2000)
+    )
     np.testing.assert_allclose(np.asarray(samples).mean(0), mean.mean(0), atol=0.15)
     # Of data, the images are as they are, and no gradient reaches them.
     data = dataclasses.replace(model, prior=dataclasses.replace(model.prior, pseudo_inputs="data"))
     given = {**params, "prior": {"images": inputs}}
-    np.testing.assert_allclose(apply(data, given, latents, method="log_prior"), found, rtol=1e-6)
-    gradient = jax.grad(lambda p: apply(data, p, latents, method="log_prior").sum())(given)
+    np.testing.assert_allclose(apply(data, given, latents, method=log_prior), found, rtol=1e-6)
+    gradient = jax.grad(lambda p: apply(data, p, latents, method=log_prior).sum())(given)
     assert not gradient["prior"]["images"].any()
     assert gradient["encoder"]["mean"]["kernel"].any()
 
@@ -83,32 +93,39 @@ def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
 def test_a_flow_that_is_not_bent_has_the_losses_of_the_standard_normal():
     plain = small_vae(2)
     model, params = make_model(CouplingFlow(2, 3, 8))
-    mean, log_var = apply(plain, params, PIXELS, method="encode")
-    noise = jnp.asarray(RANDOM.normal(size=(4, 3, 2)), jnp.float32)
+    posterior = apply(plain, params, BATCH, method="posterior")
+    sample = posterior.sample(jax.random.key(4), 4)
     weights, expected = (
-        apply(m, params, PIXELS, mean, log_var, noise, method="log_weights")[0]
-        for m in (model, plain)
+        apply(m, params, BATCH, sample, method="log_weights_of")[0] for m in (model, plain)
     )
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
     # Its KL is that of samples: right on average.
-    many = jnp.asarray(RANDOM.normal(size=(20_000, 3, 2)), jnp.float32)
-    kl = jax.vmap(lambda e: apply(model, params, mean, log_var, e, method="kl"))(many)
-    error = kl.std(0) / np.sqrt(len(many))
-    difference = kl.mean(0) - apply(plain, params, mean, log_var, noise[0], method="kl")
+    kl = jax.vmap(lambda one: kl_of(model, params, posterior, one))(
+        posterior.sample(jax.random.key(5), 20_000)
+    )
+    error = kl.std(0) / np.sqrt(len(kl))
+    difference = kl.mean(0) - kl_of(plain, params, posterior, sample[0])
     assert (np.abs(difference) < 4.0 * error + 1e-5).all()
+
+
+def kl_of(model, params, posterior, sample):
+    """The KL of posteriors from a model's prior."""
+    return vae.apply(model, params, method=lambda model: posterior.kl(model.prior(BATCH), sample))
 
 
 def test_a_very_narrow_posterior_has_its_kl():
     """The sample is rounded to its mean; log q comes from the noise."""
     model, params = make_model(CouplingFlow(2, 3, 8))
-    mean, log_var = np.full((1, 2), 100.0, np.float32), np.full((1, 2), -40.0, np.float32)
-    noise = np.array([[1.0, -2.0]], np.float32)
+    posterior = Posterior(np.full((1, 2), 100.0, np.float32), np.full((1, 2), -40.0, np.float32))
+    key = jax.random.key(0)
+    noise = jax.random.normal(key, (1, 2))
     expected = (
         scipy.stats.norm.logpdf(noise).sum() + 40.0 - scipy.stats.norm.logpdf([100.0] * 2).sum()
     )
     for path_gradient in (False, True):
-        found = vae.apply(model, params, mean, log_var, noise, path_gradient, method="kl")
-        np.testing.assert_allclose(found, [expected], rtol=1e-6)
+        sample = posterior.sample(key, path_gradient=path_gradient)
+        np.testing.assert_array_equal(sample.latents, 100.0)
+        np.testing.assert_allclose(kl_of(model, params, posterior, sample), [expected], rtol=1e-6)
 
 
 def gradients_of_kl(mean, log_var, path_gradient, num=50_000):
@@ -149,7 +166,7 @@ def test_doubly_reparameterized_gradients_have_the_same_mean_and_vary_less():
         objective = Objective(num_importance_samples=5, path_gradient=path_gradient)
 
         def of_key(key):
-            loss = lambda p: training_loss(objective, model, p, PIXELS, key, None, 0)[0]  # noqa: E731
+            loss = lambda p: training_loss(objective, model, p, BATCH, key, None, 0)[0]  # noqa: E731
             value, gradient = jax.value_and_grad(loss)(params)
             heads = gradient["encoder"]
             flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(heads)])
@@ -175,4 +192,4 @@ def test_scaled_gradients():
 def test_a_prior_without_dimensions_has_no_free_bits():
     model, params = make_model(CouplingFlow(2, 2, 4))
     with pytest.raises(ValueError, match="no closed form for each latent dimension"):
-        training_loss(Objective(free_bits=0.1), model, params, PIXELS, jax.random.key(0), None, 0)
+        training_loss(Objective(free_bits=0.1), model, params, BATCH, jax.random.key(0), None, 0)

@@ -102,7 +102,9 @@ def test_intensities_are_not_taken_for_bytes():
 
 
 def test_the_names_in_a_configuration_are_the_likelihoods():
-    assert tuple(LIKELIHOODS) == configuration.LIKELIHOODS
+    is_binary = {name: kind().is_binary for name, kind in LIKELIHOODS.items()}
+    assert is_binary == configuration.LIKELIHOODS
+    assert list(is_binary) == list(configuration.LIKELIHOODS)
 
 
 def test_bits_per_dimension():

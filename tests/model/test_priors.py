@@ -12,6 +12,7 @@ from vae_jax.evaluation import generation, latent_statistics
 from vae_jax.model import distributions
 from vae_jax.model.objective import Objective, training_loss
 from vae_jax.model.priors import StandardNormal
+from vae_jax.model.structs import Batch
 from vae_jax.training import steps
 
 RNG = np.random.RandomState(0)
@@ -56,25 +57,20 @@ def test_another_prior_is_asked_by_losses_bound_generation_and_statistics():
     model = dataclasses.replace(plain, prior=Shifted(4))
     state = steps.initial_state(make_settings(plain), seed=0)
     params, key = state.params, jax.random.key(1)
-    pixels = jnp.asarray(RNG.uniform(size=(3, 28, 28, 1)) < 0.2, jnp.float32)
-    mean, log_var = apply(plain, params, pixels, method="encode")
-    shift = (9.0 / 2 * 4 - 3.0 * mean.sum(1)).mean()  # of the KL, by its formula
+    batch = Batch(jnp.asarray(RNG.uniform(size=(3, 28, 28, 1)) < 0.2, jnp.float32))
+    posterior = apply(plain, params, batch, method="posterior")
+    shift = (9.0 / 2 * 4 - 3.0 * posterior.mean.sum(1)).mean()  # of the KL, by its formula
     compute = jax.jit(training_loss, static_argnums=(0, 1))
     for objective in (Objective(), Objective(free_bits=1e-6)):
-        losses = [compute(objective, m, params, pixels, key, None, 0)[0] for m in (plain, model)]
+        losses = [compute(objective, m, params, batch, key, None, 0)[0] for m in (plain, model)]
         np.testing.assert_allclose(losses[1] - losses[0], shift, rtol=1e-4)
-    noise = jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32)
-    z = mean + jnp.exp(0.5 * log_var) * noise
-    weights = [
-        apply(m, params, pixels, mean, log_var, noise, method="log_weights")[0]
-        for m in (plain, model)
-    ]
+    sample = posterior.sample(key, 2)
+    weights = [apply(m, params, batch, sample, method="log_weights_of")[0] for m in (plain, model)]
+    z = sample.latents
     expected = scipy.stats.norm.logpdf(z, 3.0).sum(2) - scipy.stats.norm.logpdf(z).sum(2)
     np.testing.assert_allclose(weights[1] - weights[0], expected, rtol=1e-3, atol=1e-3)
-    kl = latent_statistics.kl_per_dimension(model.prior, np.asarray(mean), np.asarray(log_var))
-    plain_kl = latent_statistics.kl_per_dimension(
-        plain.prior, np.asarray(mean), np.asarray(log_var)
-    )
+    posterior = jax.tree.map(np.asarray, posterior)
+    kl, plain_kl = (latent_statistics.kl_per_dimension(m.prior, posterior) for m in (model, plain))
     np.testing.assert_allclose(np.subtract(kl, plain_kl).sum(), shift, rtol=1e-4)
     samples = [generation.sample(m, params, key, 3) for m in (plain, model)]
     assert not np.allclose(*samples, atol=1e-3)
