@@ -15,6 +15,8 @@ from tests.support.exploring import make_dataset, make_replica
 from vae_jax import explore
 from vae_jax.evaluation import generation
 from vae_jax.reporting import explorer, sprites
+from vae_jax.training.batches import to_batch
+from vae_jax.training.run_directory import RunDirectory
 
 RANDOM = np.random.default_rng(0)
 MAX_SIZE = 6_000_000
@@ -55,8 +57,13 @@ def data(html):
 
 
 @pytest.fixture(scope="module")
-def means(replica, dataset):
-    return generation.encode(replica.model, replica.params, dataset.test.images)
+def posterior(replica, dataset):
+    return generation.encode(replica.model, replica.params, to_batch(dataset.test))
+
+
+@pytest.fixture(scope="module")
+def means(posterior):
+    return posterior.mean
 
 
 def decoded(replica, latents):
@@ -70,12 +77,12 @@ def assert_shows(image, expected):
 
 
 def test_a_place_of_the_map_shows_what_is_decoded_there(replica, means, data):
-    center = means[0].mean(0)
-    directions = np.linalg.svd(means[0] - center, full_matrices=False)[2][:2]
+    center = means.mean(0)
+    directions = np.linalg.svd(means - center, full_matrices=False)[2][:2]
     # The signs of principal components are free: the page's points tell them.
     corner, side = np.array(data["corner"]), data["side"]
     points = corner + np.array(data["points"]) * (side, -side)
-    expected = (means[0] - center) @ directions.T
+    expected = (means - center) @ directions.T
     signs = np.sign((points * expected).sum(0))
     np.testing.assert_allclose(points, expected * signs, atol=side * 1e-4)
     for column, row in ((0, 0), (31, 4), (9, 31)):
@@ -95,8 +102,8 @@ def test_points_are_test_images_inside_the_map(dataset, data):
         np.testing.assert_array_equal(image_at(data, "tests", point), expected)
 
 
-def test_a_traversal_moves_one_latent_variable(replica, means, data):
-    mean, log_var = means
+def test_a_traversal_moves_one_latent_variable(replica, posterior, data):
+    mean, log_var = posterior.mean, posterior.log_var
     assert data["variables"] == np.argsort(-mean.var(0)).tolist()
     std = np.sqrt(mean.var(0) + np.exp(log_var).mean(0))
     steps = len(data["traversal"])
@@ -113,7 +120,7 @@ def test_a_traversal_moves_one_latent_variable(replica, means, data):
 
 
 def test_an_interpolation_is_a_straight_line_between_latent_means(replica, means, data):
-    ends, between = means[0][data["ends"]], data["between"]
+    ends, between = means[data["ends"]], data["between"]
     assert len(ends) == 20
     pairs = [*itertools.combinations(range(20), 2)]
     for first, last in ((0, 1), (3, 17), (18, 19)):
@@ -149,7 +156,7 @@ def test_images_without_labels_have_no_legend(tmp_path):
 
 def test_two_latent_variables_are_the_map():
     mean = RANDOM.normal(size=(30, 2)).astype(np.float32)
-    shown = explorer.choose(mean, np.zeros_like(mean), None)
+    shown = explorer.choose(mean, np.zeros(mean.shape[1]), None)
     latents = shown.corner + shown.points * (shown.side, -shown.side)
     np.testing.assert_allclose(latents, mean, atol=1e-5)
     cells = shown.latents["map"].reshape(32, 32, 2)
@@ -159,20 +166,20 @@ def test_two_latent_variables_are_the_map():
 def test_ends_are_of_all_classes():
     mean = RANDOM.normal(size=(50, 3)).astype(np.float32)
     labels = np.sort(np.arange(50) % 10)
-    shown = explorer.choose(mean, np.zeros_like(mean), labels)
+    shown = explorer.choose(mean, np.zeros(mean.shape[1]), labels)
     assert labels[shown.ends].tolist() == [label for label in range(10) for _ in range(2)]
 
 
 def test_latents_that_do_not_differ_are_an_error_of_one_line():
     mean = np.ones((5, 3), np.float32)
-    assert "nothing to explore" in error_of(explorer.choose, mean, np.zeros_like(mean), None)
+    assert "nothing to explore" in error_of(explorer.choose, mean, np.zeros(3), None)
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (32, 32, 1), (20, 64, 3)])
 def test_the_largest_page_is_below_its_limit(shape):
     # Noise is what compresses worst, and 2,000 points are as many as there may be.
     mean = RANDOM.normal(size=(2_001, 32)).astype(np.float32)
-    shown = explorer.choose(mean, np.zeros_like(mean), None)
+    shown = explorer.choose(mean, np.zeros(mean.shape[1]), None)
     num_images = len(shown.rows) + sum(map(len, shown.latents.values())) + 320
     images = sprites.thumbnails(RANDOM.random((256, *shape)))
     assert max(images.shape[1:3]) == 32
@@ -181,8 +188,8 @@ def test_the_largest_page_is_below_its_limit(shape):
     assert num_images * per_image + script_and_points < MAX_SIZE
 
 
-def test_the_mode_writes_a_page_where_it_is_told(trained_run, small_config, tmp_path, capsys):
-    explore.explore(small_config, trained_run, tmp_path / "new" / "folder")
+def test_the_mode_writes_a_page_where_it_is_told(trained_run, tmp_path, capsys):
+    explore.explore(RunDirectory.open(trained_run), tmp_path / "new" / "folder")
     path = tmp_path / "new" / "folder" / "explorer.html"
     assert f"wrote {path}" in capsys.readouterr().out
     assert path.stat().st_size < MAX_SIZE

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from configs import baseline, deeper_decoder, default, dense_encoder, optimized, reference
+import vae_jax
 from vae_jax import report
-from vae_jax.reporting import analysis, claims, runs
+from vae_jax.reporting import analysis, claims, page, runs
 from vae_jax.reporting.differences import all_of, difference
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_json
@@ -24,8 +24,8 @@ from vae_jax.training import run_directory
 from vae_jax.training.metrics import COLUMNS
 
 NAMED = {
-    module.__name__.rpartition(".")[2]: module.get_config()
-    for module in (baseline, deeper_decoder, dense_encoder, optimized, reference)
+    name: vae_jax.get_config(name)
+    for name in ("baseline", "deeper_decoder", "dense_encoder", "optimized", "reference")
 }
 SAMPLES = {
     "features": "digit classifier",
@@ -106,7 +106,7 @@ def write_run(workdir, config, losses, **samples):
 
 
 def write_report(workdir):
-    report.write_report(workdir, NAMED, default.get_config(), {})
+    report.write_report(workdir)
     return (workdir / "report.html").read_text(), (workdir / "report.md").read_text()
 
 
@@ -132,16 +132,16 @@ def test_a_report_holds_its_plots_and_no_external_link(tmp_path):
     write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
     write_run(tmp_path / "optimized", NAMED["optimized"], [102.3])
     html_text, markdown = write_report(tmp_path)
-    page = Page(html_text)
-    assert not page.open
+    parsed = Page(html_text)
+    assert not parsed.open
     # The overlaid curves, KL by dimension, and four plots of each run.
-    assert page.tags.count("img") == 2 + 2 * 4
+    assert parsed.tags.count("img") == 2 + 2 * 4
     assert all(
-        reference.startswith(("#", "data:image/png;base64,")) for reference in page.references
+        reference.startswith(("#", "data:image/png;base64,")) for reference in parsed.references
     )
     assert not re.search(r"https?://|@import|url\(", html_text)
     for tag in ("script", "link", "iframe"):
-        assert tag not in page.tags
+        assert tag not in parsed.tags
     for text in (html_text, markdown):
         assert "102.30" in text
         assert "**100.60**" in text or '<td class="best">100.60</td>' in text
@@ -300,6 +300,7 @@ DAMAGES = {
     "versions": lambda run: damage(run / "config.json", lambda r: r | {"versions": [1]}),
     "commit": lambda run: damage(run / "config.json", lambda r: r | {"git_commit": 3}),
     "sha256": lambda run: damage(run / "config.json", lambda r: r | {"data_sha256": []}),
+    "shape": lambda run: damage(run / "config.json", lambda r: r | {"image_shape": 3}),
     "plot": lambda run: (
         (run / "plots" / "samples.png").unlink() or (run / "plots" / "samples.png").mkdir()
     ),
@@ -326,6 +327,35 @@ def test_the_trouble_of_a_run_is_its_own(tmp_path, capsys, name):
     assert f"- {tmp_path / 'damaged'}: " in skipped
     assert str(tmp_path / "baseline") not in skipped
     assert "| baseline | 100.60 |" in markdown  # one seed
+
+
+def test_the_content_of_each_run_is_put_together_once(tmp_path, monkeypatch):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6, 100.8])
+    write_run(tmp_path / "optimized", NAMED["optimized"], [102.3])
+    write_run(tmp_path / "unreadable", NAMED["dense_encoder"], [101.0])
+    DAMAGES["plot"](tmp_path / "unreadable")
+    calls = {}
+    for module, name in (
+        (run_directory, "_read_record"),
+        (page, "_provenance_cells"),
+        (page, "_gallery"),
+        (page, "_comparison"),
+    ):
+        calls[name] = unittest.mock.Mock(wraps=getattr(module, name))
+        monkeypatch.setattr(module, name, calls[name])
+    html_text, markdown = write_report(tmp_path)
+    # Once for both pages; the comparison is of all runs that can be shown.
+    assert {name: mock.call_count for name, mock in calls.items()} == {
+        "_read_record": 3,
+        "_provenance_cells": 3,
+        "_gallery": 3,
+        "_comparison": 1,
+    }
+    assert Page(html_text).tags.count("img") == 2 + 2 * 4
+    assert f"- {tmp_path / 'unreadable'}: cannot be shown: " in markdown
+    assert "| dense_encoder | 101.00" not in markdown
+    for row in ("| baseline | **100.70 ± 0.14** |", "| optimized | 102.30 |"):
+        assert row in markdown
 
 
 def test_an_analysis_that_fails_is_that_runs_own_trouble(tmp_path, monkeypatch):
@@ -450,7 +480,7 @@ def groups_of(tmp_path, **overrides):
     """Groups of named configurations, the samples' measures overridden for each."""
     for name, samples in overrides.items():
         write_run(tmp_path / name, NAMED[name], [samples.pop("loss", 100.0)], **samples)
-    complete, _ = runs.read_runs(tmp_path, default.get_config())
+    complete, _ = runs.read_runs(tmp_path)
     return {group.name: group for group in runs.group_runs(complete, NAMED)}
 
 

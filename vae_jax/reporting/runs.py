@@ -29,7 +29,7 @@ from vae_jax.evaluation.measures import (
 from vae_jax.runtime.errors import UserError, describe
 from vae_jax.runtime.files import read_record
 from vae_jax.training import metrics, run_directory
-from vae_jax.training.run_directory import RunDirectory
+from vae_jax.training.run_directory import CONFIG_NAME, RunDirectory
 
 # What two runs may differ in and still be of one configuration.
 _NOT_COMPARED = ("seed", "train.num_replicas", *run_directory.NOT_PART_OF_IDENTITY)
@@ -142,7 +142,10 @@ class Run:
         likelihood = "" if LIKELIHOODS[kind] else f", {kind.replace('_', ' ')}"
         if self.config.data.binarization != "none":
             return f"binarized pixels{likelihood}"
-        is_color = self.directory.record.get("image_shape", [1])[-1] > 1
+        # Older records have no shape: their images are gray.
+        is_color = (
+            "image_shape" in self.directory.record and self.directory.spec.image_shape[-1] > 1
+        )
         return f"{'color' if is_color else 'gray'} pixels{likelihood}"
 
 
@@ -220,7 +223,7 @@ def _folders(workdir: Path) -> Iterator[Path]:
             seen.add(real)
             # Later, so that a run that is here too is called by its own name.
             behind_links += (folder / name for name in subfolders if (folder / name).is_symlink())
-            if run_directory.CONFIG_NAME in files:
+            if CONFIG_NAME in files:
                 yield folder
 
 
@@ -299,7 +302,13 @@ def _read_run(workdir: Path, name: str) -> Run | str:
         _read_model(folder, config.seed + index, config.latent_size)
         for index, folder in enumerate(directory.replica_folders)
     ]
-    return Run(directory, name, models)
+    run = Run(directory, name, models)
+    # Here, where it is this run's trouble alone: later, runs are told apart by it.
+    if not isinstance(run.comparison[1], str | None):
+        raise UserError(
+            f"{workdir / CONFIG_NAME}: data_sha256 is not a string; the file is damaged"
+        )
+    return run
 
 
 def read_runs(workdir: Path) -> tuple[list[Run], dict[Path, str]]:
