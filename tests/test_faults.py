@@ -23,8 +23,10 @@ from vae_jax.model.likelihoods import Bernoulli
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_json
 from vae_jax.runtime.system_errors import system_errors_as_user_errors
-from vae_jax.training import metrics, run_directory, steps, trainer
-from vae_jax.training.metrics import read_rows
+from vae_jax.training import run_directory, steps, trainer
+from vae_jax.training.batches import to_batch
+from vae_jax.training.metrics import EpochWriters, read_rows
+from vae_jax.training.run_directory import RunDirectory
 
 
 def run(config, workdir):
@@ -48,7 +50,7 @@ def failing_on_call(monkeypatch, owner, name, number, fault):
 @pytest.mark.parametrize(
     ("owner", "name", "num_bytes", "message"),
     [
-        (metrics.EpochWriters, "write", 64, "File too large; what was saved before is kept"),
+        (EpochWriters, "write", 64, "File too large; what was saved before is kept"),
         (plots, "save_reconstructions", 64, "File too large; what was saved before is kept"),
     ],
     ids=["metrics", "plot"],
@@ -153,7 +155,7 @@ def test_what_is_not_finite_stops_at_its_step(small_config, tmp_path, monkeypatc
         run(small_config, workdir)
     assert [row["epoch"] for row in rows_without_timing(workdir)] == [1]
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["40"]
-    sample.sample(small_config, workdir)
+    sample.sample(RunDirectory.open(workdir))
     assert np.isfinite(np.load(workdir / "samples.npy")).all()
 
 
@@ -216,11 +218,13 @@ def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infini
     settings = settings_of(small_config)
     dataset = light_first_pixel(small_config, 7)
     state = steps.initial_state(settings, 0)
-    state, _ = steps.train_step(settings, state, dataset.train.images[100:200])
+    data = to_batch(dataset.train)
+    state, _ = steps.train_step(settings, state, data[100:200])
     before = jax.tree.map(np.array, (state.params, state.opt_state))
-    state, sums = steps.train_step(settings, state, dataset.train.images[:100])
-    assert np.isnan(sums.loss)
-    assert np.isfinite(sums.reconstruction)
+    state, metrics = steps.train_step(settings, state, data[:100])
+    assert np.isnan(metrics.sums["loss"])
+    assert np.isfinite(metrics.sums["reconstruction"])
+    assert not np.isfinite(metrics.numbers["gradient_norm"])
     assert state.step == 2
     jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
 
