@@ -10,11 +10,17 @@ import numpy as np
 
 from vae_jax import datasets
 from vae_jax.configuration import has_likelihood
-from vae_jax.evaluation import generation, latent_statistics, log_likelihood
+from vae_jax.evaluation import (
+    conditional_measures,
+    generation,
+    latent_statistics,
+    log_likelihood,
+)
 from vae_jax.evaluation.input_images import write_npy
 from vae_jax.evaluation.measures import (
     EVALUATION_NAME,
     LOG_LIKELIHOOD_NAME,
+    ConditionalMeasures,
     Evaluation,
     LikelihoodMeasures,
     PosteriorMeasures,
@@ -58,7 +64,10 @@ def evaluate(
         likelihood, measurer = None, Measurer()
         if has_likelihood(config.likelihood.kind, config.data.binarization):
             likelihood = _measure_likelihood(replica, dataset, config, measurer)
-        evaluation = Evaluation(UNITS, replica.step, posterior, likelihood, measurer.not_measured)
+        conditional = _measure_conditional(replica, dataset)
+        evaluation = Evaluation(
+            UNITS, replica.step, posterior, likelihood, measurer.not_measured, conditional
+        )
         write_record(replica.folder / EVALUATION_NAME, evaluation)
         (replica.folder / log_likelihood.PARTIAL_NAME).unlink(missing_ok=True)
         # Only now, when nothing that printing may raise can lose them.
@@ -67,6 +76,8 @@ def evaluate(
             print(f"{replica.folder}: {name} is not measured: {reason}")
         if likelihood:
             _print_likelihood(replica.folder, likelihood)
+        if conditional:
+            _print_conditional(replica.folder, conditional)
 
 
 def _print_posterior(folder: Path, measures: PosteriorMeasures, size: int) -> None:
@@ -113,6 +124,29 @@ def _measure_likelihood(
         num_samples,
         datasets.EVALUATION_BINARIZATION_SEED if is_binarized else None,
         math.prod(dataset.image_shape) if replica.model.likelihood.is_discrete else None,
+    )
+
+
+def _measure_conditional(replica: Replica, dataset: datasets.Dataset) -> ConditionalMeasures | None:
+    """Measures a conditional model; None of any other."""
+    if not replica.model.num_classes:
+        return None
+    is_digits = datasets.SOURCES[dataset.name].is_digits
+    return conditional_measures.measure(
+        replica.model, replica.params, replica.root_key, to_batch(dataset.test), is_digits
+    )
+
+
+def _print_conditional(folder: Path, measures: ConditionalMeasures) -> None:
+    samples = ""
+    if measures.sample_accuracies and measures.sample_accuracy is not None:
+        samples = (
+            f"; the digit classifier recognizes {measures.sample_accuracy:.1%} of the samples as "
+            f"their class, {min(measures.sample_accuracies):.1%} in the worst one"
+        )
+    print(
+        f"{folder}: {measures.bayes_accuracy:.2%} of the test images have the largest log p(x | y) "
+        f"in their own class, {measures.num_importance_samples} importance samples{samples}"
     )
 
 

@@ -98,6 +98,7 @@ def _metadata(replica: Replica, config: ml_collections.ConfigDict) -> dict[str, 
         "image_shape": replica.model.image_shape,
         "likelihood": config.likelihood.kind,
         "prior": config.prior.to_dict(),
+        "num_classes": replica.model.num_classes,
     }
     numbers = {"epoch": replica.epoch, "step": replica.step, "seed": replica.seed}
     return {name: str(number) for name, number in numbers.items()} | {"model": json.dumps(model)}
@@ -105,9 +106,11 @@ def _metadata(replica: Replica, config: ml_collections.ConfigDict) -> dict[str, 
 
 def _readme(replica: Replica, programs: dict[str, Program]) -> str:
     """Returns ten lines that say what is there and run the programs by JAX alone."""
-    [image], [latent] = (programs[name].inputs.values() for name in ("encoder", "decoder"))
+    image, *known = programs["encoder"].inputs.values()
+    latent, *_ = programs["decoder"].inputs.values()
+    labels = ", jnp.zeros(3, jnp.int32)" if known else ""  # of the images, then of as many latents
     names, prior = ", ".join(programs), replica.model.prior
-    drawn = f"random.normal(random.key(0), {(16, *latent.shape)})"
+    drawn = f"random.normal(random.key(0), {(3, *latent.shape)})"
     if "prior" in programs:
         drawn = f"prior.call({drawn})"
     elif not prior.base_is_standard_normal:
@@ -120,8 +123,8 @@ In this folder, with JAX {jax.__version__} or of the half year after it (`pip in
 from pathlib import Path
 from jax import export, numpy as jnp, random
 {names} = (export.deserialize(bytearray(Path(f"{{name}}.stablehlo").read_bytes())) for name in {tuple(programs)})
-mean, log_var = encoder.call(jnp.zeros({(3, *image.shape)}))  # of q(z | x), for any number of images, intensities in [0, 1]
-images = decoder.call({drawn})  # means of the intensities
+mean, log_var = encoder.call(jnp.zeros({(3, *image.shape)}){labels})  # of q(z | x), for any number of images, intensities in [0, 1]
+images = decoder.call({drawn}{labels})  # means of the intensities
 ```
 The parameters alone are in `weights.safetensors`; ONNX files, where there are any, take {input_names}.
 """  # noqa: E501

@@ -22,7 +22,8 @@ def reconstruct(
 ) -> None:
     """Writes each image of the input, its reconstruction at its right, as a PNG file.
 
-    And all reconstructions as `reconstructions.npy`, `<float32>[n, height, width, channels]`.
+    A conditional model adds the same latents in every class: the style stays, the class changes.
+    All reconstructions are in `reconstructions.npy` too, `<float32>[n, height, width, channels]`.
 
     Args:
       source: the run directory.
@@ -35,9 +36,11 @@ def reconstruct(
     run = restore_to_write(source, output)
     split = join(read_input(input, run)[0])
     for replica in run.replicas:
-        images = generation.reconstruct(replica.model, replica.params, to_batch(split))
-        pairs = np.concatenate([split.images / np.float32(MAX_PIXEL), images], axis=2)
-        write_pngs(replica.folder / _FOLDER, pairs, split.names)
+        data = to_batch(split)
+        images = generation.reconstruct(replica.model, replica.params, data)
+        columns = [split.images / np.float32(MAX_PIXEL), images]
+        columns += generation.reconstruct_in_every_class(replica.model, replica.params, data)
+        write_pngs(replica.folder / _FOLDER, np.concatenate(columns, axis=2), split.names)
         path = replica.folder / f"{_FOLDER}.npy"
         write_npy(path, images)
         print(f"wrote {len(images)} PNG files to {replica.folder / _FOLDER}, and {path}")

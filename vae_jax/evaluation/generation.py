@@ -98,6 +98,19 @@ def reconstruct(model: VAE, params: Params, data: Batch) -> np.ndarray:
     return decode(model, params, encode(model, params, data).mean, data)
 
 
+def reconstruct_in_every_class(model: VAE, params: Params, data: Batch) -> list[np.ndarray]:
+    """Decodes the posterior mean of each image in each class of a conditional model.
+
+    Returns:
+      For each class `<float>[n, height, width, channels]`; nothing of a model without labels.
+    """
+    if not model.num_classes:
+        return []
+    latents = encode(model, params, data).mean
+    labels = (np.full(len(data), label, np.int32) for label in range(model.num_classes))
+    return [decode(model, params, latents, Batch(labels=each)) for each in labels]
+
+
 @functools.partial(jax.jit, static_argnames=("model", "num_images", "stream"))
 def _draw_latents(
     model: VAE, params: Params, root_key: jax.Array, data: Batch, num_images: int, stream: Stream
@@ -199,11 +212,17 @@ def sample_pixels(
     return map_rows(draw, latents, data.without_images(), np.arange(num_images, dtype=np.int32))
 
 
-def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
+def manifold(model: VAE, params: Params, num_steps: int, label: int | None = None) -> np.ndarray:
     """Decodes a grid over a latent space of two dimensions, in the base space of its prior.
 
     The grid's lines are the quantiles of the standard normal, so that each image stands for the
     same prior probability (Kingma and Welling 2014, appendix A).
+
+    Args:
+      model: the autoencoder.
+      params: its parameters.
+      num_steps: images to a side.
+      label: the class to draw, of a conditional model; the first one if None.
 
     Returns:
       `<float>[num_steps, num_steps, height, width, channels]`; the first latent variable grows to
@@ -213,7 +232,8 @@ def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
     values = devices.to_host(jax.jit(jax.scipy.stats.norm.ppf)(devices.to_device(quantiles)))
     across, up = np.meshgrid(values, values[::-1])
     latents = np.stack([across, up], -1).reshape(-1, 2).astype(np.float32)
-    images = decode(model, params, from_base(model, params, latents))
+    data = Batch(labels=spread_labels(len(latents), model.num_classes, label or 0))
+    images = decode(model, params, from_base(model, params, latents, data), data)
     return images.reshape(num_steps, num_steps, *images.shape[1:])
 
 

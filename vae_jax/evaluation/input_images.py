@@ -1,5 +1,6 @@
 """Images that a user gives a trained model, and images that it gives back as files."""
 
+import dataclasses
 import io
 import os
 import sys
@@ -28,10 +29,11 @@ def read_input(
         that cannot be decoded are left out.
 
     Returns:
-      The splits, "all" where the file has none of its own, and the names of the classes.
+      The splits, "all" where the file has none of its own, and the names of the classes: the run's,
+      then those that the run does not know.
 
     Raises:
-      UserError: they cannot be read.
+      UserError: they cannot be read, or the model is conditional and labels are missing or unknown.
     """
     height, width, channels = run.replicas[0].model.image_shape
     data = run.config.data
@@ -46,7 +48,40 @@ def read_input(
         for name, split in splits.items()
     )
     print(f"{path}: {sizes}; those of another size are brought to {height}x{width}x{channels}")
-    return splits, class_names
+    return _with_classes_of_run(path, splits, class_names, run)
+
+
+def _with_classes_of_run(
+    path: str | os.PathLike[str],
+    splits: dict[str, Split],
+    class_names: tuple[str, ...],
+    run: TrainedRun,
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Numbers the labels as the run does, by the classes' names."""
+    known, is_conditional = run.source.spec.class_names, run.replicas[0].model.num_classes > 0
+    if not class_names and is_conditional:
+        raise UserError(
+            f"--input={path}: has no labels, which this conditional model needs; put the images "
+            "into a folder for each class, or give an .npz with labels"
+        )
+    if not class_names or not known:  # older runs do not record their classes
+        return splits, class_names
+    unknown = tuple(name for name in class_names if name not in known)
+    if unknown:
+        named = f"--input={path}: the run does not know the class {unknown[0]!r}"
+        several = f" and {len(unknown) - 1} others" if unknown[1:] else ""
+        if is_conditional:
+            raise UserError(f"{named}{several}; its classes: {', '.join(known)}")
+        print(f"{named}{several}", file=sys.stderr)
+    all_names = (*known, *unknown)
+    numbers = np.array([all_names.index(name) for name in class_names], np.int32)
+    renumbered = {
+        name: split
+        if split.labels is None
+        else dataclasses.replace(split, labels=numbers[split.labels])
+        for name, split in splits.items()
+    }
+    return renumbered, all_names
 
 
 def join(splits: dict[str, Split]) -> Split:

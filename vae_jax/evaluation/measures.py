@@ -108,6 +108,24 @@ class LikelihoodMeasures:
 
 
 @dataclasses.dataclass(frozen=True)
+class ConditionalMeasures:
+    """Measures of a conditional model.
+
+    Attributes:
+      bayes_accuracy: fraction of the test images whose own class has the largest log p(x | y).
+      num_importance_samples: of each image in each class, for log p(x | y).
+      sample_accuracy: fraction of samples that the digit classifier takes for their class; None
+        where the images are no digits, like the next one.
+      sample_accuracies: the same for each class.
+    """
+
+    bayes_accuracy: float
+    num_importance_samples: int
+    sample_accuracy: float | None = None
+    sample_accuracies: list[float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """A replica's `evaluation.json`: what mode `evaluate` measures on the test images.
 
@@ -117,6 +135,7 @@ class Evaluation:
       posterior: measures of the posteriors.
       likelihood: where the loss is one.
       not_measured: why the likelihood is not there though the loss is one.
+      conditional: of a conditional model.
     """
 
     units: str
@@ -124,6 +143,7 @@ class Evaluation:
     posterior: PosteriorMeasures
     likelihood: LikelihoodMeasures | None = None
     not_measured: dict[str, str] | None = None
+    conditional: ConditionalMeasures | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _largest_difference(program: Program, content: bytes) -> float:
     """Compares what ONNX Runtime and JAX make of a few rows."""
     onnxruntime = importlib.import_module("onnxruntime")
     random = np.random.default_rng(0)
-    rows = [
+    rows = [  # labels among them are all 0
         random.uniform(size=(_NUM_ROWS, *row.shape)).astype(row.dtype)
         for row in program.inputs.values()
     ]

@@ -47,30 +47,32 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
 
     The encoder maps intensities in [0, 1], `<float32>[n, height, width, channels]`, to the arrays
     of `Posterior.to_arrays`, each `<float32>[n, latent]`; the decoder maps latents to means of
-    intensities. If the prior is a flow, "prior" maps standard normal vectors to latents.
+    intensities. If the prior is a flow, "prior" maps standard normal vectors to latents. A
+    conditional model's encoder and decoder take labels, `<int32>[n]`, as a second input.
     """
     params = devices.to_host(params)  # constants of the programs
 
-    def posterior_arrays(images: jax.Array) -> dict[str, jax.Array]:
-        return apply(model, params, Batch(images), method="posterior").to_arrays()
+    def posterior_arrays(*known: jax.Array) -> dict[str, jax.Array]:
+        return apply(model, params, Batch(*known), method="posterior").to_arrays()
 
-    def encode(images: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(posterior_arrays(images).values())
+    def encode(*known: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(posterior_arrays(*known).values())
 
-    def decode(latents: jax.Array) -> tuple[jax.Array]:
-        outputs = apply(model, params, latents, Batch(), method="decode")
+    def decode(latents: jax.Array, *known: jax.Array) -> tuple[jax.Array]:
+        outputs = apply(model, params, latents, Batch(None, *known), method="decode")
         return (model.likelihood.mean(outputs),)
 
     def from_base(base: jax.Array) -> tuple[jax.Array]:
         return (apply(model, params, method=lambda model: model.prior(Batch()).from_base(base)),)
 
     image = jax.ShapeDtypeStruct(model.image_shape, jnp.float32)
-    batch_of_one = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
-    arrays = jax.eval_shape(posterior_arrays, batch_of_one)
+    known = {"labels": jax.ShapeDtypeStruct((), jnp.int32)} if model.num_classes else {}
+    rows = (jax.ShapeDtypeStruct((1, *row.shape), row.dtype) for row in (image, *known.values()))
+    arrays = jax.eval_shape(posterior_arrays, *rows)
     latent = jax.ShapeDtypeStruct(arrays["mean"].shape[1:], jnp.float32)
     programs = {
-        "encoder": Program(encode, {"images": image}, tuple(arrays)),
-        "decoder": Program(decode, {"latents": latent}, ("images",)),
+        "encoder": Program(encode, {"images": image, **known}, tuple(arrays)),
+        "decoder": Program(decode, {"latents": latent, **known}, ("images",)),
     }
     if isinstance(model.prior, FlowPrior):
         programs["prior"] = Program(from_base, {"base": latent}, ("latents",))

@@ -99,6 +99,17 @@ def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     )
 
 
+def save_classes(replica: Replica, test: datasets.Split) -> None:
+    """Plots one test image a row, its reconstruction, and its latents decoded in every class."""
+    data = to_batch(test[:_NUM_COLUMNS])
+    in_every_class = generation.reconstruct_in_every_class(replica.model, replica.params, data)
+    reconstructions = generation.reconstruct(replica.model, replica.params, data)
+    columns = [data.images / MAX_PIXEL, reconstructions, *in_every_class[:_MAX_CLASS_ROWS]]
+    title = "Test images, their reconstructions, and the same latents in every class"
+    grid = replica.shown(np.stack(columns, axis=1))
+    plots.save_image_grid(replica.plots / "classes.png", grid, title)
+
+
 def _finish(folder: Path, rows: Sequence[dict[str, float]], summary: Summary) -> None:
     """Plots the loss curves and writes the summary."""
     plots.save_loss_curves(folder / "plots" / "loss_curves.png", rows, summary.best_epoch)
@@ -114,7 +125,7 @@ def _evaluate(replica: Replica, split: datasets.Split) -> MeanTerms:
 def _summarize_replica(
     replica: Replica, dataset: datasets.Dataset, rows: Sequence[dict[str, float]]
 ) -> Summary:
-    """Writes a replica's `summary.json` and its four plots; returns the summary."""
+    """Writes a replica's `summary.json` and its plots; returns the summary."""
     seconds = sum(len(dataset.train.images) / row["images_per_second"] for row in rows)
     skipped = metrics.SKIPPED_COLUMN
     summary = Summary(
@@ -133,6 +144,8 @@ def _summarize_replica(
     save_reconstructions(replica, dataset.test)
     save_samples(replica)
     save_interpolation(replica, dataset.test)
+    if replica.model.num_classes:
+        save_classes(replica, dataset.test)
     _finish(replica.folder, rows, summary)
     return summary
 

@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from vae_jax import datasets
 from vae_jax.evaluation import generation, log_likelihood
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
@@ -47,7 +48,7 @@ def load_run(path: str | os.PathLike[str], seed: int | None = None) -> "TrainedV
         found = ", ".join(map(str, replicas))
         raise UserError(f"{run.path}: holds seed {found}; give one of them as seed, not {seed}")
     replica = replicas[seed]
-    return TrainedVAE(replica.model, replica.params, run.config, seed)
+    return TrainedVAE(replica.model, replica.params, run.config, seed, run.spec.class_names)
 
 
 def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -73,30 +74,37 @@ class TrainedVAE:
     from 0 to 1. Images of another shape or range raise ValueError, of another type TypeError.
     The same arguments give the same numbers, bit for bit, on the same machine.
 
+    A conditional model (`config.condition.kind` is "label") needs the labels of the images too: the
+    index in `class_names` or the name of each, or one for all. Another model takes none.
+
     Attributes:
       model: the Flax module, for one's own `jit` and `grad`: `vae_jax.apply(model, params,
         vae_jax.Batch(intensities), method="posterior")`.
       params: its parameters.
       config: the configuration it was trained with.
       seed: that it was trained with.
+      class_names: of the data, by label; empty if they have none, or the run is an older one.
     """
 
     model: VAE
     params: Params
     config: ml_collections.ConfigDict
     seed: int
+    class_names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.model.image_shape))
-        return f"TrainedVAE({shape} images, {self.config.latent_size} latent variables)"
+        num_classes = self.model.num_classes
+        classes = f", {num_classes} classes" if num_classes else ""
+        return f"TrainedVAE({shape} images{classes}, {self.config.latent_size} latent variables)"
 
-    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, images: np.ndarray, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Computes mean and log-variance of q(z | x), each `<float32>[n, latent]`."""
-        batch, is_single = self._take_images("images", images)
+        batch, is_single = self._take_images("images", images, labels)
         mean, log_var = self._encode(batch).to_arrays().values()
         return (mean[0], log_var[0]) if is_single else (mean, log_var)
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
+    def decode(self, latents: np.ndarray, labels: Any = None) -> np.ndarray:
         """Decodes latent vectors, `<float>[n, latent]` or one, to images.
 
         Raises:
@@ -110,16 +118,19 @@ class TrainedVAE:
             )
         if not np.isfinite(array).all():
             raise ValueError("latents hold numbers that are not finite")
-        images = self._decode(np.atleast_2d(array), Batch())
+        rows = np.atleast_2d(array)
+        images = self._decode(rows, Batch(labels=self._take_labels(labels, len(rows))))
         return images[0] if array.ndim == 1 else images
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+    def reconstruct(self, images: np.ndarray, labels: Any = None) -> np.ndarray:
         """Decodes the posterior mean of each image."""
-        batch, is_single = self._take_images("images", images)
+        batch, is_single = self._take_images("images", images, labels)
         reconstructions = self._decode(self._encode(batch).mean, batch)
         return reconstructions[0] if is_single else reconstructions
 
-    def sample(self, num_images: int, seed: int = 0, pixels: bool = False) -> np.ndarray:
+    def sample(
+        self, num_images: int, seed: int = 0, pixels: bool = False, label: Any = None
+    ) -> np.ndarray:
         """Decodes latent vectors drawn from the prior.
 
         Args:
@@ -127,6 +138,8 @@ class TrainedVAE:
           seed: decides them; those of the seed of training are those that mode `sample` draws.
           pixels: whether pixels are drawn too, in place of their means; beyond [0, 1] where the
             likelihood is.
+          label: of a conditional model, the class to draw from; None for all classes alike, one
+            after another.
 
         Raises:
           ValueError: a number is out of range.
@@ -136,26 +149,39 @@ class TrainedVAE:
         if not num_images:
             return self._no_images()
         draw = generation.sample_pixels if pixels else generation.sample
+        labels = generation.spread_labels(num_images, self.model.num_classes)
+        if label is not None:
+            labels = self._take_labels(label, num_images)
         with compilation.fixed_options():
-            return draw(self.model, self.params, make_root_key(seed), num_images)
+            root_key, data = make_root_key(seed), Batch(labels=labels)
+            return draw(self.model, self.params, root_key, num_images, data=data)
 
-    def interpolate(self, first: np.ndarray, last: np.ndarray, num_steps: int = 10) -> np.ndarray:
+    def interpolate(
+        self,
+        first: np.ndarray,
+        last: np.ndarray,
+        num_steps: int = 10,
+        first_labels: Any = None,
+        last_labels: Any = None,
+    ) -> np.ndarray:
         """Decodes evenly spaced points on the line between two images' posterior means.
 
-        Straight in the base space of the prior.
+        Straight in the base space of the prior; labels change in the middle.
 
         Args:
           first: where the lines begin.
           last: where they end, as many.
           num_steps: points on a line, both ends among them, at least 2.
+          first_labels: of the first images, for a conditional model.
+          last_labels: of the last ones.
 
         Returns:
           `<float32>[n, num_steps, height, width, channels]`; without the first axis for two
           single images.
         """
         num_steps = _count("num_steps", num_steps, least=2)
-        begin, is_single = self._take_images("first", first)
-        end, is_last_single = self._take_images("last", last)
+        begin, is_single = self._take_images("first", first, first_labels)
+        end, is_last_single = self._take_images("last", last, last_labels)
         if len(begin) != len(end) or is_single != is_last_single:
             raise ValueError(
                 f"first and last have shapes {np.shape(first)} and {np.shape(last)}, must be as "
@@ -171,9 +197,11 @@ class TrainedVAE:
         return images[0] if is_single else images
 
     def log_likelihood(
-        self, images: np.ndarray, num_samples: int = 500, seed: int = 0
+        self, images: np.ndarray, labels: Any = None, num_samples: int = 500, seed: int = 0
     ) -> np.ndarray:
-        """Estimates log p(x) of each image, `<float64>[n]`, in nats, by importance weights.
+        """Estimates log p(x) of each image by importance weights: `<float64>[n]`, in nats.
+
+        Of a conditional model log p(x | y).
 
         Below log p(x) on average, and nearer the more samples: by half a nat or so with 100
         (Burda et al. 2016, arXiv:1509.00519).
@@ -181,12 +209,13 @@ class TrainedVAE:
         Args:
           images: whole levels, so floats in steps of 1/255; black and white (0 and 1, or 0 and
             255) for a Bernoulli likelihood, which the cross-entropy of gray pixels is not.
+          labels: for a conditional model.
           num_samples: latent samples for each image.
           seed: decides them.
         """
         num_samples = _count("num_samples", num_samples, least=1)
         seed = _count("seed", seed, least=0, most=_MAX_SEED)
-        batch, is_single = self._take_images("images", images)
+        batch, is_single = self._take_images("images", images, labels)
         levels = self._to_levels(batch)
         if not len(levels):
             return np.zeros(0)
@@ -196,7 +225,7 @@ class TrainedVAE:
             ).log_likelihood
         return values[0] if is_single else values
 
-    def _take_images(self, name: str, images: Any) -> tuple[Batch, bool]:
+    def _take_images(self, name: str, images: Any, labels: Any) -> tuple[Batch, bool]:
         """Returns images `[n, height, width, channels]`, and whether it was a single one."""
         array = np.asarray(images)
         height, width, channels = shape = self.model.image_shape
@@ -219,7 +248,40 @@ class TrainedVAE:
                     f"{name} are floats from {array.min():g} to {array.max():g}, must be from 0 to "
                     "1 (or uint8, from 0 to 255)"
                 )
-        return Batch(array[None] if is_single else array), is_single
+        array = array[None] if is_single else array
+        if array.dtype == np.uint8 and array.any():  # black is black in any range
+            datasets.check_levels(array, name, in_file=False)
+        return Batch(array, self._take_labels(labels, len(array))), is_single
+
+    def _take_labels(self, labels: Any, num_images: int) -> np.ndarray | None:
+        """Returns the labels of images as `<int32>[num_images]`; None if the model takes none."""
+        if not self.model.num_classes:
+            if labels is not None:
+                raise ValueError("the model is not conditional, it takes no labels")
+            return None
+        if labels is None:
+            raise ValueError(f"labels are missing: {self!r} needs the class of each image")
+        array = np.asarray(labels)
+        if array.dtype.kind in "US":
+            array = np.array([self._label_of(name) for name in array.reshape(-1)]).reshape(
+                array.shape
+            )
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"labels are {array.dtype}, must be whole numbers or names of classes")
+        if array.shape not in ((), (num_images,)):
+            raise ValueError(
+                f"labels have shape {array.shape}, must be one, or one for each of {num_images}"
+            )
+        last = self.model.num_classes - 1
+        if array.size and not (array.min() >= 0 and array.max() <= last):
+            raise ValueError(f"labels are {array.min()} to {array.max()}, must be from 0 to {last}")
+        return np.broadcast_to(array, num_images).astype(np.int32)
+
+    def _label_of(self, name: str) -> int:
+        """Returns the label of a class."""
+        if name not in self.class_names:
+            raise ValueError(f"{name!r} is no class; the classes: {', '.join(self.class_names)}")
+        return self.class_names.index(name)
 
     def _to_levels(self, batch: Batch) -> Batch:
         """Returns images as `uint8`, if that is what they are."""

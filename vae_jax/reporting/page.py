@@ -27,6 +27,7 @@ EXPLORER_NAME = "explorer.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 _PLOTS = {
     "reconstructions": "Test images and their reconstructions",
+    "classes": "The same latents in every class",
     "samples": "Samples from random latents",
     "interpolation": "From one test image to another",
     "latent_map": "Latent means of test images",
@@ -102,6 +103,18 @@ _LIKELIHOOD_COLUMNS = (
     Column("gap", Model.likelihood, lambda e: e.gap),
     Column("samples", Model.likelihood, lambda e: e.num_importance_samples, ",.0f"),
     Column("effective", Model.likelihood, lambda e: e.effective_sample_size, ",.1f"),
+)
+_CONDITIONAL_COLUMNS = (
+    Column("samples recognized", Model.conditional, lambda c: c.sample_accuracy, ".1%", max),
+    Column(
+        "in the worst class",
+        Model.conditional,
+        lambda c: min(c.sample_accuracies) if c.sample_accuracies else None,
+        ".1%",
+        max,
+    ),
+    Column("Bayes accuracy", Model.conditional, lambda c: c.bayes_accuracy, ".2%", max),
+    Column("samples", Model.conditional, lambda c: c.num_importance_samples, ".0f"),
 )
 _RECONSTRUCTION_COLUMNS = (
     Column(
@@ -182,6 +195,11 @@ def _is_measured(groups: Sequence[Group], column: Column) -> bool:
 def _likelihood_table(groups: Sequence[Group]) -> Table:
     measured = [g for g in groups if any(model.likelihood() for model in g.models)]
     return _measured_table(measured, _LIKELIHOOD_COLUMNS)
+
+
+def _conditional_table(groups: Sequence[Group]) -> Table:
+    measured = [g for g in groups if any(model.conditional() for model in g.models)]
+    return _measured_table(measured, _CONDITIONAL_COLUMNS)
 
 
 def _sample_table(groups: Sequence[Group]) -> Table:
@@ -338,6 +356,7 @@ def _comparison(title: str, groups: Sequence[Group]) -> dict[str, Any]:
         "title": title,
         "losses": _measured_table(groups, _LOSS_COLUMNS),
         "likelihoods": _likelihood_table(groups),
+        "conditional": _conditional_table(groups),
         "reconstructions": _measured_table(groups, _RECONSTRUCTION_COLUMNS),
         "samples": _sample_table(groups),
         "features": " and ".join(sorted(features)),

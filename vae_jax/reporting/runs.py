@@ -17,6 +17,7 @@ from vae_jax.evaluation.measures import (
     EVALUATION_NAME,
     SUMMARY_NAME,
     Analysis,
+    ConditionalMeasures,
     Evaluation,
     InterpolationMeasures,
     LatentMeasures,
@@ -89,6 +90,10 @@ class Model:
     def likelihood(self) -> LikelihoodMeasures | None:
         """Returns the estimate of log p(x)."""
         return self.evaluation and self.evaluation.likelihood
+
+    def conditional(self) -> ConditionalMeasures | None:
+        """Returns the measures of a conditional model."""
+        return self.evaluation and self.evaluation.conditional
 
     def validation_losses(self) -> np.ndarray:
         """Returns the validation loss after each epoch."""
