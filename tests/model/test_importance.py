@@ -12,11 +12,12 @@ from tests.support.common import apply, make_settings, small_vae
 from vae_jax.evaluation import log_likelihood
 from vae_jax.model import importance
 from vae_jax.model.coupling_flow import CouplingFlow
-from vae_jax.model.priors import GaussianMixture
+from vae_jax.model.priors import ClosedFormPrior, GaussianMixture
+from vae_jax.model.structs import Batch
 from vae_jax.training import steps
 
 RANDOM = np.random.default_rng(0)
-IMAGES = (RANDOM.uniform(size=(7, 28, 28, 1)) < 0.2).astype(np.uint8) * np.uint8(255)
+DATA = Batch((RANDOM.uniform(size=(7, 28, 28, 1)) < 0.2).astype(np.uint8) * np.uint8(255))
 
 
 def make_model(latent_size, prior=None):
@@ -35,8 +36,8 @@ def make_model(latent_size, prior=None):
     return model, params, state.root_key
 
 
-def estimate(trained, num_samples, folder, images=IMAGES, identity="a"):
-    return log_likelihood.estimate(*trained, images, num_samples, folder, identity)
+def estimate(trained, num_samples, folder, data=DATA, identity="a"):
+    return log_likelihood.estimate(*trained, data, num_samples, folder, identity)
 
 
 def quadrature(trained, latent_size):
@@ -44,16 +45,23 @@ def quadrature(trained, latent_size):
     model, params, _ = trained
     line = np.linspace(-7.0, 7.0, 281 if latent_size == 1 else 141)
     grid = np.stack(np.meshgrid(*[line] * latent_size), -1).reshape(-1, latent_size)
-    logits = apply(model, params, grid.astype(np.float32), method="decode")
+    logits = apply(model, params, grid.astype(np.float32), Batch(), method="decode")
     logits = np.asarray(logits, np.float64)
-    pixels = IMAGES / 255.0
+    pixels = DATA.images / 255.0
     # log p(x | z) = sum of x * logit - log(1 + exp(logit)).
     log_joint = np.einsum("ghwc,nhwc->gn", logits, pixels)
     log_joint -= np.logaddexp(0.0, logits).sum((1, 2, 3))[:, None]
-    if model.prior.has_closed_form:
+    if isinstance(model.prior, ClosedFormPrior):
         log_prior = scipy.stats.norm.logpdf(grid).sum(1)
     else:
-        log_prior = np.asarray(apply(model, params, grid.astype(np.float32), method="log_prior"))
+        log_prior = np.asarray(
+            apply(
+                model,
+                params,
+                grid.astype(np.float32),
+                method=lambda model, latents: model.prior(DATA).log_density(latents),
+            )
+        )
         assert np.exp(log_prior).sum() * (line[1] - line[0]) ** 2 == pytest.approx(1.0, abs=0.02)
     log_joint += log_prior[:, None]
     cell = (line[1] - line[0]) ** latent_size
@@ -142,11 +150,11 @@ def test_an_interrupted_estimate_goes_on_where_it_was(tmp_path, monkeypatch):
     batches = []
     estimate_batch = log_likelihood._estimate_batch
 
-    def interrupted(model, params, root_key, images, first, *rest):
+    def interrupted(model, params, root_key, data, first, *rest):
         batches.append(first)
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return estimate_batch(model, params, root_key, images, first, *rest)
+        return estimate_batch(model, params, root_key, data, first, *rest)
 
     monkeypatch.setattr(log_likelihood, "_estimate_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):

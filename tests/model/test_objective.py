@@ -14,11 +14,14 @@ import scipy.stats
 from tests.support.common import apply, make_settings, small_vae
 from vae_jax.model import distributions, losses
 from vae_jax.model.objective import Objective, evaluation_terms, training_loss
+from vae_jax.model.priors import GaussianMixture
 from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.structs import Batch
 from vae_jax.training import steps
 
 RANDOM = np.random.default_rng(0)
 PIXELS = (RANDOM.uniform(size=(5, 28, 28, 1)) < 0.2).astype(np.float32)
+BATCH = Batch(PIXELS)
 MEAN, LOG_VAR = RANDOM.normal(size=(2, 6, 3))
 MODEL = small_vae()
 LIKELIHOOD, PRIOR = MODEL.likelihood, MODEL.prior
@@ -38,7 +41,12 @@ def loss_of(objective, state, params=None, step=0, key=0):
     params = state.params if params is None else params
     keys = jax.random.key(key), None
     compute = jax.jit(training_loss, static_argnums=(0, 1))
-    return compute(objective, MODEL, params, PIXELS, *keys, step)
+    loss, (terms, _) = compute(objective, MODEL, params, BATCH, *keys, step)
+    return loss, terms
+
+
+def posterior_of(params):
+    return apply(MODEL, params, BATCH, method="posterior")
 
 
 def test_warm_up_is_linear_and_ends_at_one():
@@ -84,52 +92,84 @@ def test_a_free_variable_is_not_pushed_towards_the_prior():
 def test_without_options_the_loss_is_the_negative_elbo(state):
     # Operation by operation, not compiled: the same ones give the same bits.
     key = jax.random.key(0)
-    loss, terms = training_loss(Objective(), MODEL, state.params, PIXELS, key, None, 0)
-    output = MODEL.apply({"params": state.params}, PIXELS, key)
+    loss, (terms, numbers) = training_loss(Objective(), MODEL, state.params, BATCH, key, None, 0)
+    posterior = MODEL.apply({"params": state.params}, BATCH, method="posterior")
+    latents = posterior.sample(key).latents
+    outputs = MODEL.apply({"params": state.params}, latents, BATCH, method="decode")
     expected = losses.negative_elbo(
-        LIKELIHOOD.log_prob(output.outputs, PIXELS),
-        PRIOR.kl(output.mean, output.log_var),
+        LIKELIHOOD.log_prob(outputs, PIXELS), PRIOR.kl(posterior.mean, posterior.log_var)
     )
-    np.testing.assert_array_equal(terms.loss, expected.loss)
-    assert loss == expected.loss.mean()
+    np.testing.assert_array_equal(terms["loss"], expected["loss"])
+    assert loss == expected["loss"].mean()
+    assert list(terms) == ["loss", "reconstruction", "kl"]
+    assert numbers == {}
+
+
+def test_sampling_and_dropout_have_their_own_keys(state):
+    model = small_vae(dropout_rate=0.5, dropout_after=(0,))
+    # The KL of a sample, which shows the sample.
+    model = dataclasses.replace(model, prior=GaussianMixture(3, 2))
+    params = steps.initial_state(make_settings(model), seed=0).params
+    keys = jax.random.split(jax.random.key(1))
+    compute = jax.jit(training_loss, static_argnums=(0, 1))
+    plain, dropped, otherwise = (
+        compute(Objective(), model, params, BATCH, keys[0], dropout_key, 0)[1][0]
+        for dropout_key in (None, *keys)
+    )
+    for terms in (dropped, otherwise):
+        np.testing.assert_array_equal(terms["kl"], plain["kl"])
+        assert not np.allclose(terms["reconstruction"], plain["reconstruction"], rtol=1e-6)
+    assert not np.allclose(dropped["reconstruction"], otherwise["reconstruction"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("step", [0, 5, 10, 99])
 def test_warm_up_weighs_the_kl(state, step):
     loss, terms = loss_of(Objective(kl_weight=2.0, kl_warmup_steps=10), state, step=step)
     weight = 2.0 * min(1.0, step / 10)
-    expected = terms.reconstruction.mean() + weight * terms.kl.mean()
+    expected = terms["reconstruction"].mean() + weight * terms["kl"].mean()
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_free_bits_replace_the_kl_of_the_batch(state):
     loss, terms = loss_of(Objective(free_bits=0.7), state)
-    output = apply(MODEL, state.params, PIXELS, jax.random.key(0))
-    kl = losses.free_bits_kl(KL_PER_DIMENSION(output.mean, output.log_var), 0.7)
-    assert kl > terms.kl.mean()
-    assert float(loss) == pytest.approx(float(terms.reconstruction.mean() + kl), rel=1e-6)
+    posterior = posterior_of(state.params)
+    kl = losses.free_bits_kl(KL_PER_DIMENSION(posterior.mean, posterior.log_var), 0.7)
+    assert kl > terms["kl"].mean()
+    assert float(loss) == pytest.approx(float(terms["reconstruction"].mean() + kl), rel=1e-6)
     # What is written of the step stays the plain bound's terms.
-    np.testing.assert_allclose(terms.loss, terms.reconstruction + terms.kl, rtol=1e-6)
+    np.testing.assert_allclose(terms["loss"], terms["reconstruction"] + terms["kl"], rtol=1e-6)
+
+
+def test_the_weight_of_the_kl_is_a_number_of_the_step_during_a_warmup(state):
+    compute = jax.jit(training_loss, static_argnums=(0, 1))
+
+    def numbers_of(step, **options):
+        keys = jax.random.key(0), None
+        return compute(Objective(**options), MODEL, state.params, BATCH, *keys, step)[1][1]
+
+    for options in ({}, {"free_bits": 0.5}):
+        warmup = options | {"kl_weight": 2.0, "kl_warmup_steps": 8}
+        weights = [float(numbers_of(step, **warmup)["kl_weight"]) for step in (0, 3, 8, 20)]
+        assert weights == [0.0, 0.75, 2.0, 2.0]
+        assert numbers_of(3, **options) == {}
+    assert numbers_of(3, num_importance_samples=2) == {}
 
 
 def test_weights_are_the_three_densities(state):
-    noise = RANDOM.normal(size=(2, 5, 3)).astype(np.float32)
-    mean, log_var = apply(MODEL, state.params, PIXELS, method="encode")
-    log_weights, log_likelihood = apply(
-        MODEL, state.params, PIXELS, mean, log_var, noise, method="log_weights"
-    )
-    scale = np.exp(np.asarray(log_var) / 2)
-    latents = np.asarray(mean) + scale * noise
-    for sample in range(2):
-        z = latents[sample]
-        logits = apply(MODEL, state.params, z, method="decode")
+    posterior = posterior_of(state.params)
+    sample = posterior.sample(jax.random.key(3), 2)
+    log_weights, log_likelihood = apply(MODEL, state.params, BATCH, sample, method="log_weights_of")
+    mean, scale = np.asarray(posterior.mean), np.exp(np.asarray(posterior.log_var) / 2)
+    for index in range(2):
+        z = np.asarray(sample.latents[index])
+        logits = apply(MODEL, state.params, z, BATCH, method="decode")
         likelihood = (
             scipy.stats.bernoulli(scipy.special.expit(logits)).logpmf(PIXELS).sum((1, 2, 3))
         )
         expected = likelihood + scipy.stats.norm.logpdf(z).sum(1)
         expected -= scipy.stats.norm(mean, scale).logpdf(z).sum(1)
-        np.testing.assert_allclose(log_likelihood[sample], likelihood, rtol=1e-4)
-        np.testing.assert_allclose(log_weights[sample], expected, rtol=1e-4)
+        np.testing.assert_allclose(log_likelihood[index], likelihood, rtol=1e-4)
+        np.testing.assert_allclose(log_weights[index], expected, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -144,15 +184,12 @@ def test_with_one_sample_the_bound_is_the_elbo_on_average(state):
 
     def elbo(kernel, key):
         params = with_kernel(kernel)
-        return training_loss(Objective(), MODEL, params, PIXELS, key, None, 0)[0]
+        return training_loss(Objective(), MODEL, params, BATCH, key, None, 0)[0]
 
     def bound(kernel, key):
         params = with_kernel(kernel)
-        mean, log_var = apply(MODEL, params, PIXELS, method="encode")
-        noise = jax.random.normal(key, mean.shape)
-        log_weights, _ = apply(
-            MODEL, params, PIXELS, mean, log_var, noise[None], method="log_weights"
-        )
+        sample = posterior_of(params).sample(key, 1)
+        log_weights, _ = apply(MODEL, params, BATCH, sample, method="log_weights_of")
         return -losses.importance_weighted_bound(log_weights).mean()
 
     keys = jax.random.split(jax.random.key(1), 2000)
@@ -192,18 +229,19 @@ def test_the_samples_begin_after_the_epochs_of_the_elbo():
 def test_evaluation_is_of_the_bound_that_is_trained(state):
     keys = jax.random.split(jax.random.key(5), len(PIXELS))
     compute = jax.jit(evaluation_terms, static_argnums=(0, 1))
-    terms = compute(Objective(num_importance_samples=3), MODEL, state.params, PIXELS, keys)
-    mean, log_var = apply(MODEL, state.params, PIXELS, method="encode")
+    terms = compute(Objective(num_importance_samples=3), MODEL, state.params, BATCH, keys)
+    posterior = posterior_of(state.params)
+    sample = posterior.sample(keys, 3)
     noise = np.stack([jax.random.normal(key, (3, 3)) for key in keys], axis=1)
-    weights, log_likelihood = apply(
-        MODEL, state.params, PIXELS, mean, log_var, noise, method="log_weights"
-    )
+    scale = np.exp(np.asarray(posterior.log_var) / 2)
+    np.testing.assert_allclose(sample.latents, posterior.mean + scale * noise, rtol=1e-5, atol=1e-6)
+    weights, log_likelihood = apply(MODEL, state.params, BATCH, sample, method="log_weights_of")
     expected = np.log(3) - scipy.special.logsumexp(weights, axis=0)
-    np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
-    np.testing.assert_allclose(terms.reconstruction, -log_likelihood.mean(0), rtol=1e-5)
-    kl = 0.5 * (np.exp(log_var) + mean**2 - 1 - log_var).sum(1)
-    np.testing.assert_allclose(terms.kl, kl, rtol=1e-4)
-    assert np.all(np.asarray(terms.loss) < -np.asarray(weights).mean(0))  # Jensen
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(terms["reconstruction"], -log_likelihood.mean(0), rtol=1e-5)
+    kl = 0.5 * (np.exp(posterior.log_var) + posterior.mean**2 - 1 - posterior.log_var).sum(1)
+    np.testing.assert_allclose(terms["kl"], kl, rtol=1e-4)
+    assert np.all(np.asarray(terms["loss"]) < -np.asarray(weights).mean(0))  # Jensen
 
 
 @pytest.mark.parametrize(
@@ -220,13 +258,13 @@ def test_a_step_takes_the_gradient_of_its_objective(state, options):
     def step_of_sgd(params):
         objective = settings.evaluation.objective
         gradient = jax.grad(
-            lambda params: training_loss(objective, MODEL, params, PIXELS, *keys, 3)[0]
+            lambda params: training_loss(objective, MODEL, params, BATCH, *keys, 3)[0]
         )(params)
         return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
 
     expected = step_of_sgd(state.params)
-    images = (PIXELS * 255).astype(np.uint8)
-    after, _ = steps.train_step(settings, jax.tree.map(jnp.copy, before), images)
+    batch = Batch((PIXELS * 255).astype(np.uint8))
+    after, _ = steps.train_step(settings, jax.tree.map(jnp.copy, before), batch)
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5), after.params, expected
     )
