@@ -18,6 +18,7 @@ from vae_jax.evaluation.measuring import NotMeasured
 from vae_jax.evaluation.trained_run import Replica
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.priors import FlowPrior
+from vae_jax.model.structs import Batch
 from vae_jax.reporting import sprites
 from vae_jax.reporting.page import environment
 from vae_jax.runtime.errors import UserError
@@ -30,6 +31,7 @@ _MAX_VARIABLES = 10
 _TRAVERSAL = np.linspace(-3.0, 3.0, 15)  # in standard deviations
 _MAX_ENDS = 20
 _MAX_STARTS = 5  # of traversals, beside the mean
+_MAX_SELECTED = 10  # classes of a conditional model to select from
 _NUM_BETWEEN = 7  # places between two ends, these not among them
 _NUM_SAMPLES = 320
 _MARGIN = 0.05  # around the map's points, of their extent
@@ -51,6 +53,10 @@ class Exploration:
       variables: `<int>[variables]`, the latent variables to traverse, the most active first.
       latents: what is decoded, `<float32>[n, latent]` in the base space of the prior, by the name
         of its sheet.
+      labels: `<int32>[n]`, the class that each of these is decoded in, by the name of its sheet;
+        empty if the model has no classes.
+      num_selected: classes that can be selected: map, traversals of the mean and samples are there
+        in each of them, one class after another.
     """
 
     plane: Plane
@@ -62,15 +68,20 @@ class Exploration:
     starts: np.ndarray
     variables: np.ndarray
     latents: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    num_selected: int
 
 
-def choose(mean: np.ndarray, variance: np.ndarray, labels: np.ndarray | None) -> Exploration:
+def choose(
+    mean: np.ndarray, variance: np.ndarray, labels: np.ndarray | None, num_classes: int = 0
+) -> Exploration:
     """Chooses what is shown of a latent space.
 
     Args:
       mean: `<float>[n, latent]`, of the test images' posteriors.
       variance: `<float>[latent]`, of each latent variable over all of these together.
       labels: `<int>[n]`; None where there are none.
+      num_classes: of a conditional model, else 0.
 
     Raises:
       UserError: the means do not differ, so that there is no map.
@@ -87,13 +98,40 @@ def choose(mean: np.ndarray, variance: np.ndarray, labels: np.ndarray | None) ->
     ends = _pick_ends(None if labels is None else labels[rows], len(rows))
     starts = _spread_out(len(ends), _MAX_STARTS)
     variables = np.argsort(-mean.var(0, dtype=np.float64), kind="stable")[:_MAX_VARIABLES]
+    num_selected = min(num_classes, _MAX_SELECTED)
+    copies = max(num_selected, 1)
+    cells = plane.latents_at(_cell_centers(corner, side))
+    origins = np.concatenate(
+        [mean.mean(0, dtype=np.float64)[None]] * copies + [mean[rows[ends[starts]]]]
+    )
     latents = {
-        "map": plane.latents_at(_cell_centers(corner, side)),
-        "traversals": _traversals(mean, variance, rows[ends[starts]], variables),
+        "map": np.tile(cells, (copies, 1)),
+        "traversals": _traversals(origins, variance, variables),
         "interpolations": _interpolations(mean[rows[ends]]),
     }
+    decoded_labels = {}
+    if labels is not None and num_classes:
+        classes = np.arange(copies, dtype=np.int32)
+        start_labels = np.concatenate([classes, labels[rows[ends[starts]]].astype(np.int32)])
+        decoded_labels = {
+            "map": classes.repeat(len(cells)),
+            "traversals": start_labels.repeat(len(variables) * len(_TRAVERSAL)),
+            "interpolations": _interpolation_labels(labels[rows[ends]].astype(np.int32)),
+        }
     points = (coordinates - corner) / (side, -side)
-    return Exploration(plane, corner, side, rows, points, ends, starts, variables, latents)
+    return Exploration(
+        plane,
+        corner,
+        side,
+        rows,
+        points,
+        ends,
+        starts,
+        variables,
+        latents,
+        decoded_labels,
+        num_selected,
+    )
 
 
 def _spread_out(num: int, max_num: int) -> np.ndarray:
@@ -120,22 +158,25 @@ def _cell_centers(corner: np.ndarray, side: float) -> np.ndarray:
     return np.stack([across, up], -1).reshape(-1, 2)
 
 
-def _traversals(
-    mean: np.ndarray, variance: np.ndarray, starts: np.ndarray, variables: np.ndarray
-) -> np.ndarray:
-    """Moves one latent variable after the other away from the mean of all, then from each start."""
-    center = mean.mean(0, dtype=np.float64)
-    origins = np.concatenate([center[None], mean[starts]])
+def _traversals(origins: np.ndarray, variance: np.ndarray, variables: np.ndarray) -> np.ndarray:
+    """Moves one latent variable after the other away from each origin, `<float>[n, latent]`."""
     latents = np.tile(origins[:, None, None], (1, len(variables), len(_TRAVERSAL), 1))
     for row, variable in enumerate(variables):
         latents[:, row, :, variable] += _TRAVERSAL * np.sqrt(variance[variable])
-    return latents.reshape(-1, len(center)).astype(np.float32)
+    return latents.reshape(-1, origins.shape[1]).astype(np.float32)
 
 
 def _interpolations(ends: np.ndarray) -> np.ndarray:
     """Returns the ends, then what lies between each two of them, from the one named first."""
     weights = np.linspace(0.0, 1.0, _NUM_BETWEEN + 2, dtype=np.float32)[1:-1, None]
     between = [(1 - weights) * a + weights * b for a, b in itertools.combinations(ends, 2)]
+    return np.concatenate([ends, *between])
+
+
+def _interpolation_labels(ends: np.ndarray) -> np.ndarray:
+    """Returns the class of each latent vector of `_interpolations`; it changes in the middle."""
+    is_late = np.linspace(0.0, 1.0, _NUM_BETWEEN + 2)[1:-1] > 0.5
+    between = [np.where(is_late, b, a) for a, b in itertools.combinations(ends, 2)]
     return np.concatenate([ends, *between])
 
 
@@ -146,10 +187,13 @@ def _images(
     model, params, root_key = replica.model, replica.params, replica.root_key
     sheets = {"tests": images[shown.rows] / MAX_PIXEL}
     for name, latents in shown.latents.items():
-        latents = generation.from_base(model, params, latents)
-        sheets[name] = generation.decode(model, params, latents)
+        data = Batch(labels=shown.labels.get(name))
+        latents = generation.from_base(model, params, latents, data)
+        sheets[name] = generation.decode(model, params, latents, data)
         bar.update(len(latents))
-    sheets["samples"] = generation.sample(model, params, root_key, _NUM_SAMPLES)
+    labels = generation.spread_labels(_NUM_SAMPLES, shown.num_selected)
+    data = Batch(labels=labels)
+    sheets["samples"] = generation.sample(model, params, root_key, _NUM_SAMPLES, data=data)
     bar.update(_NUM_SAMPLES)
     return {name: sprites.thumbnails(replica.shown(each)) for name, each in sheets.items()}
 
@@ -177,6 +221,7 @@ def _script_data(
         "variables": shown.variables.tolist(),
         "traversal": _TRAVERSAL.round(2).tolist(),
         "samples": _NUM_SAMPLES,
+        "numSelected": shown.num_selected,
     }
 
 
@@ -196,7 +241,7 @@ def render(replica: Replica, dataset: Dataset) -> str:
     if isinstance(replica.model.prior, FlowPrior):
         base = generation.to_base(replica.model, replica.params, base, to_batch(test))
         variance = base.var(0, dtype=np.float64)  # of the means: posteriors are no Gaussians there
-    shown = choose(base, variance, test.labels)
+    shown = choose(base, variance, test.labels, replica.model.num_classes)
     total = sum(map(len, shown.latents.values())) + _NUM_SAMPLES
     with tqdm(total=total, desc="decoding", unit=" images", disable=is_quiet) as bar:
         images = _images(replica, shown, test.images, bar)
