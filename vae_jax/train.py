@@ -150,15 +150,16 @@ def train_and_evaluate(
     workdir = local_path("workdir", workdir)
     run_directory.check_workdir(workdir)
     is_first = devices.is_first_process()
+    has_record = (workdir / run_directory.CONFIG_NAME).exists()
     with contextlib.ExitStack() as stack:
-        if is_first and (workdir / run_directory.CONFIG_NAME).exists():
+        if is_first and has_record:
             stack.enter_context(run_directory.locked(workdir, lock_workdir))
         existing = _open_existing(workdir, config)
         dataset = datasets.load(**config.data)
         _check_against_data(config, dataset)
         mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
         if is_first:
-            if not existing:  # not before the data are there: a mistake leaves no folder
+            if not has_record:  # not before the data are there: a mistake leaves no folder
                 stack.enter_context(run_directory.locked(workdir, lock_workdir))
             _warn_of_long_warmup(config, len(dataset.train))
         run = _begin_run(config, workdir, dataset, existing)
