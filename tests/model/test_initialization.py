@@ -1,12 +1,15 @@
 """Initialization as TensorFlow 1's, against the published formulas."""
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 
 from tests.support.common import settings_of
 from vae_jax import datasets
+from vae_jax.model.initialization import tensorflow_params
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.training import steps
 from vae_jax.training.train_state import create_train_state
@@ -127,3 +130,32 @@ def test_the_root_key_is_of_the_same_kind_whatever_the_environment_says():
     expected = jax.random.key_data(make_root_key(3))
     with jax.default_prng_impl("rbg"):
         assert jax.random.key_data(make_root_key(3)).tolist() == expected.tolist()
+
+
+class OtherEncoder(nn.Module):
+    """An LSTM cell of another name, and layers whose names are those of parts of an LSTM."""
+
+    @nn.compact
+    def __call__(self, rows):
+        features = nn.Dense(24, name="lstm_features")(rows)
+        zeros = jnp.zeros((len(rows), 32))
+        _, outputs = nn.OptimizedLSTMCell(32, name="memory")((zeros, zeros), features)
+        gates = nn.Dense(20, name="hf")(nn.Dense(20, name="ii")(outputs))
+        return nn.GRUCell(16, name="lstm")(jnp.zeros((len(rows), 16)), gates)[1]
+
+
+def test_an_lstm_cell_is_known_by_its_gates_and_not_by_its_name():
+    shapes = OtherEncoder().init(jax.random.key(0), jnp.zeros((2, 28)))["params"]
+    params = tensorflow_params({"encoder": shapes}, jax.random.key(1))["encoder"]
+    cell = params["memory"]
+    kernels = [cell[source + gate]["kernel"] for source in "ih" for gate in "ifgo"]
+    check_uniform(kernels, np.sqrt(6 / (24 + 32 + 4 * 32)))
+    for gate in "ifgo":
+        np.testing.assert_array_equal(cell[f"h{gate}"]["bias"], float(gate == "f"))
+    # What is called an LSTM, or as a gate of one, and is none, has kernels and biases of its own.
+    check_uniform([params["lstm_features"]["kernel"]], np.sqrt(6 / (28 + 24)))
+    check_uniform([params["ii"]["kernel"]], np.sqrt(6 / (32 + 20)))
+    check_uniform([params["hf"]["kernel"]], np.sqrt(6 / (20 + 20)))
+    np.testing.assert_array_equal(params["hf"]["bias"], 0.0)
+    check_uniform([params["lstm"]["hn"]["kernel"]], np.sqrt(6 / (16 + 16)))
+    np.testing.assert_array_equal(params["lstm"]["hn"]["bias"], 0.0)
