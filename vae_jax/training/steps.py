@@ -22,7 +22,7 @@ from vae_jax.training.settings import TrainSettings
 from vae_jax.training.train_state import TrainState, create_train_state
 
 MAX_CHUNK_STEPS = 32
-# The norm of the gradient is one more pass over all of it, a twelfth of a step's time on CPU.
+# The norm of the gradient is one more pass over all of it, too long for every step on CPU.
 _STEPS_BETWEEN_NORMS = 16
 
 
