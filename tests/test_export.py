@@ -16,13 +16,17 @@ import pytest
 from jax import export as jax_export
 from jax.extend import core
 
-from tests.support.common import apply, assert_trees_equal, error_of, make_small_config
+from tests.support.common import apply, assert_trees_equal, error_of
+from tests.support.laplace import add_laplace_prior
 from tests.test_package import EXTRAS
 from vae_jax import create_vae, export
 from vae_jax.evaluation import generation, onnx_programs
 from vae_jax.evaluation.programs import PLATFORMS, Program, programs_of, to_stablehlo
 from vae_jax.evaluation.trained_run import TrainedRun, restore_best
 from vae_jax.model.conv_transpose import conv_transpose
+from vae_jax.model.structs import Batch
+from vae_jax.runtime.files import read_json, write_json
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.weights import WEIGHTS_NAME, read_weights
 
 _LSTM = {"kind": "lstm", "hidden_size": 8}
@@ -60,8 +64,8 @@ def make_programs(kind):
     """A model of that kind, parameters that are no initial ones, and its programs."""
     encoder, decoder, shape, likelihood = KINDS[kind]
     model = create_vae(3, encoder, decoder, shape, likelihood)
-    images, key = jnp.zeros((1, *shape)), jax.random.key(0)
-    params = jax.eval_shape(model.init, key, images, key)["params"]
+    batch, key = Batch(jnp.zeros((1, *shape))), jax.random.key(0)
+    params = jax.eval_shape(model.init, key, batch, key)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), params
@@ -70,14 +74,18 @@ def make_programs(kind):
 
 
 def make_rows(program, num_rows):
-    return np.random.default_rng(1).uniform(size=(num_rows, *program.row_shape)).astype(np.float32)
+    """Rows of the program's only input."""
+    [row] = program.inputs.values()
+    rows = np.random.default_rng(1).uniform(size=(num_rows, *row.shape))
+    return rows.astype(row.dtype)
 
 
 def expected_outputs(kind, name, rows):
     model, params, _ = make_programs(kind)
     if name == "encoder":
-        return apply(model, params, rows, method="encode")
-    return generation.decode_batch(model, params, rows)
+        arrays = apply(model, params, Batch(rows), method="posterior").to_arrays()
+        return tuple(arrays.values())
+    return generation.decode_batch(model, params, rows, Batch())
 
 
 @pytest.mark.slow
@@ -98,7 +106,8 @@ def test_each_platform_has_its_own_transposed_convolution(out_channels):
     kernel = rng.normal(size=(3, 3, 6, out_channels)).astype(np.float32)
     rows = rng.normal(size=(2, 4, 5, 6)).astype(np.float32)
     function = functools.partial(conv_transpose, kernel=kernel, strides=(2, 2))
-    program = Program(lambda x: function(x), rows.shape[1:], "rows", ("rows",))
+    row = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
+    program = Program(lambda x: (function(x),), {"rows": row}, ("rows",))
     exported = jax_export.deserialize(bytearray(to_stablehlo(program)))
     for platform in PLATFORMS:
         # Under another order of names, JAX on the CPU is given what that platform would be.
@@ -116,7 +125,7 @@ def test_what_is_converted_to_onnx_is_the_same_in_plain_operations(kind):
     for name, program in make_programs(kind)[-1].items():
         rows = make_rows(program, 3)
         spec = jax.ShapeDtypeStruct(rows.shape, rows.dtype)
-        traced = onnx_programs.trace_for_conversion(program, spec)
+        traced = onnx_programs.trace_for_conversion(program, [spec])
         text = str(traced)
         for unknown in ("platform_index", "reverse=True", "lhs_dilation=(2", "custom_v"):
             assert unknown not in text
@@ -139,7 +148,8 @@ def test_onnx_runtime_computes_the_same(kind):
         session = onnxruntime.InferenceSession(content, options)
         for num_rows in (1, 3, 100):
             rows = make_rows(program, num_rows)
-            found = session.run([*program.output_names], {program.input_name: rows})
+            [input_name] = program.inputs
+            found = session.run([*program.output_names], {input_name: rows})
             expected = jax.tree.leaves(expected_outputs(kind, name, rows))
             for one, other in zip(found, expected, strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-4)
@@ -172,8 +182,8 @@ def without_onnx(monkeypatch):
 def test_the_mode_writes_what_its_readme_says(
     copied_run, tmp_path, monkeypatch, capsys, without_onnx
 ):
-    config = make_small_config()
-    export.export(config, copied_run, tmp_path / "out")
+    run = RunDirectory.open(copied_run)
+    export.export(run, tmp_path / "out")
     folder = tmp_path / "out" / "export"
     told = capsys.readouterr().out
     assert f"wrote {folder}: README.md" in told and "pip install -e '.[onnx]'" in told
@@ -185,26 +195,48 @@ def test_the_mode_writes_what_its_readme_says(
     assert len(text.splitlines()) == 10
     monkeypatch.chdir(folder)
     exec(text.split("```")[1].removeprefix("python"), namespace := {})
-    assert namespace["mean"].shape == namespace["log_var"].shape == (3, config.latent_size)
-    assert namespace["images"].shape == (16, 28, 28, 1)
+    assert namespace["mean"].shape == namespace["log_var"].shape == (3, run.config.latent_size)
+    assert namespace["images"].shape == (3, 28, 28, 1)
 
-    [replica] = restore_best(config, copied_run).replicas
+    [replica] = restore_best(run).replicas
     params, metadata = read_weights(folder / WEIGHTS_NAME, replica.params)
     assert_trees_equal(params, replica.params)
     assert metadata.items() >= {"epoch": str(replica.epoch), "step": str(replica.step)}.items()
     rebuilt = create_vae(**json.loads(metadata["model"]))
-    latents = np.ones((1, config.latent_size), np.float32)
+    latents = np.ones((1, run.config.latent_size), np.float32)
     decoded = [
-        jax.jit(functools.partial(model.apply, method="decode"))({"params": params}, latents)
+        jax.jit(functools.partial(model.apply, method="decode"))(
+            {"params": params}, latents, Batch()
+        )
         for model in (rebuilt, replica.model)
     ]
     np.testing.assert_array_equal(*decoded)
 
 
+def test_the_readme_of_a_prior_that_is_not_normal_draws_no_normals(
+    copied_run, monkeypatch, without_onnx
+):
+    add_laplace_prior(monkeypatch)
+    # A prior without parameters: those of the run are the model's.
+    record = read_json(copied_run / "config.json")
+    record["config"]["prior"]["kind"] = "laplace"
+    write_json(copied_run / "config.json", record)
+    export.export(RunDirectory.open(copied_run))
+    code = (copied_run / "export" / "README.md").read_text().split("```")[1]
+    assert "normal" not in code
+    monkeypatch.chdir(copied_run / "export")
+    exec(code.removeprefix("python"), namespace := {})
+    [replica] = restore_best(RunDirectory.open(copied_run)).replicas
+    assert type(replica.model.prior).__name__ == "Laplace"
+    black = Batch(np.zeros((3, 28, 28, 1), np.uint8))
+    expected = generation.reconstruct(replica.model, replica.params, black)
+    np.testing.assert_allclose(namespace["images"], expected, atol=1e-5)
+
+
 def test_an_export_is_replaced_as_a_whole_or_not_at_all(copied_run, monkeypatch, without_onnx):
-    config, folder = make_small_config(), copied_run / "export"
+    run, folder = RunDirectory.open(copied_run), copied_run / "export"
     monkeypatch.setattr(export, "to_stablehlo", lambda _: b"1")
-    export.export(config, copied_run)
+    export.export(run)
     (folder / "encoder.onnx").write_bytes(b"1")
     before = sorted(copied_run.iterdir())
 
@@ -213,46 +245,45 @@ def test_an_export_is_replaced_as_a_whole_or_not_at_all(copied_run, monkeypatch,
 
     monkeypatch.setattr(export, "to_stablehlo", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export.export(config, copied_run)
+        export.export(run)
     assert sorted(copied_run.iterdir()) == before
     assert (folder / "decoder.stablehlo").read_bytes() == b"1"
 
     monkeypatch.setattr(export, "to_stablehlo", lambda _: b"2")
-    export.export(config, copied_run)
+    export.export(run)
     assert (folder / "decoder.stablehlo").read_bytes() == b"2"
     assert not (folder / "encoder.onnx").exists()
     assert sorted(copied_run.iterdir()) == before
 
     (folder / "notes.txt").write_text("mine")
-    assert "holds notes.txt, which is not of an export" in error_of(
-        export.export, config, copied_run
-    )
+    assert "holds notes.txt, which is not of an export" in error_of(export.export, run)
     assert (folder / "notes.txt").exists()
 
 
 def test_each_replica_has_its_own(copied_run, monkeypatch, without_onnx):
-    config = make_small_config()
-    [replica] = restore_best(config, copied_run).replicas
+    source = RunDirectory.open(copied_run)
+    [replica] = restore_best(source).replicas
     replicas = [
         dataclasses.replace(replica, folder=copied_run / f"seed_{seed}", seed=seed)
         for seed in range(2)
     ]
     for each in replicas:
         each.folder.mkdir()
-    run = TrainedRun(copied_run, copied_run, replica.epoch, [], replicas)
+    run = TrainedRun(source, copied_run, replica.epoch, [], replicas)
     monkeypatch.setattr(export, "restore_to_write", lambda *_: run)
     monkeypatch.setattr(export, "to_stablehlo", lambda _: b"")
-    export.export(config, copied_run)
+    export.export(source)
     for each in replicas:
         assert f"seed {each.seed}, " in (each.folder / "export" / "README.md").read_text()
 
 
 @pytest.mark.slow
 def test_a_process_with_jax_alone_decodes_bit_for_bit(copied_run, tmp_path, without_onnx):
-    config = make_small_config()
-    export.export(config, copied_run)
-    [replica] = restore_best(config, copied_run).replicas
-    latents = np.random.default_rng(0).normal(size=(100, config.latent_size)).astype(np.float32)
+    run = RunDirectory.open(copied_run)
+    export.export(run)
+    [replica] = restore_best(run).replicas
+    latents = np.random.default_rng(0).normal(size=(100, run.config.latent_size))
+    latents = latents.astype(np.float32)
     folder = copied_run / "export"
     np.save(folder / "latents.npy", latents)
     packages = tmp_path / "packages"
@@ -276,7 +307,7 @@ def make_flow():
     prior = {"kind": "coupling_flow", "num_layers": 2, "hidden_size": 4}
     model = create_vae(3, encoder, decoder, shape, likelihood, prior)
     key = jax.random.key(0)
-    params = model.init(key, jnp.zeros((1, *shape)), key)["params"]
+    params = model.init(key, Batch(jnp.zeros((1, *shape))), key)["params"]
     params["prior"] = jax.tree.map(lambda leaf: leaf + 0.1, params["prior"])
     return model, params, programs_of(model, params)
 

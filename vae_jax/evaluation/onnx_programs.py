@@ -1,8 +1,8 @@
 """A trained model's programs as ONNX, by the optional package jax2onnx.
 
 What it cannot convert, or converts wrongly, is given to it in another form: transposed
-convolutions as ordinary ones, products without rules of their own for derivatives, and scans that
-run backward as ones over reversed rows.
+convolutions as ordinary ones, products without rules of their own for derivatives, the CPU's form
+of what depends on the platform, and scans that run backward as ones over reversed rows.
 """
 
 import contextlib
@@ -87,8 +87,17 @@ def trace_for_conversion(
     with nn.intercept_methods(_in_plain_operations):
         # A function of its own: JAX may have kept a trace of the other, without the interceptor.
         traced = jax.make_jaxpr(lambda *rows: program.function(*rows))(*rows)
-    jaxpr = traced.jaxpr.replace(eqns=[*map(_runs_forward, traced.jaxpr.eqns)])
-    return core.ClosedJaxpr(jaxpr, traced.consts)
+    return _for_conversion(traced)
+
+
+def _for_conversion(traced: core.ClosedJaxpr) -> core.ClosedJaxpr:
+    """Returns the program with the CPU's forms, and scans that run forward."""
+    operations = [
+        _runs_forward(_without_platforms(operation))
+        for operation in traced.jaxpr.eqns
+        if operation.primitive.name != "platform_index"  # which only those choices use
+    ]
+    return core.ClosedJaxpr(traced.jaxpr.replace(eqns=operations), traced.consts)
 
 
 @contextlib.contextmanager
@@ -119,6 +128,25 @@ def _in_plain_operations(
     return form(x, params["kernel"], module.strides_pair, module.padding) + params["bias"]
 
 
+def _without_platforms(operation: core.JaxprEqn) -> core.JaxprEqn:
+    """Returns the operation; in the place of a choice by platform, the function of the CPU."""
+    params = operation.params
+    if operation.primitive.name != "cond" or not params["branches_platforms"]:
+        return operation
+    pairs = zip(params["branches"], params["branches_platforms"], strict=True)
+    branch = next(branch for branch, names in pairs if names is None or "cpu" in names)
+    function = core.jaxpr_as_fun(_for_conversion(branch))
+    return _call_in_place_of(operation, function, operation.invars[1:])
+
+
+def _call_in_place_of(
+    operation: core.JaxprEqn, function: Callable[..., Any], inputs: Sequence[Any]
+) -> core.JaxprEqn:
+    """Returns a call of the function, whose results are the operation's."""
+    [call] = jax.make_jaxpr(jax.jit(function))(*(atom.aval for atom in inputs)).eqns
+    return call.replace(invars=[*inputs], outvars=operation.outvars)
+
+
 def _runs_forward(operation: core.JaxprEqn) -> core.JaxprEqn:
     """Returns the operation; in the place of a backward scan, a function with a forward one."""
     params = operation.params
@@ -134,8 +162,7 @@ def _runs_forward(operation: core.JaxprEqn) -> core.JaxprEqn:
         )
         return [*results[:num_carry], *_reversed(results[num_carry:])]
 
-    [call] = jax.make_jaxpr(jax.jit(scan))(*(atom.aval for atom in operation.invars)).eqns
-    return call.replace(invars=operation.invars, outvars=operation.outvars)
+    return _call_in_place_of(operation, scan, operation.invars)
 
 
 def _reversed(arrays: Sequence[jax.Array]) -> list[jax.Array]:
