@@ -6,17 +6,23 @@ import numpy as np
 import pytest
 
 import vae_jax
-from configs import default, get_configs_by_name
-from tests.support.common import make_small_config
+from tests.support.common import error_of, make_small_config
+from tests.support.laplace import add_laplace_prior
 from vae_jax import configuration, datasets, evaluate, fit_prior, interpolate, report, sample, train
 from vae_jax.evaluation import generation
 from vae_jax.runtime.errors import UserError
+from vae_jax.training.run_directory import RunDirectory
 
 
 def with_prior(kind):
     config = make_small_config()
     config.prior.update(kind=kind, num_layers=3, hidden_size=16, num_components=10)
     return config
+
+
+def with_other_prior(folder, config):
+    """A run, its configuration with another prior, as the mode takes it."""
+    return RunDirectory.open(folder).with_config(config, ("prior",))
 
 
 @pytest.mark.slow
@@ -30,21 +36,22 @@ def test_a_run_with_a_learned_prior(tmp_path, kind, trained_run):
         for folder in (tmp_path / "run", trained_run)
     ]
     assert losses[0] < losses[1] + 3.0  # of two epochs: a prior of many parameters begins slowly
-    evaluate.evaluate(config, tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    evaluate.evaluate(run)
     posterior = json.loads((tmp_path / "run" / "evaluation.json").read_text())["posterior"]
     assert "kl_per_dimension" not in posterior
     assert "whole latent vectors" in posterior["not_measured"]["kl_per_dimension"]
     assert len(posterior["aggregate_mean"]) == 8
-    sample.sample(config, tmp_path / "run", num_images=3)
+    sample.sample(run, num=3)
     vae = vae_jax.load_run(tmp_path / "run")
     np.testing.assert_array_equal(
         vae.sample(3, seed=config.seed), np.load(tmp_path / "run" / "samples.npy")
     )
     images = datasets.load("mnist_5k").test.images
-    interpolate.interpolate(config, tmp_path / "run")
+    interpolate.interpolate(run)
     between = vae.interpolate(images[:2], images[2:4], 3)
     np.testing.assert_allclose(between[:, 2], vae.reconstruct(images[2:4]), atol=1e-3)
-    assert np.isfinite(vae.log_likelihood(images[:3] > 127, 10)).all()
+    assert np.isfinite(vae.log_likelihood(images[:3] > 127, num_samples=10)).all()
 
 
 @pytest.mark.slow
@@ -65,8 +72,9 @@ def test_more_pseudo_inputs_than_images_are_refused(tmp_path):
     config.prior.pseudo_inputs, config.prior.num_components = "data", 10_000
     with pytest.raises(UserError, match="num_components is 10000, must be at most the 4000"):
         train.train_and_evaluate(config, tmp_path / "run")
-    with pytest.raises(UserError, match="pseudo_inputs is 'data', which has nothing to learn"):
-        fit_prior.fit_prior(config, tmp_path / "run", tmp_path / "new")
+    error = error_of(fit_prior.fit_prior, RunDirectory.open(tmp_path / "run"), tmp_path / "new")
+    assert error.startswith("this prior has nothing to learn (prior.")
+    assert " prior.kind=vamp " in error and " prior.pseudo_inputs=data)" in error
 
 
 @pytest.mark.slow
@@ -90,7 +98,8 @@ def test_replicas_with_a_flow_go_on_bit_for_bit(tmp_path, interrupt_save_of_step
 def test_a_prior_fitted_afterwards(trained_run, tmp_path, monkeypatch):
     monkeypatch.setattr("vae_jax.evaluation.prior_fitting._NUM_EPOCHS", 3)
     config, target = with_prior("coupling_flow"), tmp_path / "new" / "fitted"
-    fit_prior.fit_prior(config, trained_run, target)
+    run = with_other_prior(trained_run, config)
+    fit_prior.fit_prior(run, target)
     record = json.loads((target / "config.json").read_text())
     assert record["prior_fitted_to"] == str(trained_run)
     assert record["config"]["prior"]["kind"] == "coupling_flow"
@@ -113,25 +122,34 @@ def test_a_prior_fitted_afterwards(trained_run, tmp_path, monkeypatch):
     images = datasets.load("mnist_5k").test.images[:3]
     np.testing.assert_array_equal(parent.reconstruct(images), fitted.reconstruct(images))
     assert np.abs(parent.sample(3) - fitted.sample(3)).max() > 0.1
-    report.write_report(tmp_path / "new", get_configs_by_name(), default.get_config(), {})
+    report.write_report(tmp_path / "new")
     text = (tmp_path / "new" / "report.md").read_text()
     assert f"--mode=fit_prior --workdir={trained_run}" in text
     with pytest.raises(UserError, match="is there already; give a new folder"):
-        fit_prior.fit_prior(config, trained_run, target)
+        fit_prior.fit_prior(run, target)
     config.train.num_epochs = 3
     with pytest.raises(UserError, match="no checkpoint to go on from"):
         train.train_and_evaluate(config, target)
 
 
 def test_what_cannot_be_fitted(trained_run, tmp_path):
-    with pytest.raises(UserError, match=r"prior\.kind is 'standard_normal', which has nothing to"):
-        fit_prior.fit_prior(make_small_config(), trained_run, tmp_path / "new")
     with pytest.raises(UserError, match="--output is missing; give a new folder"):
-        fit_prior.fit_prior(with_prior("mixture"), trained_run)
+        fit_prior.fit_prior(with_other_prior(trained_run, with_prior("mixture")))
     config = with_prior("mixture")
     config.latent_size = 4
     with pytest.raises(UserError, match="another configuration: latent_size is 8 there, 4 here"):
-        fit_prior.fit_prior(config, trained_run, tmp_path / "new")
+        with_other_prior(trained_run, config)
+
+
+@pytest.mark.parametrize("kind", ["standard_normal", "laplace"])
+def test_a_prior_that_has_nothing_to_learn_is_not_fitted(trained_run, tmp_path, monkeypatch, kind):
+    add_laplace_prior(monkeypatch)
+    run = with_other_prior(trained_run, with_prior(kind))
+    error = error_of(fit_prior.fit_prior, run, tmp_path / "new")
+    assert error.startswith("this prior has nothing to learn (prior.")
+    assert f" prior.kind={kind} " in error
+    assert "name another, e.g. --config.prior.kind=coupling_flow" in error
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +164,7 @@ def test_what_cannot_be_fitted(trained_run, tmp_path):
 def test_fields_of_the_prior(fields, expected):
     config = with_prior("coupling_flow")
     with pytest.raises(UserError, match=expected):
-        configuration.from_dict(config.to_dict(), make_small_config(), fields)
+        configuration.from_dict(config.to_dict(), fields)
 
 
 def test_the_base_space_of_a_flow_is_where_lines_are_straight():

@@ -6,14 +6,24 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vae_jax
-from tests.support.common import ROOT, make_settings, small_vae
+from tests.support.common import (
+    ROOT,
+    assert_trees_equal,
+    error_of,
+    make_settings,
+    make_small_config,
+    small_vae,
+)
+from tests.support.reading import rows_without_timing
 from vae_jax import sample
 from vae_jax.evaluation import generation, log_likelihood
 from vae_jax.runtime.errors import UserError
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.validation import evaluate_split
 
 
@@ -43,17 +53,74 @@ def test_the_readme_s_python_runs():
     exec(blocks[0], names)
     terms = names["terms"]
     # 784 pixels of probability one half, and a posterior that is the prior.
-    assert terms.loss.shape == (8,)
-    assert float(terms.reconstruction[0]) == pytest.approx(543.4274, rel=1e-5)
-    assert float(terms.kl[0]) == 0.0
+    assert terms["loss"].shape == (8,)
+    assert float(terms["reconstruction"][0]) == pytest.approx(543.4274, rel=1e-5)
+    assert float(terms["kl"][0]) == 0.0
+
+
+def test_a_configuration_is_had_by_its_name():
+    config = vae_jax.get_config("quickstart")
+    assert config.data.name == "mnist_5k"
+    before = config.train.num_epochs
+    config.train.num_epochs += 3
+    assert vae_jax.get_config("quickstart").train.num_epochs == before
+    assert vae_jax.get_config().keys() == config.keys()
+    assert error_of(vae_jax.get_config, "quickstat").endswith("closest match: quickstart")
+
+
+def test_training_from_python_is_that_of_the_command_line(trained_run, tmp_path, capsys):
+    names = ("jax_enable_x64", "jax_threefry_partitionable")
+    before = {name: jax.config.values[name] for name in names}
+    try:  # whatever the options of the user's program are
+        jax.config.update("jax_enable_x64", True)
+        jax.config.update("jax_threefry_partitionable", False)
+        vae = vae_jax.train_run(make_small_config(), str(tmp_path / "run"))
+        assert jnp.ones(1).dtype == jnp.float64
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert rows_without_timing(tmp_path / "run") == rows_without_timing(trained_run)
+    expected = vae_jax.load_run(trained_run)
+    assert (vae.seed, vae.config.to_dict()) == (expected.seed, expected.config.to_dict())
+    assert_trees_equal(vae.params, expected.params)
+    np.testing.assert_array_equal(vae.sample(3), expected.sample(3))
+    capsys.readouterr()
+    again = vae_jax.train_run(make_small_config(), tmp_path / "run")
+    assert "the run is complete; best epoch" in capsys.readouterr().out
+    assert_trees_equal(again.params, vae.params)
 
 
 @pytest.mark.slow
-def test_paths_may_be_strings_and_mistakes_in_them_are_one_line(copied_run, small_config):
-    sample.sample(small_config, str(copied_run))
+def test_the_documented_training_from_python_runs(tmp_path, monkeypatch):
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL
+    )
+    [code] = (block for block in blocks if "train_run" in block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vae_jax, "get_config", lambda name: make_small_config())
+    exec(code, names := {})
+    assert names["images"].shape == (16, 28, 28, 1)
+    assert (tmp_path / "runs" / "notebook" / "summary.json").exists()
+
+
+def test_a_mistake_in_a_configuration_from_python_is_one_line(tmp_path, capsys):
+    config = make_small_config()
+    config.loss.kl_weight = -1.0
+    error = error_of(vae_jax.train_run, config, tmp_path / "run")
+    assert error == "loss.kl_weight is -1.0, must be finite and at least 0"
+    config = make_small_config()
+    config.latent_size, config.train.batch_size = 7, 5000
+    assert "train.batch_size is 5000" in error_of(vae_jax.train_run, config, tmp_path / "run")
+    assert "warning: set without effect: encoder.hidden_size" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_paths_may_be_strings_and_mistakes_in_them_are_one_line(copied_run):
+    sample.sample(RunDirectory.open(str(copied_run)))
     assert (copied_run / "samples.npy").exists()
     with pytest.raises(UserError, match="workdir=gs://b/run: is an address"):
-        sample.sample(small_config, "gs://b/run")
+        RunDirectory.open("gs://b/run")
 
 
 @pytest.mark.parametrize(
@@ -69,9 +136,10 @@ def test_paths_may_be_strings_and_mistakes_in_them_are_one_line(copied_run, smal
 def test_images_of_another_type_or_shape_are_refused(images, error, expected):
     settings = make_settings(small_vae()).evaluation
     key = jax.random.key(0)
+    data = vae_jax.Batch(images)
     with pytest.raises(error, match=expected):
-        evaluate_split(settings, {}, key, images)
+        evaluate_split(settings, {}, key, data)
     with pytest.raises(error, match=expected):
-        generation.encode(settings.model, {}, images)
+        generation.encode(settings.model, {}, data)
     with pytest.raises(error, match=expected):
-        log_likelihood.estimate(settings.model, {}, key, images, 1, Path(), "")
+        log_likelihood.estimate(settings.model, {}, key, data, 1, Path(), "")

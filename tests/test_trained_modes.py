@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 import vae_jax
-from tests.support.common import make_small_config
 from vae_jax import datasets, encode, evaluate, interpolate, reconstruct, sample
 from vae_jax.runtime.errors import UserError
+from vae_jax.training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,17 @@ def files_below(folder):
 
 
 def test_encode_names_every_image_of_the_input(trained_run, pictures, tmp_path, capsys):
-    encode.encode(make_small_config(), trained_run, input=pictures, output=tmp_path)
-    assert f"{pictures}: 4 images; those of another size are brought to 28x28x1" in (
-        capsys.readouterr().out
-    )
+    encode.encode(RunDirectory.open(trained_run), input=pictures, output=tmp_path)
+    output = capsys.readouterr()
+    assert f"{pictures}: 4 images; those of another size are brought to 28x28x1" in output.out
+    assert output.err == f"--input={pictures}: the run does not know the class 'a' and 1 others\n"
     latents = np.load(tmp_path / "latents.npz")
     assert latents["names"].tolist() == [
         *("a/digit 0.png", "a/digit 2.png", "b/digit 1.png", "b/digit 3.png")
     ]
-    assert latents["labels"].tolist() == [0, 0, 1, 1]
-    assert latents["class_names"].tolist() == ["a", "b"]
+    # The run's own classes come first.
+    assert latents["class_names"].tolist() == [*"0123456789", "a", "b"]
+    assert latents["class_names"][latents["labels"]].tolist() == ["a", "a", "b", "b"]
     expected = vae_jax.load_run(trained_run).encode(
         datasets.load("mnist_5k").test.images[[0, 2, 1]]
     )
@@ -53,7 +54,7 @@ def test_encode_names_every_image_of_the_input(trained_run, pictures, tmp_path, 
 
 
 def test_encode_takes_the_splits_of_the_run_or_of_the_input(trained_run, tmp_path, capsys):
-    encode.encode(make_small_config(), trained_run, output=tmp_path)
+    encode.encode(RunDirectory.open(trained_run), output=tmp_path)
     latents = np.load(tmp_path / "latents.npz")
     sizes = {"train": 4000, "validation": 500, "test": 500}
     for name, size in sizes.items():
@@ -67,17 +68,19 @@ def test_encode_takes_the_splits_of_the_run_or_of_the_input(trained_run, tmp_pat
         x_test=images[3:5],
         y_test=[1, 3],
     )
-    encode.encode(make_small_config(), trained_run, tmp_path / "in.npz", tmp_path / "out")
+    encode.encode(RunDirectory.open(trained_run), tmp_path / "in.npz", tmp_path / "out")
     assert "3 images in the split 'train', 2 images in the split 'test'" in capsys.readouterr().out
     other = np.load(tmp_path / "out" / "latents.npz")
-    assert other["train_labels"].tolist() == [1, 0, 0]
+    assert other["class_names"].tolist() == [*"0123456789"]
+    assert other["train_labels"].tolist() == [3, 1, 1]  # numbered as those of the run
+    assert other["test_labels"].tolist() == [1, 3]
     np.testing.assert_allclose(other["test_mean"], latents["test_mean"][3:5], rtol=1e-5, atol=1e-5)
 
 
 def test_reconstruct_puts_an_image_beside_what_the_model_makes_of_it(
     trained_run, pictures, tmp_path
 ):
-    reconstruct.reconstruct(make_small_config(), trained_run, pictures, tmp_path)
+    reconstruct.reconstruct(RunDirectory.open(trained_run), pictures, tmp_path)
     images = np.load(tmp_path / "reconstructions.npy")
     assert images.shape == (4, 28, 28, 1)
     pair = np.asarray(Image.open(tmp_path / "reconstructions" / "a" / "digit 2.png"))
@@ -89,9 +92,8 @@ def test_reconstruct_puts_an_image_beside_what_the_model_makes_of_it(
 
 
 def test_sample_draws_as_many_as_are_asked_for(copied_run, tmp_path):
-    config = make_small_config()
     for number in (12, 7):
-        sample.sample(config, copied_run, tmp_path, num_images=number, seed=1)
+        sample.sample(RunDirectory.open(copied_run), tmp_path, num=number, seed=1)
         images = np.load(tmp_path / "samples.npy")
         np.testing.assert_array_equal(images, vae_jax.load_run(copied_run).sample(number, seed=1))
         files = sorted((tmp_path / "samples").iterdir())
@@ -102,24 +104,24 @@ def test_sample_draws_as_many_as_are_asked_for(copied_run, tmp_path):
 
 
 def test_interpolate_takes_images_of_the_user(trained_run, pictures, tmp_path):
-    interpolate.interpolate(make_small_config(), trained_run, pictures, tmp_path)
+    interpolate.interpolate(RunDirectory.open(trained_run), pictures, tmp_path)
     assert [*files_below(tmp_path)] == ["plots/interpolation.png"]
     one = tmp_path / "one"
     shutil.copytree(pictures / "a", one)
     (one / "digit 2.png").unlink()
     with pytest.raises(UserError, match=f"--input={one}: holds one image, must hold at least two"):
-        interpolate.interpolate(make_small_config(), trained_run, one, tmp_path)
+        interpolate.interpolate(RunDirectory.open(trained_run), one, tmp_path)
     with pytest.raises(UserError, match=r"--input=.*/nowhere: cannot be read"):
-        interpolate.interpolate(make_small_config(), trained_run, tmp_path / "nowhere", tmp_path)
+        interpolate.interpolate(RunDirectory.open(trained_run), tmp_path / "nowhere", tmp_path)
 
 
 @pytest.mark.slow
 def test_a_run_directory_is_not_written_to_where_another_folder_is_given(copied_run, tmp_path):
     before = files_below(copied_run)
-    config, out = make_small_config(), tmp_path / "out"
-    evaluate.evaluate(config, copied_run, out)
-    sample.sample(config, copied_run, out)
-    interpolate.interpolate(config, copied_run, output=out)
+    run, out = RunDirectory.open(copied_run), tmp_path / "out"
+    evaluate.evaluate(run, out)
+    sample.sample(run, out)
+    interpolate.interpolate(run, output=out)
     assert files_below(copied_run) == before
     assert {"evaluation.json", "summary.json", "samples.npy"} <= files_below(out).keys()
 
@@ -131,9 +133,9 @@ def test_where_nothing_can_be_written_the_error_says_what_to_do(copied_run, tmp_
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.TemporaryFile", read_only)
         with pytest.raises(UserError) as error:
-            sample.sample(make_small_config(), copied_run)
+            sample.sample(RunDirectory.open(copied_run))
     assert str(error.value) == (
         f"{copied_run}: files cannot be written there (Read-only file system); give another folder "
         "with --output=FOLDER"
     )
-    sample.sample(make_small_config(), copied_run, tmp_path / "out")
+    sample.sample(RunDirectory.open(copied_run), tmp_path / "out")

@@ -210,7 +210,8 @@ def train_run(
 
     config = configuration.from_dict(config.to_dict())
     configuration.warn_without_effect(config)
-    train_and_evaluate(config, workdir, lock_workdir)
+    with compilation.fixed_options():  # the program's own may be others
+        train_and_evaluate(config, workdir, lock_workdir)
     return load_run(workdir, seed=config.seed)
 
 

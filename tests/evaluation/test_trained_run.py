@@ -1,0 +1,55 @@
+"""A run restored from its files: which seeds and parameters it has, and how plots show it."""
+
+import numpy as np
+import pytest
+
+from tests.support.common import make_small_config
+from vae_jax import datasets
+from vae_jax.datasets import DataSpec
+from vae_jax.datasets.loading import Source
+from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.model.rng_streams import make_root_key
+from vae_jax.runtime.files import write_json
+from vae_jax.training.metrics import COLUMNS
+from vae_jax.training.run_directory import RunDirectory
+from vae_jax.training.settings import evaluation_settings
+from vae_jax.training.train_state import init_params
+from vae_jax.training.weights import WEIGHTS_NAME, write_weights
+
+
+def write_run(folder, data_name, image_shape):
+    """A run directory with parameters alone, which nothing trained."""
+    config = make_small_config()
+    config.data.name = data_name
+    config.data.path = "photos" if data_name == "images" else None
+    model = evaluation_settings(config, DataSpec(image_shape)).model
+    params = init_params(model, make_root_key(0))
+    write_weights(folder / WEIGHTS_NAME, params, {"epoch": "1", "step": "40"})
+    write_json(folder / "config.json", {"config": config.to_dict(), "image_shape": image_shape})
+    (folder / "metrics.csv").write_text(f"{','.join(COLUMNS)}\n{','.join('1' for _ in COLUMNS)}\n")
+
+
+@pytest.mark.parametrize(
+    ("data_name", "image_shape", "is_negative"),
+    [
+        ("mnist_5k", (28, 28, 1), True),
+        ("images", (28, 28, 1), False),
+        ("gray photos", (8, 8, 1), False),
+        ("color photos", (8, 8, 3), False),
+        ("color strokes", (8, 8, 3), False),
+    ],
+)
+def test_light_strokes_alone_are_shown_in_negative(
+    tmp_path, monkeypatch, data_name, image_shape, is_negative
+):
+    for name, is_light_on_dark in (
+        ("gray photos", False),
+        ("color photos", False),
+        ("color strokes", True),
+    ):
+        source = Source(pytest.fail, is_light_on_dark=is_light_on_dark)
+        monkeypatch.setitem(datasets.SOURCES, name, source)
+    write_run(tmp_path, data_name, image_shape)
+    [replica] = restore_best(RunDirectory.open(tmp_path)).replicas
+    images = np.random.default_rng(0).uniform(size=(2, *image_shape))
+    np.testing.assert_array_equal(replica.shown(images), 1.0 - images if is_negative else images)
