@@ -17,6 +17,7 @@ from vae_jax.evaluation.measures import EVALUATION_NAME, Evaluation, LikelihoodM
 from vae_jax.evaluation.trained_run import Replica, TrainedRun
 from vae_jax.runtime.files import read_json, read_record, write_atomically
 from vae_jax.training import run_directory, steps
+from vae_jax.training.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize("mode", ["escaped", "raising"])
@@ -25,23 +26,24 @@ def test_results_are_written_before_they_are_told(tmp_path, monkeypatch, small_c
     params = steps.initial_state(settings, seed=0).params
     replica = Replica(tmp_path, 0, 1, 40, settings.evaluation, params)
     likelihood = LikelihoodMeasures(90.0, 0.5, 91.0, 1.0, 2.0, 500, 5, 7)
+    small_config.data.binarization = "dynamic"
+    run = RunDirectory(tmp_path, {}, small_config)
     monkeypatch.setattr(
-        evaluate, "restore_to_write", lambda *_: TrainedRun(tmp_path, tmp_path, 1, [], [replica])
+        evaluate, "restore_to_write", lambda *_: TrainedRun(run, tmp_path, 1, [], [replica])
     )
     monkeypatch.setattr(run_directory, "check_same_data", lambda *_: None)
     monkeypatch.setattr(evaluate, "summarize", lambda *_: None)
     monkeypatch.setattr(evaluate, "format_summary", lambda _: "summary")
     monkeypatch.setattr(evaluate, "_measure_likelihood", lambda *_: likelihood)
-    small_config.data.binarization = "dynamic"
     (tmp_path / PARTIAL_NAME).touch()
     errors = {"escaped": "backslashreplace", "raising": "strict"}[mode]
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors)
     monkeypatch.setattr(sys, "stdout", stream)
     if mode == "raising":
         with pytest.raises(UnicodeEncodeError):
-            evaluate.evaluate(small_config, tmp_path)
+            evaluate.evaluate(run)
     else:
-        evaluate.evaluate(small_config, tmp_path)
+        evaluate.evaluate(run)
         stream.flush()
         assert b"test -log p(x) 90.00 \\xb1 0.50 nats" in stream.buffer.getvalue()
     assert read_record(tmp_path / EVALUATION_NAME, Evaluation).likelihood == likelihood
@@ -97,13 +99,13 @@ def test_training_without_a_reader_ends_quietly_and_goes_on(tmp_path):
 
 
 def test_a_likelihood_that_is_not_finite_is_said_not_to_be_measured(
-    small_config, copied_run, monkeypatch, capsys
+    copied_run, monkeypatch, capsys
 ):
     values = np.array([-100.0, np.nan])
     likelihoods = log_likelihood.Likelihoods(values, values, np.ones(2))
     monkeypatch.setattr(log_likelihood, "estimate", lambda *_, **__: likelihoods)
     monkeypatch.setattr(evaluate, "has_likelihood", lambda *_: True)
-    evaluate.evaluate(small_config, copied_run)
+    evaluate.evaluate(RunDirectory.open(copied_run))
     record = read_json(copied_run / "evaluation.json")
     assert "likelihood" not in record
     assert "not finite" in record["not_measured"]["log p(x)"]
