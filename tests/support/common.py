@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 import pytest
 
@@ -73,13 +74,14 @@ def make_settings(
     optimizer: optax.GradientTransformation | None = None,
     batch_size: int = 5,
     evaluation: dict[str, Any] | None = None,
+    learning_rate: optax.ScalarOrSchedule = 0.1,
     **fields: Any,
 ) -> TrainSettings:
     """Settings of steps; `evaluation` holds fields of `EvaluationSettings` beside the model."""
     return TrainSettings(
         EvaluationSettings(model, **evaluation or {}),
         optimizer or optax.sgd(0.1),
-        0.1,
+        learning_rate,
         batch_size,
         **fields,
     )
@@ -93,7 +95,9 @@ def assert_trees_equal(first: Any, second: Any) -> None:
 def _equal(first: Any, second: Any) -> bool:
     if jax.numpy.issubdtype(first.dtype, jax.dtypes.prng_key):
         first, second = jax.random.key_data(first), jax.random.key_data(second)
-    return bool((first == second).all())
+    first, second = np.asarray(first), np.asarray(second)
+    same_kind = (first.shape, first.dtype) == (second.shape, second.dtype)
+    return same_kind and first.tobytes() == second.tobytes()  # NaN is equal to itself
 
 
 def error_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> str:
