@@ -59,6 +59,7 @@ class Mode:
         Raises:
           UserError: a flag is unknown, has a wrong value, or is missing.
         """
+        self.flags.unparse_flags()  # of an earlier call
         try:
             rest = self.flags(["mode", *arguments])[1:]
         except flags.UnrecognizedFlagError as error:
