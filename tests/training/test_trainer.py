@@ -12,6 +12,7 @@ from tests.support import older_versions
 from tests.support.common import assert_trees_equal, settings_of
 from vae_jax import datasets
 from vae_jax.datasets import Split
+from vae_jax.model import losses
 from vae_jax.runtime import devices
 from vae_jax.runtime.files import write_json
 from vae_jax.runtime.interrupts import Interrupted, Request
@@ -141,6 +142,26 @@ def test_a_run_of_an_older_version_is_trained_further(copied_run, tmp_path):
     header, *lines = (older / "metrics.csv").read_text().splitlines()
     assert header.endswith(",images_per_second,gradient_norm,learning_rate")
     assert [line.endswith(",,") for line in lines] == [True, True, False]
+
+
+def test_a_further_term_needs_only_to_be_computed(small_config, tmp_path, monkeypatch):
+    negative_elbo = losses.negative_elbo
+
+    def with_weighted_kl(log_likelihood, kl, kl_weight=1.0):
+        terms = negative_elbo(log_likelihood, kl, kl_weight)
+        return terms | {"weighted_kl": terms["loss"] - terms["reconstruction"]}
+
+    monkeypatch.setattr(losses, "negative_elbo", with_weighted_kl)
+    small_config.train.num_epochs = 1
+    small_config.loss.kl_weight = 0.3  # as no other test has it: nothing is compiled yet
+    begin(small_config, tmp_path / "run")
+    train(tmp_path / "run", Request())
+    [row] = read_rows(tmp_path / "run" / "metrics.csv")
+    for split in ("train", "validation"):
+        expected = 0.3 * row[f"{split}_kl"]
+        assert row[f"{split}_weighted_kl"] == pytest.approx(expected, rel=1e-3)
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert ",train_kl,train_weighted_kl,validation_loss," in header
 
 
 def test_labels_go_to_the_device_as_indices_where_there_are_some():
