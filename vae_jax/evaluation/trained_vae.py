@@ -263,7 +263,7 @@ class TrainedVAE:
             raise ValueError(f"labels are missing: {self!r} needs the class of each image")
         array = np.asarray(labels)
         if array.dtype.kind in "US":
-            array = np.array([self._label_of(name) for name in array.reshape(-1)]).reshape(
+            array = np.array([self._label_of(str(name)) for name in array.reshape(-1)]).reshape(
                 array.shape
             )
         if array.dtype.kind not in "iu":
