@@ -102,7 +102,7 @@ def mean_terms(
     """
     means = {
         term: np.atleast_1d(np.asarray(values).sum(0, dtype=np.float64) / num_images)
-        for term, values in terms.items()
+        for term, values in sorted(terms.items(), key=lambda item: _place(f"train_{item[0]}"))
     }
     return [
         {term: float(column[index]) for term, column in means.items()}
