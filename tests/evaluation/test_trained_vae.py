@@ -136,7 +136,12 @@ def test_other_arguments_are_refused(vae, images):
             r"and \(2, 28, 28, 1\), must be as many",
         ),
         (vae.log_likelihood, [images], ValueError, "gray pixels, of which a Bernoulli has no"),
-        (vae.log_likelihood, [images > 9, 0], ValueError, "num_samples is 0, must be at least 1"),
+        (
+            vae.log_likelihood,
+            [images > 9, None, 0],
+            ValueError,
+            "num_samples is 0, must be at least 1",
+        ),
         (vae.log_likelihood, [np.full((28, 28), 0.335)], ValueError, "between two levels"),
     ):
         with pytest.raises(error, match=expected):
@@ -154,7 +159,7 @@ def test_color_images_need_their_channels():
     vae = TrainedVAE(model, init(model, jax.random.key(0)), _config(2), 0)
     assert vae.encode(np.zeros((5, 6, 4, 3)))[0].shape == (5, 2)
     assert vae.encode(np.zeros((6, 4, 3), np.uint8))[0].shape == (2,)
-    assert np.isfinite(vae.log_likelihood(np.zeros((6, 4, 3), np.uint8), 3))
+    assert np.isfinite(vae.log_likelihood(np.zeros((6, 4, 3), np.uint8), num_samples=3))
     with pytest.raises(ValueError, match=r"must have \(n, 6, 4, 3\), or \(6, 4, 3\) for one"):
         vae.encode(np.zeros((5, 6, 4)))
 
