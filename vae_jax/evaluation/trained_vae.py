@@ -257,7 +257,9 @@ class TrainedVAE:
         """Returns the labels of images as `<int32>[num_images]`; None if the model takes none."""
         if not self.model.num_classes:
             if labels is not None:
-                raise ValueError("the model is not conditional, it takes no labels")
+                raise ValueError(
+                    "the model is not conditional, it takes no labels (num_samples is a keyword)"
+                )
             return None
         if labels is None:
             raise ValueError(f"labels are missing: {self!r} needs the class of each image")
