@@ -27,6 +27,7 @@ MODES = {
     "interpolate": RUN,
     "encode": RUN,
     "reconstruct": RUN,
+    "score": RUN,
     "explore": RUN,
     "export": RUN,
     "fit_prior": RUN,
