@@ -104,15 +104,17 @@ def test_sample_draws_as_many_as_are_asked_for(copied_run, tmp_path):
 
 
 def test_interpolate_takes_images_of_the_user(trained_run, pictures, tmp_path):
-    interpolate.interpolate(RunDirectory.open(trained_run), pictures, tmp_path)
-    assert [*files_below(tmp_path)] == ["plots/interpolation.png"]
+    interpolate.interpolate(RunDirectory.open(trained_run), pictures, tmp_path / "out")
+    assert files_below(tmp_path / "out").keys() == {".vae_jax_output", "plots/interpolation.png"}
     one = tmp_path / "one"
     shutil.copytree(pictures / "a", one)
     (one / "digit 2.png").unlink()
     with pytest.raises(UserError, match=f"--input={one}: holds one image, must hold at least two"):
-        interpolate.interpolate(RunDirectory.open(trained_run), one, tmp_path)
+        interpolate.interpolate(RunDirectory.open(trained_run), one, tmp_path / "out")
     with pytest.raises(UserError, match=r"--input=.*/nowhere: cannot be read"):
-        interpolate.interpolate(RunDirectory.open(trained_run), tmp_path / "nowhere", tmp_path)
+        interpolate.interpolate(
+            RunDirectory.open(trained_run), tmp_path / "nowhere", tmp_path / "out"
+        )
 
 
 @pytest.mark.slow

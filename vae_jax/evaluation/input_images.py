@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -115,19 +116,40 @@ def write_pngs(folder: Path, images: np.ndarray, names: np.ndarray | None = None
       images: `<float>[n, height, width, channels]`.
       names: of the files, `<str>[n]`, subfolders included; numbers if None, and numbered files
         of before are then removed.
+
+    Raises:
+      UserError: two images have the same name.
     """
     if names is None:
         for path in folder.glob("*.png"):
             if path.stem.isdecimal():
                 path.unlink()
     width = len(str(len(images) - 1))
+    numbers = [f"{row:0{width}}" for row in range(len(images))]
+    files = _png_names(numbers if names is None else [*map(str, names)])
     rows = tqdm(range(len(images)), unit=" files", disable=not sys.stderr.isatty())
     for row in rows:
-        name = f"{row:0{width}}" if names is None else str(names[row])
-        file = name if PurePosixPath(name).suffix.lower() == ".png" else f"{name}.png"
-        path = folder / file
+        path = folder / files[row]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, png_bytes(images[row]))
+
+
+def _png_names(names: Sequence[str]) -> list[str]:
+    """Returns a PNG file's name for each name, no two alike.
+
+    Raises:
+      UserError: two of the names are alike.
+    """
+    taken, files = {*names}, []
+    for name in names:
+        file = name
+        while PurePosixPath(file).suffix.lower() != ".png" or (file != name and file in taken):
+            file += ".png"
+        files.append(file)
+    if len(taken) < len(files):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise UserError(f"two images are named {twice!r}, which would be one file; rename one")
+    return files
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
