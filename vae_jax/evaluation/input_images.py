@@ -13,10 +13,16 @@ from tqdm import tqdm
 
 from vae_jax import datasets
 from vae_jax.datasets import Split
+from vae_jax.evaluation import generation
 from vae_jax.evaluation.trained_run import TrainedRun
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_atomically
+from vae_jax.training.batches import to_batch
+
+# Images whose polarity is looked at, and how much smaller an error is that says something.
+_NUM_COMPARED = 500
+_MUCH_BETTER = 4.0
 
 
 def read_input(
@@ -49,7 +55,28 @@ def read_input(
         for name, split in splits.items()
     )
     print(f"{path}: {sizes}; those of another size are brought to {height}x{width}x{channels}")
-    return _with_classes_of_run(path, splits, class_names, run)
+    splits, class_names = _with_classes_of_run(path, splits, class_names, run)
+    _report_polarity(path, join(splits), run)
+    return splits, class_names
+
+
+def _report_polarity(path: str | os.PathLike[str], images: Split, run: TrainedRun) -> None:
+    """Says so where the model reconstructs the images' negatives better by far."""
+    rows = np.linspace(0, len(images) - 1, min(len(images), _NUM_COMPARED)).astype(int)
+    replica, errors = run.replicas[0], []
+    for pixels in (images.images[rows], MAX_PIXEL - images.images[rows]):
+        data = dataclasses.replace(to_batch(images[rows]), images=pixels)
+        difference = (
+            generation.reconstruct(replica.model, replica.params, data) - pixels / MAX_PIXEL
+        )
+        errors.append(float((difference**2).mean()))
+    if errors[1] * _MUCH_BETTER < errors[0]:
+        print(
+            f"--input={path}: the model reconstructs the negatives of these images far better (mean"
+            f" squared error {errors[1]:.2g}, not {errors[0]:.2g}); if these are dark on light and "
+            "the training images light on dark, or the other way round, invert them",
+            file=sys.stderr,
+        )
 
 
 def _with_classes_of_run(
