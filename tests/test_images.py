@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from tests.support.common import make_small_config
-from vae_jax import configuration, evaluate, interpolate, report, sample, train
+from vae_jax import (
+    configuration,
+    datasets,
+    encode,
+    evaluate,
+    explore,
+    fit_prior,
+    interpolate,
+    report,
+    sample,
+    train,
+)
 from vae_jax.evaluation.measures import Analysis, Evaluation, Summary
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_record
@@ -112,3 +123,60 @@ def test_other_images_than_those_of_the_run_are_refused(tmp_path, photos):
     (workdir / "summary.json").touch()  # trained already: else the run may begin anew
     with pytest.raises(UserError, match="the run was made from data with SHA-256 other"):
         train.train_and_evaluate(make_config(photos), workdir)
+
+
+def digits(path, num_images=40, **arrays):
+    """A file of small gray images."""
+    images = datasets.load("mnist_5k").test.images[:num_images, ::4, ::4]
+    np.savez(path, **{"images": images} | arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "arrays"),
+    [
+        ({"data.test_size": 1}, {}),
+        ({}, {"images": np.full((60, 7, 7), 200, np.uint8)}),
+        ({}, {"images": np.full((60, 7, 7), 200, np.uint8), "labels": np.arange(60) % 3}),
+    ],
+)
+def test_test_images_that_are_alike_are_refused_before_training(tmp_path, fields, arrays):
+    config = make_config(digits(tmp_path / "a.npz", 60, **arrays), **fields)
+    with pytest.raises(UserError, match=r"the test images \((1|30)\) are all alike, so nothing"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("num_images", "fields", "labels"),
+    [
+        (15, {"data.test_size": 2, "data.validation_size": 1}, None),
+        (40, {"data.test_size": 5, "data.validation_size": 1}, np.zeros(40, int)),
+        (40, {"data.test_size": 3, "data.validation_size": 2}, np.arange(40)),
+    ],
+)
+def test_few_images_work_in_every_mode(tmp_path, num_images, fields, labels, capsys):
+    arrays = {} if labels is None else {"labels": labels}
+    config = make_config(digits(tmp_path / "a.npz", num_images, **arrays), **fields)
+    train.train_and_evaluate(config, tmp_path / "runs" / "a")
+    run = RunDirectory.open(tmp_path / "runs" / "a")
+    evaluate.evaluate(run)
+    interpolate.interpolate(run)
+    encode.encode(run)
+    explore.explore(run)
+    fit_prior.fit_prior(
+        run.with_config(
+            configuration.from_dict(
+                config.to_dict(), {"prior.kind": "mixture", "prior.num_components": 3}
+            ),
+            ("prior",),
+        ),
+        tmp_path / "runs" / "fitted",
+    )
+    report.write_report(tmp_path / "runs")
+    printed = capsys.readouterr()
+    assert "not analyzed" not in printed.out and "cannot be shown" not in printed.out
+    assert "regression" not in printed.err and "RuntimeWarning" not in printed.err
+    assert "| a |" in (tmp_path / "runs" / "report.md").read_text()

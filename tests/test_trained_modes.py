@@ -104,15 +104,36 @@ def test_sample_draws_as_many_as_are_asked_for(copied_run, tmp_path):
 
 
 def test_interpolate_takes_images_of_the_user(trained_run, pictures, tmp_path):
-    interpolate.interpolate(RunDirectory.open(trained_run), pictures, tmp_path)
-    assert [*files_below(tmp_path)] == ["plots/interpolation.png"]
+    interpolate.interpolate(RunDirectory.open(trained_run), pictures, tmp_path / "out")
+    assert files_below(tmp_path / "out").keys() == {".vae_jax_output", "plots/interpolation.png"}
     one = tmp_path / "one"
     shutil.copytree(pictures / "a", one)
     (one / "digit 2.png").unlink()
     with pytest.raises(UserError, match=f"--input={one}: holds one image, must hold at least two"):
-        interpolate.interpolate(RunDirectory.open(trained_run), one, tmp_path)
+        interpolate.interpolate(RunDirectory.open(trained_run), one, tmp_path / "out")
     with pytest.raises(UserError, match=r"--input=.*/nowhere: cannot be read"):
-        interpolate.interpolate(RunDirectory.open(trained_run), tmp_path / "nowhere", tmp_path)
+        interpolate.interpolate(
+            RunDirectory.open(trained_run), tmp_path / "nowhere", tmp_path / "out"
+        )
+
+
+@pytest.mark.parametrize("mode", [encode.encode, reconstruct.reconstruct])
+def test_images_of_the_other_polarity_are_reported(trained_run, tmp_path, capsys, mode):
+    images, run = datasets.load("mnist_5k").test.images[:20], RunDirectory.open(trained_run)
+    np.save(tmp_path / "dark_on_light.npy", 255 - images)
+    mode(run, tmp_path / "dark_on_light.npy", tmp_path / "out")
+    error = capsys.readouterr().err
+    vae = vae_jax.load_run(trained_run)
+    errors = [np.mean((vae.reconstruct(x) - x / 255.0) ** 2) for x in (images, 255 - images)]
+    assert error.startswith(f"--input={tmp_path}/dark_on_light.npy: the model reconstructs the neg")
+    assert f"(mean squared error {errors[0]:.2g}, not {errors[1]:.2g})" in error
+    assert error.count("\n") == 1
+    some = np.concatenate([images[:12], 255 - images[12:]])  # not as a whole
+    noise = np.random.RandomState(0).randint(0, 256, images.shape).astype(np.uint8)
+    for name, others in (("light_on_dark", images), ("some", some), ("noise", noise)):
+        np.save(tmp_path / f"{name}.npy", others)
+        mode(run, tmp_path / f"{name}.npy", tmp_path / "out")
+        assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

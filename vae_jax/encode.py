@@ -35,7 +35,7 @@ def encode(
     Raises:
       UserError: there is no run, or its data or the input cannot be had.
     """
-    run = restore_to_write(source, output)
+    run = restore_to_write(source, output, [_NAME], input)
     if input is None:
         dataset = load_data(run)
         splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}

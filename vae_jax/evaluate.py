@@ -20,6 +20,7 @@ from vae_jax.evaluation.input_images import write_npy
 from vae_jax.evaluation.measures import (
     EVALUATION_NAME,
     LOG_LIKELIHOOD_NAME,
+    SUMMARY_NAME,
     ConditionalMeasures,
     Evaluation,
     LikelihoodMeasures,
@@ -35,6 +36,8 @@ from vae_jax.training.batches import to_batch
 from vae_jax.training.checkpoints import checksum
 from vae_jax.training.run_directory import RunDirectory
 
+_NAMES = ("plots", SUMMARY_NAME, EVALUATION_NAME, LOG_LIKELIHOOD_NAME, log_likelihood.PARTIAL_NAME)
+
 
 def evaluate(
     source: RunDirectory,
@@ -49,7 +52,7 @@ def evaluate(
     Raises:
       UserError: the run or its data cannot be read, or are not the same any more.
     """
-    run = restore_to_write(source, output)
+    run = restore_to_write(source, output, _NAMES)
     dataset, config = load_data(run), run.config
     print(format_summary(summarize(run, dataset)))
     for replica in run.replicas:

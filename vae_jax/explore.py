@@ -24,7 +24,7 @@ def explore(
       UserError: there is no run, its data cannot be had, or are not the same any more, or its test
         images are all encoded alike.
     """
-    run = restore_to_write(source, output)
+    run = restore_to_write(source, output, [EXPLORER_NAME])
     dataset = load_data(run)
     for replica in run.replicas:
         path = replica.folder / EXPLORER_NAME

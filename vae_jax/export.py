@@ -36,7 +36,7 @@ def export(
     Raises:
       UserError: there is no run; other files are in `export/`; jax2onnx cannot convert the model.
     """
-    run = restore_to_write(source, output)
+    run = restore_to_write(source, output, [_FOLDER])
     for replica in run.replicas:
         _check_replaceable(replica.folder / _FOLDER)
     for replica in run.replicas:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def fit_prior(
     _write(target, record, fits)
     for replica, _, measures in fits:
         print(_format(replica, measures))
+        loss = measures.validation[measures.epoch] - measures.standard_normal
+        if loss > 0:
+            print(
+                f"warning: seed {replica.seed}: the fitted prior is worse than the standard normal "
+                f"by {loss:.2f} nats per image: use the run as it was, or fit another prior, e.g. "
+                "with a smaller prior.hidden_size or prior.num_components",
+                file=sys.stderr,
+            )
     print(format_summary(summarize(restore_best(RunDirectory.open(target)), dataset)))
 
 

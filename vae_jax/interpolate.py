@@ -26,7 +26,7 @@ def interpolate(
     Raises:
       UserError: there is no run, or its data or the input cannot be had.
     """
-    run = restore_to_write(source, output)
+    run = restore_to_write(source, output, ["plots"], input)
     if input is None:
         dataset = load_data(run)
         images = dataset.test

@@ -13,6 +13,8 @@ from vae_jax.training.batches import to_batch
 from vae_jax.training.run_directory import RunDirectory
 
 _FOLDER = "reconstructions"
+_FILE_NAMES = f"{_FOLDER}_names.npy"
+_NAMES = (_FOLDER, f"{_FOLDER}.npy", _FILE_NAMES)
 
 
 def reconstruct(
@@ -23,7 +25,8 @@ def reconstruct(
     """Writes each image of the input, its reconstruction at its right, as a PNG file.
 
     A conditional model adds the same latents in every class: the style stays, the class changes.
-    All reconstructions are in `reconstructions.npy` too, `<float32>[n, height, width, channels]`.
+    All reconstructions are in `reconstructions.npy` too, `<float32>[n, height, width, channels]`;
+    the names of their files, row by row, in `reconstructions_names.npy`.
 
     Args:
       source: the run directory.
@@ -33,7 +36,7 @@ def reconstruct(
     Raises:
       UserError: there is no run, or the input cannot be read.
     """
-    run = restore_to_write(source, output)
+    run = restore_to_write(source, output, _NAMES, input)
     split = join(read_input(input, run)[0])
     for replica in run.replicas:
         data = to_batch(split)
@@ -43,6 +46,10 @@ def reconstruct(
         write_pngs(replica.folder / _FOLDER, np.concatenate(columns, axis=2), split.names)
         path = replica.folder / f"{_FOLDER}.npy"
         write_npy(path, images)
+        if split.names is None:
+            (replica.folder / _FILE_NAMES).unlink(missing_ok=True)  # of another input
+        else:
+            write_npy(replica.folder / _FILE_NAMES, split.names)
         print(f"wrote {len(images)} PNG files to {replica.folder / _FOLDER}, and {path}")
 
 

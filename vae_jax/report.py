@@ -10,7 +10,15 @@ from vae_jax.modes import Mode
 from vae_jax.reporting import analysis, page, runs
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path, write_atomically
+from vae_jax.runtime.output_record import check_names, record_names
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
+
+_NAMES = ("report.html", "report.md")
+
+
+def _is_report(path: Path) -> bool:
+    """Tells whether a file is a report, which earlier versions did not record."""
+    return path.is_file() and b"Losses are in nats per image" in path.read_bytes()
 
 
 def _not_measured(complete: Sequence[runs.Run]) -> dict[Path, str]:
@@ -49,6 +57,7 @@ def write_report(
                 f"--config.{path} has no meaning in --mode=report, where only {allowed} can be set"
             )
         local_path(path, folder or "")
+    check_names(workdir, _NAMES, _is_report)
     complete, skipped_runs = runs.read_runs(workdir)
     complete, repeated = runs.drop_repeated_seeds(complete)
     complete, not_analyzed = analysis.analyze_missing(complete, data_paths)
@@ -62,7 +71,8 @@ def write_report(
         raise UserError(f"--workdir={workdir}: holds no complete run{found}")
     groups = runs.group_runs(complete, configs_by_name)
     context = page.describe_report(groups, contents, skipped_runs, workdir)
-    for name in ("report.html", "report.md"):
+    record_names(workdir, _NAMES)
+    for name in _NAMES:
         write_atomically(workdir / name, page.render(context, name.endswith("html")))
         print(f"wrote {workdir / name}")
     for folder, what in skipped_runs.items():

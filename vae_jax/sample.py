@@ -32,7 +32,7 @@ def sample(
       UserError: there is no run to sample from, or no such class.
     """
     index = None if label is None else source.label_index("--label", label)
-    run = restore_to_write(source, output)
+    run = restore_to_write(source, output, ("samples", "samples.npy", "plots"))
     for replica in run.replicas:
         images = save_samples(replica, run.config.sample.pixels, num, seed, index)
         path, folder = replica.folder / "samples.npy", replica.folder / "samples"

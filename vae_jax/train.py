@@ -28,9 +28,15 @@ if TYPE_CHECKING:
 
 
 def _check_against_data(config: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
-    """Checks the fields whose limit is the images' size or the number of training images."""
+    """Checks the images, and the fields whose limit is their size or number."""
     num_images, batch_size, loss = len(dataset.train), config.train.batch_size, config.loss
     height, width, _ = dataset.image_shape
+    test = dataset.test.images
+    if (test == test[:1]).all():
+        raise UserError(
+            f"the test images ({len(test)}) are all alike, so nothing can be told of them: set "
+            "data.test_size to 2 or more, or give other images"
+        )
     if config.condition.kind == "label" and len(dataset.class_names) < 2:
         raise UserError(
             f"condition.kind is label, and data.name={dataset.name} has no labels of two or more "

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tests.support.common import apply, make_settings, small_vae
+from tests.support.common import apply, make_settings, make_small_config, small_vae
+from vae_jax.datasets import DataSpec
 from vae_jax.evaluation import generation
-from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.rng_streams import Stream, make_root_key, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.training import steps
+from vae_jax.training.settings import evaluation_settings
+from vae_jax.training.train_state import init_params
 
 IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 28, 28, 1)).astype(np.uint8)
 DATA = Batch(IMAGES)
@@ -48,6 +51,31 @@ def test_samples_decode_latents_of_the_prior(trained):
     logits = apply(model, state.params, jax.random.normal(key, (4, 3)), Batch(), method="decode")
     np.testing.assert_allclose(images, jax.nn.sigmoid(logits), rtol=1e-4)
     assert images.shape == (4, 28, 28, 1)
+
+
+@pytest.mark.parametrize("prior", ["standard_normal", "mixture", "coupling_flow"])
+def test_fewer_samples_are_the_first_of_more_and_few_programs_are_compiled(prior):
+    config = make_small_config()
+    config.prior.update(kind=prior, num_layers=2, hidden_size=8, num_components=5)
+    model = evaluation_settings(config, DataSpec((28, 28, 1))).model
+    root_key = make_root_key(3)
+    params = init_params(model, root_key)
+    key = stream_key(root_key, Stream.PRIOR_SAMPLES)
+    generation._draw_latents.clear_cache()
+    for number in (1, 2, 7, 99, 100, 101, 150, 200, 201):
+        latents = generation.draw_latents(model, params, root_key, number)
+        # What was drawn before, when each number had a program of its own.
+        expected = jax.jit(
+            lambda params, number=number: apply(
+                model, params, method=lambda model: model.prior(Batch()).sample(key, number)
+            )
+        )(params)
+        assert latents.shape == (number, 8)
+        if prior == "coupling_flow":  # matrix products of other sizes round otherwise
+            np.testing.assert_allclose(latents, expected, rtol=1e-5, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(latents, expected)
+    assert generation._draw_latents._cache_size() == 3
 
 
 def test_samples_differ_from_each_other(trained):

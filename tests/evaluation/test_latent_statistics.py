@@ -6,6 +6,7 @@ import scipy.integrate
 import scipy.stats
 
 from vae_jax.evaluation import latent_statistics
+from vae_jax.evaluation.measuring import NotMeasured
 from vae_jax.model import distributions
 from vae_jax.model.posterior import Posterior
 from vae_jax.model.priors import StandardNormal
@@ -61,6 +62,15 @@ def test_the_probe_reads_what_is_linear_and_nothing_else():
             features[train], labels[train], features[test], labels[test]
         )
         assert low <= accuracy <= high
+
+
+def test_the_probe_of_few_images_a_class_is_not_measured(recwarn):
+    latents, labels = RANDOM.normal(size=(20, 3)), np.arange(20) % 11
+    with pytest.raises(NotMeasured, match="20 training images are too few for 11 classes"):
+        latent_statistics.linear_probe(latents, labels, latents, labels)
+    # Test images that are all of different classes are no regression either.
+    latent_statistics.linear_probe(latents, np.arange(20) % 4, latents[:4], np.arange(4))
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("latent_size", [1, 2, 5])

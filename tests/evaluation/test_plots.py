@@ -184,6 +184,30 @@ def test_names_are_drawn_as_they_are_whatever_they_hold():
     plots.plot_kl_per_dimension({name: np.ones(2) for name in names})
 
 
+def test_class_names_are_escaped_numbered_or_cut():
+    assert plots._class_label(0, "cat") == "cat"
+    assert plots._class_label(0, "$0_$50") == r"\$0_\$50"
+    assert plots._class_label(3, "模型") == "class 3"
+    assert plots._class_label(3, "a\nb") == "class 3"
+    assert plots._class_label(0, "x" * 24) == "x" * 24
+    assert plots._class_label(0, "begin" + "x" * 90 + "endofname") == "beginxxxxxxxx...ndofname"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["$", "$$", "$0_$50"], ["猫", "犬", "鸟"], ["a_" * 60, "b", "%s"], ["_", "", "\udcff"]],
+)
+def test_the_latent_map_takes_any_class_names(tmp_path, names, recwarn):
+    maps = {"PCA": np.random.RandomState(0).normal(size=(60, 2))}
+    plots.save_latent_map(tmp_path / "any.png", maps, np.arange(60) % 3, names)
+    assert not recwarn.list
+    plots.save_latent_map(tmp_path / "short.png", maps, np.arange(60) % 3, ["a", "b", "c"])
+    any_names, short = (
+        colored_pixels((tmp_path / f"{name}.png").read_bytes()) for name in ("any", "short")
+    )
+    assert any_names[1] > 0.5 * short[1]  # the map has its room
+
+
 def test_latent_sizes_are_drawn_with_error_bars():
     terms = {"loss": 100.0, "reconstruction": 75.0, "kl": 25.0}
     drawn = [

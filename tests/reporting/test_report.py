@@ -147,6 +147,7 @@ def test_a_report_holds_its_plots_and_no_external_link(tmp_path):
         assert "**100.60**" in text or '<td class="best">100.60</td>' in text
         assert "training images (ceiling)" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".vae_jax_output",
         "baseline",
         "optimized",
         "report.html",
@@ -419,6 +420,26 @@ def test_the_best_number_of_a_column_is_marked(tmp_path):
     assert "| 0.800 | **0.700** |" in theirs
     assert '<td class="best">0.700</td>' in html_text
     assert "**0.863**" not in markdown and "**0.860**" not in markdown  # nor the ceiling
+
+
+def test_losses_of_several_objectives_are_compared_by_the_elbo(tmp_path):
+    write_run(tmp_path / "baseline", NAMED["baseline"], [100.6])
+    config = copy.deepcopy(NAMED["baseline"])
+    config.loss.kl_weight = 0.2
+    write_run(tmp_path / "weighted", config, [90.0])
+    path = tmp_path / "weighted" / "summary.json"
+    terms = {"loss": 90.0, "reconstruction": 83.0, "kl": 35.0}
+    write_json(path, json.loads(path.read_text()) | {"test": terms, "validation": terms})
+    _, markdown = write_report(tmp_path)
+    [header, _, *rows] = tables_below(markdown, "Losses and latents").strip().splitlines()
+    assert header.startswith(
+        "| configuration | test negative ELBO | validation negative ELBO | test loss |"
+    )
+    assert rows[0].startswith("| baseline | **100.60** | **100.60** | 100.60 |")
+    assert rows[1].startswith("| weighted | 118.00 | 118.00 | 90.00 | 83.00 | 35.00 |")
+    assert "**90.00**" not in markdown
+    (tmp_path / "weighted" / "config.json").unlink()
+    assert "test negative ELBO" not in write_report(tmp_path)[1]
 
 
 def test_a_misspelled_measure_is_an_error_and_not_a_gap(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from configs import default
 from tests.support.common import full_disk
 from vae_jax import configuration, datasets, train
+from vae_jax.runtime import locks
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_json
 from vae_jax.training import run_directory
@@ -281,7 +282,7 @@ def test_a_file_system_without_locks_is_said_to_be_one_and_can_be_used(
     def flock(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(run_directory.fcntl, "flock", flock)
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
     with pytest.raises(UserError) as error, run_directory.locked(tmp_path):
         pass
     message = one_line(error)

@@ -11,6 +11,7 @@ import numpy as np
 
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_json
+from vae_jax.runtime.output_record import OUTPUT_MARKER, written_names
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp"),
@@ -21,8 +22,6 @@ _HIDDEN = (
     *("thumbs.db", "desktop.ini", "@eadir", "@recycle", "@recently-snapshot", "#recycle"),
     *("__macosx", "$recycle.bin", "recycler", "lost+found", "system volume information"),
 )
-# A file that marks a folder of this package's output, which is never data.
-OUTPUT_MARKER = ".vae_jax_output"
 # Beside a `config.json` one of these makes a folder a run directory.
 _RUN_FILES = ("metrics.csv", "summary.json", "checkpoints", "weights.safetensors")
 # Names of folders that are splits, in lower case.
@@ -39,7 +38,7 @@ class ImageFolder(NamedTuple):
     path: str  # with symbolic links resolved
     files: tuple[str, ...]  # names, relative to the folder
     num_others: int  # files that are no images by their name, hidden ones not counted
-    outputs: tuple[str, ...] = ()  # subfolders left out: runs and their output
+    outputs: tuple[str, ...] = ()  # folders left out: runs, and the output of modes
 
     def path_of(self, index: int) -> str:
         """Returns the path of an image file."""
@@ -69,7 +68,7 @@ def list_images(path: str) -> ImageFolder:
         raise UserError(
             f"{error.filename or root}: cannot be read ({error.strerror or error})"
         ) from error
-    if root in outputs:
+    if root in outputs or (outputs and not files):
         raise UserError(f"data.path={path} is a run's output, not data; give the original images")
     if not files:
         others = f"; it holds {num_others} other files" if num_others else ""
@@ -82,6 +81,7 @@ def list_images(path: str) -> ImageFolder:
 def _walk(root: str, outputs: list[str]) -> Iterator[os.DirEntry[str]]:
     """Yields the entries below a folder that are no folders, in no order; lists `outputs` apart."""
     pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(root, ())]
+    written: set[str] = set()
     while pending:
         folder, above = pending.pop()
         status = os.stat(folder)
@@ -95,19 +95,25 @@ def _walk(root: str, outputs: list[str]) -> Iterator[os.DirEntry[str]]:
         if _is_output(folder, {entry.name for entry in entries}):
             outputs.append(folder)
             continue
+        written |= {os.path.join(folder, name) for name in written_names(folder)}
         for entry in entries:
             if entry.name.startswith(".") or entry.name.lower() in _HIDDEN:
                 continue
-            if _is_folder(entry):
+            is_folder = _is_folder(entry)
+            if entry.path in written:
+                outputs += [entry.path] if is_folder else []
+            elif is_folder:
                 pending.append((entry.path, (*above, identity)))
             else:
                 yield entry
 
 
 def _is_output(folder: str, names: set[str]) -> bool:
-    """Tells whether a folder that holds these names is a run directory or marked as output."""
-    if OUTPUT_MARKER in names or "config.json" not in names or names.isdisjoint(_RUN_FILES):
-        return OUTPUT_MARKER in names
+    """Tells whether a folder that holds these names is a run directory, or output as a whole."""
+    if OUTPUT_MARKER in names and not written_names(folder):
+        return True
+    if "config.json" not in names or names.isdisjoint(_RUN_FILES):
+        return False
     try:
         return "config" in read_json(Path(folder, "config.json"))
     except (UserError, TypeError):  # not a run's

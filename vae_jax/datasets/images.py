@@ -174,8 +174,8 @@ def _split(
     wanted = " and ".join(f"data.{name}_size {size}" for name, size in missing.items())
     if min(missing.values()) < 1 or sum(missing.values()) >= len(rest):
         raise UserError(
-            f"{wanted}: must be at least 1 each, and leave at least 1 of the {len(rest)} images of "
-            f"data.path={path} for training"
+            f"{wanted}: must be at least 1 each (2 of test to train), and leave at least 1 of the "
+            f"{len(rest)} images of data.path={path} for training"
         )
     # RandomState and not default_rng: NumPy promises never to change its stream.
     order = np.random.RandomState(SPLIT_SEED).permutation(len(rest))

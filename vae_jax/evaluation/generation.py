@@ -18,7 +18,7 @@ from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
-from vae_jax.runtime.batching import map_batches
+from vae_jax.runtime.batching import map_batches, pad_rows
 
 # Images at once: a device's memory need not hold the feature maps of all. Two sizes, so that few
 # programs are compiled.
@@ -154,11 +154,15 @@ def draw_latents(
     stream: Stream = Stream.PRIOR_SAMPLES,
     data: Batch = NOTHING,
 ) -> np.ndarray:
-    """Draws latent vectors from the prior of the data: `<float>[num_images, latent]`."""
-    latents = _draw_latents(
-        model, params, root_key, devices.to_device(data.without_images()), num_images, stream
-    )
-    return devices.to_host(latents)
+    """Draws latent vectors from the prior of the data: `<float>[num_images, latent]`.
+
+    Fewer are the first of more: a few programs, of 100 times a power of two, serve all numbers.
+    """
+    num_drawn = _SMALL_BATCH_SIZE << ((num_images - 1) // _SMALL_BATCH_SIZE).bit_length()
+    known = devices.to_device(pad_rows(data.without_images(), num_drawn))
+    return devices.to_host(_draw_latents(model, params, root_key, known, num_drawn, stream))[
+        :num_images
+    ]
 
 
 def spread_labels(num_images: int, num_classes: int, label: int | None = None) -> np.ndarray | None:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,10 +13,16 @@ from tqdm import tqdm
 
 from vae_jax import datasets
 from vae_jax.datasets import Split
+from vae_jax.evaluation import generation
 from vae_jax.evaluation.trained_run import TrainedRun
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_atomically
+from vae_jax.training.batches import to_batch
+
+# Images whose polarity is looked at, and how much smaller an error is that says something.
+_NUM_COMPARED = 500
+_MUCH_BETTER = 4.0
 
 
 def read_input(
@@ -48,7 +55,28 @@ def read_input(
         for name, split in splits.items()
     )
     print(f"{path}: {sizes}; those of another size are brought to {height}x{width}x{channels}")
-    return _with_classes_of_run(path, splits, class_names, run)
+    splits, class_names = _with_classes_of_run(path, splits, class_names, run)
+    _report_polarity(path, join(splits), run)
+    return splits, class_names
+
+
+def _report_polarity(path: str | os.PathLike[str], images: Split, run: TrainedRun) -> None:
+    """Says so where the model reconstructs the images' negatives better by far."""
+    rows = np.linspace(0, len(images) - 1, min(len(images), _NUM_COMPARED)).astype(int)
+    replica, errors = run.replicas[0], []
+    for pixels in (images.images[rows], MAX_PIXEL - images.images[rows]):
+        data = dataclasses.replace(to_batch(images[rows]), images=pixels)
+        difference = (
+            generation.reconstruct(replica.model, replica.params, data) - pixels / MAX_PIXEL
+        )
+        errors.append(float((difference**2).mean()))
+    if errors[1] * _MUCH_BETTER < errors[0]:
+        print(
+            f"--input={path}: the model reconstructs the negatives of these images far better (mean"
+            f" squared error {errors[1]:.2g}, not {errors[0]:.2g}); if these are dark on light and "
+            "the training images light on dark, or the other way round, invert them",
+            file=sys.stderr,
+        )
 
 
 def _with_classes_of_run(
@@ -115,19 +143,40 @@ def write_pngs(folder: Path, images: np.ndarray, names: np.ndarray | None = None
       images: `<float>[n, height, width, channels]`.
       names: of the files, `<str>[n]`, subfolders included; numbers if None, and numbered files
         of before are then removed.
+
+    Raises:
+      UserError: two images have the same name.
     """
     if names is None:
         for path in folder.glob("*.png"):
             if path.stem.isdecimal():
                 path.unlink()
     width = len(str(len(images) - 1))
+    numbers = [f"{row:0{width}}" for row in range(len(images))]
+    files = _png_names(numbers if names is None else [*map(str, names)])
     rows = tqdm(range(len(images)), unit=" files", disable=not sys.stderr.isatty())
     for row in rows:
-        name = f"{row:0{width}}" if names is None else str(names[row])
-        file = name if PurePosixPath(name).suffix.lower() == ".png" else f"{name}.png"
-        path = folder / file
+        path = folder / files[row]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, png_bytes(images[row]))
+
+
+def _png_names(names: Sequence[str]) -> list[str]:
+    """Returns a PNG file's name for each name, no two alike.
+
+    Raises:
+      UserError: two of the names are alike.
+    """
+    taken, files = {*names}, []
+    for name in names:
+        file = name
+        while PurePosixPath(file).suffix.lower() != ".png" or (file != name and file in taken):
+            file += ".png"
+        files.append(file)
+    if len(taken) < len(files):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise UserError(f"two images are named {twice!r}, which would be one file; rename one")
+    return files
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:

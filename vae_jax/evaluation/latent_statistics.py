@@ -112,16 +112,20 @@ def linear_probe(
     linear classifier probe of Alain and Bengio 2016 (arXiv:1610.01644).
 
     Raises:
-      NotMeasured: the training images are of one class.
+      NotMeasured: the training images are of one class, or fewer than two a class.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if len(np.unique(train_labels)) < 2:
+    num_classes = len(np.unique(train_labels))
+    if num_classes < 2:
         raise NotMeasured("the training images are of one class")
+    if 2 * num_classes > len(train):
+        raise NotMeasured(f"{len(train)} training images are too few for {num_classes} classes")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_MAX_PROBE_STEPS))
-    return float(probe.fit(train, train_labels).score(test, test_labels))
+    predicted = probe.fit(train, train_labels).predict(test)
+    return float((predicted == test_labels).mean())
 
 
 def _check_spread(latents: np.ndarray) -> None:

@@ -26,7 +26,22 @@ _TITLES = {"loss": "Loss", "reconstruction": "Reconstruction", "kl": "KL diverge
 _SPLITS = {"train": "Training", "validation": "Validation"}
 _COLORS = [f"C{index}" for index in range(10)]
 _MAX_COLORED_CLASSES = 20
+_MAX_CHARACTERS = 24  # of a class's name in a plot
 _SHOWN_QUANTILES = (0.02, 0.97)
+
+
+def _has_letter(character: str) -> bool:
+    """Tells whether the font of plots can draw a character."""
+    return bool(get_font(findfont(FontProperties())).get_char_index(ord(character)))
+
+
+def _class_label(label: int, name: str) -> str:
+    """Writes a class's name, cut in the middle if long; its number if the font lacks letters."""
+    if not all(map(_has_letter, name)):
+        name = f"class {label}"
+    if len(name) > _MAX_CHARACTERS:
+        name = f"{name[: _MAX_CHARACTERS - 11]}...{name[-8:]}"
+    return _label(name)
 
 
 def _label(name: str) -> str:
@@ -34,10 +49,7 @@ def _label(name: str) -> str:
 
     A dollar sign would begin a formula, an underscore at the beginning would hide the line.
     """
-    font = get_font(findfont(FontProperties()))
-    shown = (
-        c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in name
-    )
+    shown = (c if _has_letter(c) else c.encode("unicode_escape").decode() for c in name)
     label = "".join(shown).replace("$", r"\$")
     return f" {label}" if label.startswith("_") else label
 
@@ -186,7 +198,7 @@ def save_latent_map(
         axes.set_yticks([])
     if is_colored:
         bar = figure.colorbar(dots, ax=panels[-1], ticks=range(num_classes), fraction=0.05)
-        bar.ax.set_yticklabels(class_names)
+        bar.ax.set_yticklabels([_class_label(*each) for each in enumerate(class_names)])
         bar.ax.set_ylim(-0.5, num_classes - 0.5)
     _save(figure, path)
 

@@ -37,5 +37,6 @@ def fit(images: np.ndarray) -> PrincipalComponents:
     from sklearn.decomposition import PCA  # slow to import
 
     flat = images.reshape(len(images), -1)
-    pca = PCA(min(NUM_COMPONENTS, *flat.shape), random_state=_SEED).fit(flat)
+    with np.errstate(invalid="ignore"):  # fractions of no variance, which are not used
+        pca = PCA(min(NUM_COMPONENTS, *flat.shape), random_state=_SEED).fit(flat)
     return PrincipalComponents(pca.mean_, pca.components_)

@@ -103,9 +103,10 @@ def _train_epoch(
 ) -> tuple[Params, optax.OptState, jax.Array]:
     """Takes an epoch's steps; returns the prior's parameters and the mean loss of the steps."""
     num_images = len(jax.tree.leaves(posterior)[0])
-    num_steps = num_images // _BATCH_SIZE
+    batch_size = min(_BATCH_SIZE, num_images)
+    num_steps = num_images // batch_size
     order = jax.random.permutation(jax.random.fold_in(key, num_steps), num_images)
-    batches = order[: num_steps * _BATCH_SIZE].reshape(num_steps, _BATCH_SIZE)
+    batches = order[: num_steps * batch_size].reshape(num_steps, batch_size)
 
     def step(carry: tuple[Params, optax.OptState], step_rows: tuple[jax.Array, jax.Array]):
         prior, opt_state = carry
@@ -133,7 +134,7 @@ def fit_prior(
 ) -> tuple[Params, PriorFit]:
     """Fits a prior's parameters to posterior samples; the validation images choose the epoch.
 
-    Adam with a rate of 0.001 that falls by a cosine, batches of 100 images.
+    Adam with a rate of 0.001 that falls by a cosine, batches of 100 images or of all.
 
     Args:
       model: the autoencoder, with that prior.

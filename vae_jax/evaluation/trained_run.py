@@ -17,6 +17,7 @@ from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path
+from vae_jax.runtime.output_record import check_names, record_names
 from vae_jax.training import metrics, run_directory
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import EvaluationSettings, evaluation_settings
@@ -175,20 +176,29 @@ def restore_best(run: RunDirectory) -> TrainedRun:
 
 
 def restore_to_write(
-    source: RunDirectory, output: str | os.PathLike[str] | None = None
+    source: RunDirectory,
+    output: str | os.PathLike[str] | None = None,
+    names: Sequence[str] = (),
+    input: str | os.PathLike[str] | None = None,
 ) -> TrainedRun:
     """Restores the best epoch of a run whose files, from now on, go to `output`.
 
     Args:
       source: the run directory, which nothing is written to if `output` is given.
       output: a folder, made if there is none; the run directory if None.
+      names: of the files and folders that are written to each replica's folder. Outside the run
+        directory they must not be someone else's, and are recorded.
+      input: the folder or file of the images, if any: a folder must be apart from `output`.
 
     Raises:
       UserError: as `restore_best` does; or files cannot be written there.
     """
+    target = source.path if output is None else local_path("--output", output)
+    is_apart = target.resolve() != source.path.resolve()
+    if is_apart and input is not None:
+        _check_apart(local_path("--input", input), target)
     run = restore_best(source)
-    if output is not None:
-        target = local_path("--output", output)
+    if is_apart:
         replicas = [
             dataclasses.replace(
                 replica, folder=target / os.path.relpath(replica.folder, source.path)
@@ -196,9 +206,27 @@ def restore_to_write(
             for replica in run.replicas
         ]
         run = dataclasses.replace(run, workdir=target, replicas=replicas)
-    for folder in (run.workdir, *(replica.folder for replica in run.replicas)):
+    folders = dict.fromkeys((run.workdir, *(replica.folder for replica in run.replicas)))
+    for folder in folders if is_apart else ():
+        check_names(folder, names)
+    for folder in folders:
         _check_writable(folder)
+        if is_apart:
+            record_names(folder, names)
     return run
+
+
+def _check_apart(images: Path, target: Path) -> None:
+    """Raises UserError if the folder of images is in the folder that is written to, or around it.
+
+    What is written would be among the images the next time.
+    """
+    first, second = images.resolve(), target.resolve()
+    if images.is_dir() and (first.is_relative_to(second) or second.is_relative_to(first)):
+        raise UserError(
+            f"--output={target}: overlaps --input={images}, so that what is written would be read "
+            "as images the next time; give a folder that is not inside the other"
+        )
 
 
 def load_data(run: TrainedRun) -> Dataset:

@@ -95,6 +95,30 @@ _LOSS_COLUMNS = (
     Column("active units", Model.latents, lambda z: z.active_units, ".0f"),
     Column("linear probe", Model.latents, lambda z: z.probe_accuracy, ".1%", best=max),
 )
+_ELBO_COLUMNS = (
+    Column("test negative ELBO", Model.summary, lambda s: _negative_elbo(s.test), best=min),
+    Column(
+        "validation negative ELBO", Model.summary, lambda s: _negative_elbo(s.validation), best=min
+    ),
+)
+
+
+def _negative_elbo(terms: Mapping[str, float]) -> float:
+    return terms["reconstruction"] + terms["kl"]
+
+
+def _loss_columns(groups: Sequence[Group]) -> tuple[Column, ...]:
+    """Lists the columns of losses; where these are of several objectives, the ELBO has the bold."""
+    losses = (group.runs[0].config.loss for group in groups)
+    if len({(loss.kl_weight, loss.num_importance_samples) for loss in losses}) < 2:
+        return _LOSS_COLUMNS
+    of_objectives = ("test loss", "validation loss")
+    others = (
+        dataclasses.replace(c, best=None) if c.title in of_objectives else c for c in _LOSS_COLUMNS
+    )
+    return (*_ELBO_COLUMNS, *others)
+
+
 _LIKELIHOOD_COLUMNS = (
     Column("-log p(x)", Model.likelihood, lambda e: e.negative_log_likelihood, best=min),
     Column("bits per dimension", Model.likelihood, lambda e: e.bits_per_dimension, ".3f", best=min),
@@ -354,7 +378,7 @@ def _comparison(title: str, groups: Sequence[Group]) -> dict[str, Any]:
     features = {f for group in groups for f in group.values(Model.samples, lambda s: s.features)}
     return {
         "title": title,
-        "losses": _measured_table(groups, _LOSS_COLUMNS),
+        "losses": _measured_table(groups, _loss_columns(groups)),
         "likelihoods": _likelihood_table(groups),
         "conditional": _conditional_table(groups),
         "reconstructions": _measured_table(groups, _RECONSTRUCTION_COLUMNS),

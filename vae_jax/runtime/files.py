@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 import dacite
 
-from vae_jax.runtime import interrupts
+from vae_jax.runtime import interrupts, locks
 from vae_jax.runtime.errors import UserError
 
 # What a file begins with that is not whole yet.
@@ -53,15 +54,19 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """Makes a folder below `parent`, itself made where it is not there, that does not last.
 
     What is to be there whole is made in it, then put in its place by `move_unless_there`. A signal
-    too removes it.
+    too removes it; what a killed process left is removed by the next one.
     """
     parent.mkdir(parents=True, exist_ok=True)
+    locks.remove_abandoned(parent, prefix)
     with (
         interrupts.signals_as_exceptions(),  # else the folder would be left behind
         tempfile.TemporaryDirectory(
-            dir=parent, prefix=prefix, ignore_cleanup_errors=True
+            dir=parent, prefix=f"{prefix}{socket.gethostname()}.", ignore_cleanup_errors=True
         ) as folder,
+        contextlib.ExitStack() as stack,
     ):
+        with contextlib.suppress(OSError):  # a file system without locks
+            stack.enter_context(locks.locked_folder(Path(folder)))
         yield Path(folder)
 
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from io import FileIO
@@ -17,6 +17,7 @@ import ml_collections
 from vae_jax import configuration
 from vae_jax.configuration import flatten
 from vae_jax.datasets import SPLIT_SEED, Dataset, DataSpec
+from vae_jax.runtime import locks
 from vae_jax.runtime.cores import available_cores
 from vae_jax.runtime.errors import UserError, check_choice
 from vae_jax.runtime.files import (
@@ -70,8 +71,14 @@ def locked(workdir: Path, lock: bool = True) -> Iterator[None]:
             f"--workdir={workdir}: cannot be written to ({error.strerror}); give another folder"
         ) from error
     with file:
-        if lock:
+        if lock and locks.HAS_LOCKS:
             _lock(file, workdir)
+        elif lock:
+            print(
+                f"{workdir}: this system cannot lock files: nothing keeps a second process from "
+                "training there",
+                file=sys.stderr,
+            )
         with errors_that_name(workdir / _LOCK_NAME):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -82,7 +89,7 @@ def locked(workdir: Path, lock: bool = True) -> Iterator[None]:
 
 def _lock(file: FileIO, workdir: Path) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.lock(file.fileno())
     except BlockingIOError:
         file.seek(0)
         holder = file.read().decode(errors="replace") or "another process"
@@ -389,7 +396,7 @@ def _is_foreign(path: Path) -> bool:
 
 def check_workdir(workdir: Path) -> None:
     """Raises UserError unless `workdir` is a run directory, or one can be begun there."""
-    if "\\" in str(workdir.absolute()):
+    if "\\" in workdir.absolute().as_posix():
         # The checkpoint library takes it for a slash.
         raise UserError(
             f"--workdir={workdir}: has a backslash in its whole path, which checkpoints cannot "

@@ -1,0 +1,53 @@
+"""Whose files are in a folder of output: a record there lists the names that modes wrote."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.files import write_atomically
+
+# One name a line, relative to its folder. An empty file marks the whole folder as output.
+OUTPUT_MARKER = ".vae_jax_output"
+
+
+def written_names(folder: str | os.PathLike[str]) -> set[str]:
+    """Returns the names in a folder that modes wrote; none if it has no record."""
+    try:
+        return {*Path(folder, OUTPUT_MARKER).read_text(errors="replace").splitlines()}
+    except OSError:
+        return set()
+
+
+def _is_free(path: Path) -> bool:
+    """Tells whether a name is not taken, or by an empty folder."""
+    if path.is_dir() and not path.is_symlink():
+        return not any(path.iterdir())
+    return not os.path.lexists(path)
+
+
+def check_names(
+    folder: Path, names: Sequence[str], is_ours: Callable[[Path], bool] = lambda path: False
+) -> None:
+    """Raises UserError if a file or folder of someone else has one of the names.
+
+    Args:
+      folder: where a mode is about to write.
+      names: of the files and folders that it writes, relative to `folder`.
+      is_ours: recognizes files of versions that kept no record.
+    """
+    ours = written_names(folder)
+    for path in (folder / name for name in names if name not in ours):
+        if not _is_free(path) and not is_ours(path):
+            raise UserError(
+                f"{path}: is in the way: {folder / OUTPUT_MARKER} does not list it as output (that "
+                "of earlier versions is in no list); move or remove it, or write to another folder"
+            )
+
+
+def record_names(folder: Path, names: Sequence[str]) -> None:
+    """Records names that a mode writes in a folder: they are its own to replace, and not data."""
+    known = written_names(folder)
+    if not known.issuperset(names):
+        lines = "\n".join(sorted(known.union(names)))
+        write_atomically(folder / OUTPUT_MARKER, lines + "\n")
