@@ -224,6 +224,16 @@ def test_dropout_has_its_own_key(vae):
     assert not np.allclose(dropped, otherwise)
 
 
+def test_log_weights_draw_their_samples_from_the_key(vae):
+    model, variables, batch = vae
+    params, key = variables["params"], jax.random.key(5)
+    weights = vae_apply(model, params, batch, key, 4, method="log_weights")
+    posterior = apply(model, params, batch, method="posterior")
+    expected, _ = apply(model, params, batch, posterior.sample(key, 4), method="log_weights_of")
+    assert weights.shape == (4, 3)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
 def test_log_weights_are_those_of_their_samples(vae):
     model, variables, batch = vae
     params, key = variables["params"], jax.random.key(5)

@@ -1,7 +1,7 @@
 """The variational autoencoder: the questions that everything else asks of a model.
 
 `posterior(batch)`, `prior(batch)`, `decode(latents, batch)`, `log_likelihood(latents, batch)` and
-`log_weights_of(batch, sample)`. What travels between them is in `structs.py` and
+`log_weights(batch, key, num_samples)`. What travels between them is in `structs.py` and
 `posterior.py`.
 """
 
@@ -107,6 +107,19 @@ class VAE(nn.Module):
     ) -> jax.Array:
         """Computes log p(x | z) of images at `<float>[batch, latent]`: `<float>[batch]`, nats."""
         return self.likelihood.log_prob(self.decode(latents, batch, dropout_key), batch.images)
+
+    def log_weights(self, batch: Batch, key: jax.Array, num_samples: int = 1) -> jax.Array:
+        """Computes log importance weights, log p(x | z) + log p(z) - log q(z | x), of new samples.
+
+        Args:
+          batch: images, intensities in [0, 1].
+          key: of the samples: one key, or `<key>[batch]`.
+          num_samples: samples of q(z | x) for each image.
+
+        Returns:
+          `<float>[num_samples, batch]`, nats.
+        """
+        return self.log_weights_of(batch, self.posterior(batch).sample(key, num_samples))[0]
 
     def log_weights_of(
         self, batch: Batch, sample: LatentSample, dropout_key: jax.Array | None = None
