@@ -39,7 +39,7 @@ def score(
     Raises:
       UserError: there is no run, or its data or the input cannot be read or have no likelihood.
     """
-    run = restore_to_write(source, output)
+    run = restore_to_write(source, output, [_NAME], input)
     splits = {"test": load_data(run).test} if input is None else read_input(input, run)[0]
     names: list[str] = []
     for name, split in splits.items():
