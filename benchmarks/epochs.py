@@ -39,6 +39,7 @@ def measure(path: str, times: float = 1, **train_fields: int) -> dict[str, float
     from vae_jax import datasets
     from vae_jax.runtime import compilation, devices
     from vae_jax.training import steps, trainer
+    from vae_jax.training.batches import to_batch
     from vae_jax.training.settings import train_settings
     from vae_jax.training.validation import evaluate_split
 
@@ -49,19 +50,19 @@ def measure(path: str, times: float = 1, **train_fields: int) -> dict[str, float
     config.train.update(train_fields)
     mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
     dataset = datasets.load("mnist_5k")
-    settings = train_settings(config, dataset.image_shape, steps_per_epoch=1, mesh=mesh)
+    settings = train_settings(config, dataset.spec, steps_per_epoch=1, mesh=mesh)
     evaluation = settings.evaluation
-    shape = (round(times * len(dataset.train)), *dataset.image_shape)
-    images = devices.replicate(np.resize(dataset.train.images, shape), mesh)  # again and again
+    rows = np.resize(np.arange(len(dataset.train)), round(times * len(dataset.train)))
+    data = devices.replicate(to_batch(dataset.train)[rows], mesh)  # again and again
+    validation = to_batch(dataset.validation)
     state = steps.initial_state(settings, config.seed)
     bar = tqdm(disable=True)
     for epoch in (1, 2):
         start = time.perf_counter()
-        state, _ = trainer.train_one_epoch(settings, state, images, epoch, bar)
-        params = state.evaluation_params
-        evaluate_split(evaluation, params, state.root_key, dataset.validation.images)
+        state, _ = trainer.train_one_epoch(settings, state, data, epoch, bar)
+        evaluate_split(evaluation, state.evaluation_params, state.root_key, validation)
         seconds = time.perf_counter() - start
-    num_images = len(images) // settings.batch_size * settings.batch_size
+    num_images = len(data) // settings.batch_size * settings.batch_size
     return {
         "seconds": seconds,
         "images": num_images * evaluation.num_replicas,

@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict
 from processes import Contender, Worker, in_turns, started
 
 from vae_jax import datasets
+from vae_jax.datasets import DataSpec
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.training.settings import evaluation_settings
 from vae_jax.training.train_state import init_params
@@ -38,7 +39,7 @@ TASKS = ("sample", "encode", "log p(x)")
 
 def draw_params(config: Any) -> dict[str, np.ndarray]:
     """Draws parameters, none of them zero, by their paths."""
-    model = evaluation_settings(config, (IMAGE_SIZE, IMAGE_SIZE, 1)).model
+    model = evaluation_settings(config, DataSpec((IMAGE_SIZE, IMAGE_SIZE, 1))).model
     params = flatten_dict(init_params(model, make_root_key(config.seed)), sep="/")
     generator = np.random.RandomState(config.seed)
     return {

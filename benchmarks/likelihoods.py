@@ -23,6 +23,7 @@ from vae_jax.evaluation import generation, plots
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.runtime.files import read_record
+from vae_jax.training.batches import to_batch
 
 _NUM_SHOWN = 12
 
@@ -39,14 +40,14 @@ def measure(kind: str, workdir: Path) -> tuple[list[str], dict[str, np.ndarray]]
     test = dataset.test
     summary = read_record(workdir / SUMMARY_NAME, Summary)
     originals = test.images / MAX_PIXEL
-    reconstructions = generation.reconstruct(replica.model, replica.params, test.images)
+    reconstructions = generation.reconstruct(replica.model, replica.params, to_batch(test))
     error = float(((reconstructions - originals) ** 2).mean())
     bits = summary.test_bits_per_dimension
     samples = generation.sample(replica.model, replica.params, replica.root_key, _NUM_SHOWN)
     row = [
         kind,
-        f"{summary.test.loss:.2f}",
-        f"{summary.test.kl:.2f}",
+        f"{summary.test['loss']:.2f}",
+        f"{summary.test['kl']:.2f}",
         "-" if bits is None else f"{bits:.3f}",
         f"{error:.5f}",
     ]

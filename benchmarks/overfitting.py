@@ -9,6 +9,7 @@ arXiv:2205.11640). With the defaults about eleven minutes of one core for the fl
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from trained import mean_with_error, restore
 
 from vae_jax.datasets.binarization import binarize_for_evaluation
 from vae_jax.evaluation import log_likelihood
+from vae_jax.training.batches import to_batch
 
 _SPLITS = ("train", "validation")
 
@@ -33,15 +35,16 @@ def main() -> None:
     replica, dataset = restore(arguments.run, arguments.manual_dir, arguments.data_dir)
     measured = {}
     for name in _SPLITS:
-        images = getattr(dataset, name).images[: arguments.images]
+        data = to_batch(getattr(dataset, name))[: arguments.images]
         if name == "train":  # the others' pixels are drawn when they are loaded
-            images = binarize_for_evaluation(images, "validation")
+            drawn = binarize_for_evaluation(data.images, "validation")
+            data = dataclasses.replace(data, images=drawn)
         estimates = log_likelihood.estimate(
-            replica.model, replica.params, replica.root_key, images, arguments.samples
+            replica.model, replica.params, replica.root_key, data, arguments.samples
         )
         nll, loss = -estimates.log_likelihood, -estimates.elbo
         measured[name] = {"-log p(x)": nll, "gap": loss - nll, "-ELBO": loss}
-    print(f"{describe_machine()}; {len(images)} images a split, k = {arguments.samples}")
+    print(f"{describe_machine()}; {len(data)} images a split, k = {arguments.samples}")
     rows = []
     for quantity in measured["train"]:
         means, errors = zip(

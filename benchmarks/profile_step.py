@@ -26,9 +26,9 @@ from vae_jax import datasets
 _HOLDERS = re.compile(r"(while|call|conditional|ThunkExecutor)")
 _PRODUCTS = re.compile(r"(dot|conv_general_dilated)")
 _COLUMNS = ("forward, products", "forward, other", "backward, products", "backward, other")
-_PART = re.compile(r"VAE\.\w+/(encoder|decoder)/")
+_PART = re.compile(r"VAE\.\w+\)*/(encoder|decoder)/")
 _LAYER = re.compile(
-    r"/(lstm\w*|Dense_\d+|mean|log_var|ConvTranspose_\d+|ResidualBlock_\d+|logits)/"
+    r"/(lstm\w*|\w+LSTMCell_\d+|Dense_\d+|mean|log_var|ConvTranspose_\d+|ResidualBlock_\d+|logits)/"
 )
 _NUM_KERNELS = 15  # with a row of their own
 

@@ -74,10 +74,11 @@ def _measured(config: str) -> Iterator[tuple[str, str, str]]:
 def _num_parameter_bytes(config: str) -> int:
     import jax
 
+    from vae_jax.datasets import DataSpec
     from vae_jax.evaluation.trained_run import abstract_params
     from vae_jax.training.settings import evaluation_settings
 
-    params = abstract_params(evaluation_settings(load_config(config), (28, 28, 1)))
+    params = abstract_params(evaluation_settings(load_config(config), DataSpec((28, 28, 1))))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
 

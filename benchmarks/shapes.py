@@ -22,6 +22,8 @@ def measure(shape: tuple[int, int, int]) -> float:
     """Trains two epochs in this process; returns the seconds of the second."""
     from tqdm import tqdm
 
+    from vae_jax.datasets import DataSpec
+    from vae_jax.model.structs import Batch
     from vae_jax.runtime import compilation, devices
     from vae_jax.training import steps
     from vae_jax.training.settings import train_settings
@@ -30,13 +32,14 @@ def measure(shape: tuple[int, int, int]) -> float:
     compilation.set_cpu_flags()
     config = load_config("configs/images.py")
     mesh = devices.make_mesh(1, config.train.batch_size)
-    settings = train_settings(config, shape, _NUM_IMAGES // config.train.batch_size, mesh)
+    steps_per_epoch = _NUM_IMAGES // config.train.batch_size
+    settings = train_settings(config, DataSpec(shape), steps_per_epoch, mesh)
     images = np.random.default_rng(0).integers(0, 256, (_NUM_IMAGES, *shape)).astype(np.uint8)
-    on_device, state = devices.replicate(images, mesh), steps.initial_state(settings, seed=0)
+    data, state = devices.replicate(Batch(images), mesh), steps.initial_state(settings, seed=0)
     seconds = 0.0
     for epoch in (1, 2):
         start = time.perf_counter()
-        state, _ = train_one_epoch(settings, state, on_device, epoch, tqdm(disable=True))
+        state, _ = train_one_epoch(settings, state, data, epoch, tqdm(disable=True))
         seconds = time.perf_counter() - start
     return seconds
 

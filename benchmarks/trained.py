@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 from common import ROOT  # makes the project's modules importable  # noqa: F401
 
-from configs import default
-from vae_jax import configuration, datasets
-from vae_jax.evaluation.trained_run import Replica, restore_best
-from vae_jax.training import run_directory
+from vae_jax import datasets
+from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
+from vae_jax.training.run_directory import RunDirectory
 
 
 def restore(
@@ -21,11 +20,11 @@ def restore(
       manual_dir: where the four files of MNIST lie, if not where the run had them.
       data_dir: where prepared data lie, if not where the run had them.
     """
-    config = configuration.from_dict(run_directory.read_config(workdir), default.get_config())
-    config.data.manual_dir = manual_dir or config.data.manual_dir
-    config.data.data_dir = data_dir or config.data.data_dir
-    [replica] = restore_best(config, workdir).replicas
-    return replica, datasets.load(**config.data)
+    places = {"data.manual_dir": manual_dir, "data.data_dir": data_dir}
+    overrides = {field: place for field, place in places.items() if place}
+    trained = restore_best(RunDirectory.open(workdir).with_overrides(overrides))
+    [replica] = trained.replicas
+    return replica, load_data(trained)
 
 
 def mean_with_error(values: np.ndarray) -> tuple[float, float]:

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from configs import default
 from vae_jax import configuration
-from vae_jax.model.losses import LossTerms
+from vae_jax.datasets import DataSpec
+from vae_jax.model.structs import Batch
 from vae_jax.training import steps
+from vae_jax.training.metrics import StepMetrics
 from vae_jax.training.settings import train_settings
 from vae_jax.training.train_state import num_parameters
 
@@ -21,11 +22,11 @@ class Trainer:
 
     def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
         images = arrays["images"]
-        checked = configuration.from_dict(config, default.get_config())
+        checked = configuration.from_dict(config)
         self._take = self._call_each if variant == "single calls" else self._call_once
         steps_per_epoch = len(images) // checked.train.batch_size
-        self._settings = train_settings(checked, (28, 28, 1), steps_per_epoch)
-        self._images = jax.device_put(images)
+        self._settings = train_settings(checked, DataSpec((28, 28, 1)), steps_per_epoch)
+        self._data = jax.device_put(Batch(images))
         self._state = steps.initial_state(self._settings, checked.seed)
         self._order = steps.epoch_order(self._settings, self._state.root_key, 1, len(images))
         self.device = jax.devices()[0].device_kind
@@ -33,7 +34,7 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """Takes the first step; returns its loss, in nats per image, and the model's size."""
-        loss = float(jax.numpy.ravel(self._take(0, 1).loss)[0]) / self._settings.batch_size
+        loss = float(jax.numpy.ravel(self._take(0, 1).sums["loss"])[0]) / self._settings.batch_size
         return {"first_loss": loss, "num_parameters": num_parameters(self._state.params)}
 
     def run(self, num_steps: int) -> None:
@@ -43,18 +44,18 @@ class Trainer:
 
     def program(self) -> str:
         """Returns the compiled epoch as XLA's text."""
-        arguments = (self._settings, self._state, self._images, self._order, 0, _STEPS_PER_CALL)
+        arguments = (self._settings, self._state, self._data, self._order, 0, _STEPS_PER_CALL)
         return steps.train_chunk.lower(*arguments).compile().as_text()
 
-    def _call_once(self, first: int, count: int) -> LossTerms:
-        self._state, sums = steps.train_chunk(
-            self._settings, self._state, self._images, self._order, first, count
+    def _call_once(self, first: int, count: int) -> StepMetrics:
+        self._state, metrics = steps.train_chunk(
+            self._settings, self._state, self._data, self._order, first, count
         )
-        return sums
+        return metrics
 
-    def _call_each(self, first: int, count: int) -> LossTerms:
+    def _call_each(self, first: int, count: int) -> StepMetrics:
         size = self._settings.batch_size
         for batch in range(first, first + count):
-            images = self._images[self._order[batch * size : (batch + 1) * size]]
-            self._state, sums = steps.train_step(self._settings, self._state, images)
-        return sums
+            data = self._data[self._order[batch * size : (batch + 1) * size]]
+            self._state, metrics = steps.train_step(self._settings, self._state, data)
+        return metrics

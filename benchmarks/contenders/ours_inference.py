@@ -8,8 +8,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 import vae_jax
-from configs import default
 from vae_jax import configuration
+from vae_jax.datasets import DataSpec
 from vae_jax.training.settings import evaluation_settings
 
 vae_jax.compilation.set_cpu_flags()
@@ -20,8 +20,8 @@ class Contender:
 
     def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
         del variant
-        checked = configuration.from_dict(config, default.get_config())
-        model = evaluation_settings(checked, (28, 28, 1)).model
+        checked = configuration.from_dict(config)
+        model = evaluation_settings(checked, DataSpec((28, 28, 1))).model
         flat = {name: arrays[name] for name in arrays if "/" in name}
         params = jax.device_put(unflatten_dict(flat, sep="/"))
         # What `vae_jax.load_run` returns of a run.
@@ -42,4 +42,4 @@ class Contender:
         if task == "encode":
             mean, log_var = self._vae.encode(self._images)
             return [*mean[0].tolist(), *log_var[0].tolist()]
-        return self._vae.log_likelihood(self._binarized, self._num_samples).tolist()
+        return self._vae.log_likelihood(self._binarized, num_samples=self._num_samples).tolist()

@@ -12,9 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from absl import app
-
-import main
+from vae_jax.__main__ import main
 
 _import_module = importlib.import_module
 
@@ -46,6 +44,6 @@ def _import_and_say(name: str, package: str | None = None) -> Any:
 
 
 if __name__ == "__main__":
-    # When `main.py` imports the mode, and not before: nothing here changes what is loaded when.
+    # Once the command line imports the mode: nothing here changes what is loaded when.
     importlib.import_module = _import_and_say
-    app.run(main.main, flags_parser=main.parse_flags)
+    main()
