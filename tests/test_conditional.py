@@ -1,6 +1,7 @@
 """A conditional model: labels go in, classes come out, and what lacks a label is told so."""
 
 import csv
+import functools
 import json
 
 import jax
@@ -91,6 +92,40 @@ def test_a_model_without_condition_does_not_look_at_labels(encoder):
     without = apply(model, params, Batch(IMAGES), method="posterior")
     with_labels = apply(model, params, Batch(IMAGES, np.arange(3)), method="posterior")
     np.testing.assert_array_equal(without.mean, with_labels.mean)
+
+
+@pytest.mark.parametrize("kind", ["coupling_flow", "mixture"])
+def test_a_learned_prior_is_a_density_for_each_label(kind):
+    prior_fields = {"kind": kind, "num_layers": 2, "hidden_size": 4, "num_components": 5}
+    model = create_vae(2, ENCODERS[1], DECODER, (8, 8, 1), prior=prior_fields, num_classes=3)
+    params = init_params(model, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = tree.unflatten(
+        [a + 0.2 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    )
+
+    def ask(name, array, labels):
+        batch = Batch(labels=np.asarray(labels, np.int32))
+        return apply_prior(model, params, batch, array, name)
+
+    axis = np.linspace(-12.0, 12.0, 481)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)
+    densities = [np.exp(ask("log_density", grid, np.full(len(grid), y))) for y in (0, 2)]
+    for density in densities:
+        assert density.sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=2e-3)
+    assert not np.allclose(*densities)
+    if kind == "coupling_flow":
+        points, labels = grid[::9000], [0, 1, 2] * 4 + [0, 1, 2]
+        base = ask("to_base", points, labels[: len(points)])
+        np.testing.assert_allclose(ask("from_base", base, labels[: len(points)]), points, atol=1e-4)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "name"))
+def apply_prior(model, params, batch, array, name):
+    return vae_jax.apply(
+        model, params, method=lambda model: getattr(model.prior(batch), name)(array)
+    )
 
 
 def test_labels_are_spread_over_the_classes():
@@ -268,7 +303,10 @@ def test_the_explorer_has_a_class_selector(run, tmp_path):
 
 
 def test_sets_without_classes_and_priors_without_labels_are_refused(tmp_path):
-    np.savez(tmp_path / "images.npz", images=np.full((20, 8, 8), 200, np.uint8))
+    np.savez(
+        tmp_path / "images.npz",
+        images=np.random.RandomState(0).randint(0, 256, (20, 8, 8), np.uint8),
+    )
     config = conditional_config()
     config.data.name, config.data.path = "images", str(tmp_path / "images.npz")
     config.data.validation_size = config.data.test_size = 2

@@ -112,7 +112,7 @@ def _readme(replica: Replica, programs: dict[str, Program]) -> str:
     names, prior = ", ".join(programs), replica.model.prior
     drawn = f"random.normal(random.key(0), {(3, *latent.shape)})"
     if "prior" in programs:
-        drawn = f"prior.call({drawn})"
+        drawn = f"prior.call({drawn}{labels})"
     elif not prior.base_is_standard_normal:
         drawn = "mean"
     input_names = " and ".join(f"`{name}`" for each in programs.values() for name in each.inputs)

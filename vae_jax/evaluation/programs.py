@@ -48,7 +48,7 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
     The encoder maps intensities in [0, 1], `<float32>[n, height, width, channels]`, to the arrays
     of `Posterior.to_arrays`, each `<float32>[n, latent]`; the decoder maps latents to means of
     intensities. If the prior is a flow, "prior" maps standard normal vectors to latents. A
-    conditional model's encoder and decoder take labels, `<int32>[n]`, as a second input.
+    conditional model's programs take labels, `<int32>[n]`, as a second input.
     """
     params = devices.to_host(params)  # constants of the programs
 
@@ -62,8 +62,9 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
         outputs = apply(model, params, latents, Batch(None, *known), method="decode")
         return (model.likelihood.mean(outputs),)
 
-    def from_base(base: jax.Array) -> tuple[jax.Array]:
-        return (apply(model, params, method=lambda model: model.prior(Batch()).from_base(base)),)
+    def from_base(base: jax.Array, *known: jax.Array) -> tuple[jax.Array]:
+        batch = Batch(None, *known)
+        return (apply(model, params, method=lambda model: model.prior(batch).from_base(base)),)
 
     image = jax.ShapeDtypeStruct(model.image_shape, jnp.float32)
     known = {"labels": jax.ShapeDtypeStruct((), jnp.int32)} if model.num_classes else {}
@@ -75,7 +76,7 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
         "decoder": Program(decode, {"latents": latent, **known}, ("images",)),
     }
     if isinstance(model.prior, FlowPrior):
-        programs["prior"] = Program(from_base, {"base": latent}, ("latents",))
+        programs["prior"] = Program(from_base, {"base": latent, **known}, ("latents",))
     return programs
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from vae_jax.model import distributions
 from vae_jax.model.coupling_flow import CouplingFlow
 from vae_jax.model.factory import build
+from vae_jax.model.label_priors import given_labels
 from vae_jax.model.structs import Batch
 
 
@@ -123,30 +124,37 @@ class _Mixture(nn.Module):
     """A mixture of diagonal Gaussians, which a subclass names."""
 
     base_is_standard_normal: ClassVar = False
+    num_classes = 0  # not a field yet: a subclass may make it one
 
     @property
     def is_learned(self) -> bool:
         """Whether training changes it."""
         return True
 
-    def __call__(self, batch: Batch) -> "_Mixture":
-        """Returns the prior of a batch: the same for every image."""
-        return self
+    def __call__(self, batch: Batch) -> Any:
+        """Returns the prior of a batch: the same for every image, or that of each label."""
+        return given_labels(self, batch)
 
-    def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
+    def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns mean and log-variance `<float>[components, latent]`, and log-weights.
+
+        The log-weights are `<float>[components]`, or of each label `<float>[batch, components]`.
+        """
         raise NotImplementedError
 
-    def log_density(self, latents: jax.Array) -> jax.Array:
+    def log_density(self, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
-        mean, log_var, log_weights = self.components()
+        mean, log_var, log_weights = self.components(labels)
         density = jax.vmap(distributions.gaussian_log_density, in_axes=(None, 0, 0), out_axes=1)
         each = density(latents, mean[:, None], log_var[:, None])
-        return jax.nn.logsumexp(each + log_weights[None], axis=1)
+        log_weights = log_weights[None] if labels is None else log_weights
+        return jax.nn.logsumexp(each + log_weights, axis=1)
 
-    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
+    def sample(
+        self, key: jax.Array, num_samples: int, labels: jax.Array | None = None
+    ) -> jax.Array:
         """Draws latent vectors `<float>[num_samples, latent]`, decided by the key."""
-        mean, log_var, log_weights = self.components()
+        mean, log_var, log_weights = self.components(labels)
         component_key, noise_key = jax.random.split(key)
         chosen = jax.random.categorical(component_key, log_weights, shape=(num_samples,))
         return distributions.sample_gaussian(noise_key, mean[chosen], log_var[chosen])
@@ -158,21 +166,27 @@ class GaussianMixture(_Mixture):
     Attributes:
       latent_size: number of latent dimensions.
       num_components: Gaussians.
+      num_classes: of the labels, each of which has weights of its own, for p(z | y); 0 for none.
     """
 
     latent_size: int
     num_components: int = 500
+    num_classes: int = 0
 
     def setup(self) -> None:
         """Makes means, log-variances and weights; together they begin near the standard normal."""
         shape, zeros = (self.num_components, self.latent_size), nn.initializers.zeros
         self.mean = self.param("mean", nn.initializers.normal(0.5), shape)
         self.log_var = self.param("log_var", zeros, shape)
-        self.logits = self.param("logits", zeros, (self.num_components,))
+        classes = (self.num_classes,) if self.num_classes else ()
+        self.logits = self.param("logits", zeros, (*classes, self.num_components))
 
-    def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
-        return self.mean, self.log_var, jax.nn.log_softmax(self.logits)
+        log_weights = jax.nn.log_softmax(self.logits)
+        if labels is not None:
+            log_weights = labels @ log_weights
+        return self.mean, self.log_var, log_weights
 
 
 class VampPrior(_Mixture):
@@ -208,7 +222,7 @@ class VampPrior(_Mixture):
         """Training images that it begins with, as `with_pseudo_inputs` puts them there."""
         return 0 if self.is_learned else self.num_components
 
-    def components(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
         learned = self.is_learned
         images = jax.nn.sigmoid(self.images) if learned else jax.lax.stop_gradient(self.images)
@@ -230,6 +244,7 @@ def create_prior(
     latent_size: int,
     encoder: nn.Module,
     image_shape: tuple[int, int, int],
+    num_classes: int = 0,
 ) -> Any:
     """Builds a prior.
 
@@ -238,9 +253,15 @@ def create_prior(
       latent_size: number of latent dimensions.
       encoder: the autoencoder's.
       image_shape: `(height, width, channels)` of an image.
+      num_classes: of the labels that a learned prior is given; 0 for none.
 
     Raises:
       ValueError: it is of another kind, or no prior has such an attribute.
     """
-    known = {"latent_size": latent_size, "encoder": encoder, "image_shape": image_shape}
+    known = {
+        "latent_size": latent_size,
+        "encoder": encoder,
+        "image_shape": image_shape,
+        "num_classes": num_classes,
+    }
     return build("prior", PRIORS, attributes, known)

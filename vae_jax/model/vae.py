@@ -185,7 +185,7 @@ def create_vae(
         encoder=encoder_module,
         decoder=build("decoder", DECODERS, {"kind": "conv_transpose", **decoder}, known),
         prior=create_prior(
-            prior or {"kind": "standard_normal"}, latent_size, encoder_module, shape
+            prior or {"kind": "standard_normal"}, latent_size, encoder_module, shape, num_classes
         ),
         likelihood=pixels,
         image_shape=shape,
