@@ -12,11 +12,13 @@ import termios
 import warnings
 
 import pytest
+from absl import app
 from absl.testing import flagsaver
 
-import main
 from tests.support.common import ROOT
 from tests.support.processes import SMALL_DECODER
+from vae_jax import __main__ as main
+from vae_jax import modes
 from vae_jax.runtime import files
 
 QUICKSTART = "--config=configs/quickstart.py"
@@ -49,6 +51,7 @@ def error_of(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(main, "_start_jax", lambda: True)
     monkeypatch.setattr(main.interrupts, "exit_on_signal", lambda: None)
+    app.define_help_flags()
 
     def error_of(*arguments):
         sys.modules.pop("config_config", None)  # the file of the call before
@@ -58,7 +61,7 @@ def error_of(monkeypatch, capsys):
             pytest.raises(SystemExit) as exit_,
         ):
             warnings.simplefilter("ignore")  # of how ml_collections imports a file
-            main.main(main.parse_flags(["main.py", *map(str, arguments)]))
+            main._main(main._parse_flags(["main.py", *map(str, arguments)]))
         assert exit_.value.code == 1
         output = capsys.readouterr()
         assert output.out == ""
@@ -82,21 +85,23 @@ def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
 
 def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
     result = run("--help", interpreter=("-X", "importtime"))
-    for name in (
-        "train",
-        "evaluate",
-        "sample",
-        "interpolate",
-        "explore",
-        "experiments",
-        "report",
-        "--configs",
-    ):
+    for name in (*modes.MODES, "--workdir", "--config"):
         assert name in result.stdout
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "ml_collections" in imported
     slow = {"jax", "tensorflow_datasets", "tensorflow", "matplotlib", "orbax", "mlxtend"}
     assert not imported & slow
+
+
+def test_help_of_a_mode_lists_its_flags_too():
+    result = run("--help", "--mode=sample")
+    for name in ("--workdir", "--output", "--num", "--seed"):
+        assert f"\n  {name}: " in result.stdout
+    assert "--input" not in result.stdout.partition("\nflags:\n")[2]
+
+
+def test_the_entry_of_a_source_tree_is_thin():
+    assert len((ROOT / "main.py").read_text().splitlines()) <= 100
 
 
 @pytest.mark.parametrize(
@@ -122,9 +127,12 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
         ),
         (["--config.data.name=minst"], "data.name is 'minst', must be one of mnist, fashion_mnist"),
         (["--mode=trian"], "--mode is 'trian', must be one of train, evaluate, sample, interp"),
-        (["--mdoe=train"], "Unknown command line flag 'mdoe'"),
+        (["--mdoe=train"], "--mdoe is no flag; --help lists them, and with --mode=NAME"),
         (["train"], "'train' is not understood"),
-        (["--configs=baseline"], "--configs belongs to --mode=experiments"),
+        (["--num=3"], "--num has no meaning in this mode, but in sample"),
+        (["--input=x"], "no meaning in this mode, but in interpolate, encode, reconstruct"),
+        (["--mode=sample", "--lock_workdir"], "no meaning in this mode, but in train, experiments"),
+        (["--configs=baseline"], "--configs has no meaning in this mode, but in experiments"),
         (["--mode=report"], "--config has no meaning in --mode=report"),
         (["--mode=experiments"], "--config has no meaning in --mode=experiments"),
     ],
@@ -153,7 +161,10 @@ def test_missing_flags(tmp_path, error_of):
         (["--mode=experiments", "--config.sed=1"], "sed is no field of a configuration; closest"),
         (["--mode", "experiments", "--config.seed=-1"], "seed is -1, must be between 0 and"),
         (["--mode=report"], "holds no complete run"),
-        (["--mode=report", "--configs=baseline"], "a report is of all runs"),
+        (
+            ["--mode=report", "--configs=baseline"],
+            "--configs has no meaning in this mode, but in experiments",
+        ),
         (["--mode=report", "--config.seed=1"], "--config.seed has no meaning in --mode=report"),
     ],
 )

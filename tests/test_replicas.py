@@ -1,6 +1,5 @@
 """Several seeds in one program: each is the single run of its seed, in all modes."""
 
-import dataclasses
 import json
 import operator
 import re
@@ -9,15 +8,20 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support.common import make_small_config, settings_of
+import vae_jax
+from tests.support.common import assert_trees_equal, make_small_config, settings_of
 from tests.support.reading import rows_without_timing
 from vae_jax import datasets, evaluate, explore, interpolate, sample, train
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.model.structs import Batch
 from vae_jax.runtime import devices
+from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_record
-from vae_jax.training import run_directory, steps
+from vae_jax.training import steps
+from vae_jax.training.batches import to_batch
 from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.validation import evaluate_split
 
 pytestmark = pytest.mark.slow
@@ -85,9 +89,11 @@ def test_each_replica_begins_and_steps_as_the_single_run_of_its_seed(config):
             steps.epoch_order(alone, single.root_key, 3, 50),
         )
     images = np.stack([datasets.load("mnist_5k").train.images[:100]] * NUM_REPLICAS)
-    single, single_sums = steps.train_step(alone, single, images[-1])
-    states, sums = steps.train_step(settings, states, images)
-    np.testing.assert_allclose(sums.loss[-1], single_sums.loss, rtol=1e-5)
+    single, single_metrics = steps.train_step(alone, single, Batch(images[-1]))
+    states, metrics = steps.train_step(settings, states, Batch(images))
+    for name, expected in (single_metrics.sums | single_metrics.numbers).items():
+        found = (metrics.sums | metrics.numbers)[name][-1]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
     jax.tree.map(
         lambda stepped, expected: np.testing.assert_allclose(stepped[-1], expected, atol=1e-4),
         states.params,
@@ -165,20 +171,29 @@ def test_the_run_has_means_and_standard_deviations(config, together, capsys):
     assert (together / "plots" / "loss_curves.png").exists()
 
 
+def test_from_python_a_run_of_several_seeds_is_the_model_of_the_first(config, together):
+    vae = vae_jax.train_run(config, together)
+    assert vae.seed == SEED
+    assert_trees_equal(vae.params, vae_jax.load_run(together, seed=SEED).params)
+    with pytest.raises(UserError, match=f"holds seed {SEED}, {SEED + 1}; give one of them as seed"):
+        vae_jax.load_run(together)
+
+
 def test_all_modes_see_every_replica(config, together, tmp_path, capsys):
-    folders = run_directory.replica_folders(together, SEED, NUM_REPLICAS)
+    run = RunDirectory.open(together)
+    folders = run.replica_folders
     before = [(folder / "summary.json").read_bytes() for folder in [together, *folders]]
-    sample.sample(config, together)
+    sample.sample(run)
     first, second = (np.load(folder / "samples.npy") for folder in folders)
     assert first.shape == second.shape == (100, 28, 28, 1)
     assert np.any(first != second)
-    interpolate.interpolate(config, together)
+    interpolate.interpolate(run)
     assert capsys.readouterr().out.count("interpolation.png") == NUM_REPLICAS
-    explore.explore(config, together, tmp_path)
+    explore.explore(run, tmp_path)
     pages = [tmp_path / folder.relative_to(together) / "explorer.html" for folder in folders]
     for index, page in enumerate(pages):
         assert f"seed {SEED + index}." in page.read_text()
-    evaluate.evaluate(config, together)
+    evaluate.evaluate(run)
     assert [(folder / "summary.json").read_bytes() for folder in [together, *folders]] == before
     train.train_and_evaluate(config, together)
     assert "the run is complete" in capsys.readouterr().out
@@ -197,11 +212,11 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
 
 
 def test_the_averages_are_what_is_evaluated(config, together):
-    first = restore_best(config, together).replicas[0]
-    images = datasets.load(**config.data).validation.images
+    first = restore_best(RunDirectory.open(together)).replicas[0]
+    data = to_batch(datasets.load(**config.data).validation)
     summary = read_record(first.folder / SUMMARY_NAME, Summary)
-    [measured] = evaluate_split(first.settings, first.params, first.root_key, images)
-    assert measured == pytest.approx(dataclasses.asdict(summary.validation), rel=1e-6)
+    [measured] = evaluate_split(first.settings, first.params, first.root_key, data)
+    assert measured == pytest.approx(summary.validation, rel=1e-6)
     assert summary.best_epoch == 2
     with Checkpoints(together, read_only=True) as checkpoints:
         like = steps.abstract_state(settings_of(config))

@@ -39,6 +39,7 @@ _COMPILATION_CACHE = flags.DEFINE_bool(
 _DETECT_CLUSTER = flags.DEFINE_bool(
     "detect_cluster", True, "Look for other processes of the run: SLURM, Kubernetes, MPI, TPU."
 )
+_HELP = ("--help", "-help", "--helpshort", "-helpshort", "-?")
 
 
 def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
@@ -115,13 +116,29 @@ def _fail(error: UserError) -> NoReturn:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags that all modes share; returns the other arguments."""
+    # Absl answers --help when it meets it: before it has read a --mode that comes later.
+    others = [argument for argument in argv if argument not in _HELP]
     try:
-        rest = command_line.parse_known(argv, flags.FLAGS)
+        rest = command_line.parse_known(others, flags.FLAGS)
     except UserError as error:
         _fail(error)
-    if flags.FLAGS["help"].value and _MODE.value in modes.MODES and flags.FLAGS["mode"].present:
-        flags.FLAGS.append_flag_values(modes.get_mode(_MODE.value).flags)
+    if len(others) < len(argv):
+        _print_help()
     return rest
+
+
+def _print_help() -> NoReturn:
+    """Prints the docstring, the flags that all modes share and those of a mode that is given."""
+    shown = [_MODE, _CONFIG, _WORKDIR, _COMPILATION_CACHE, _DETECT_CLUSTER]
+    names = [flag.name for flag in shown]
+    if flags.FLAGS["mode"].present and _MODE.value in modes.MODES:
+        of_mode = modes.get_mode(_MODE.value).flags
+        flags.FLAGS.append_flag_values(of_mode)
+        names += list(of_mode)
+    for name in names:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    app.usage(shorthelp=True, writeto_stdout=True)
+    sys.exit(1)  # as absl does
 
 
 def main() -> None:

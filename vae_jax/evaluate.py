@@ -64,9 +64,9 @@ def evaluate(
             generation.encode(replica.model, replica.params, data),
             data,
         )
-        likelihood, measurer = None, Measurer()
+        likelihood, doubt, measurer = None, None, Measurer()
         if has_likelihood(config.likelihood.kind, config.data.binarization):
-            likelihood = _measure_likelihood(replica, dataset, config, measurer)
+            likelihood, doubt = _measure_likelihood(replica, dataset, config, measurer)
         conditional = _measure_conditional(replica, dataset)
         evaluation = Evaluation(
             UNITS, replica.step, posterior, likelihood, measurer.not_measured, conditional
@@ -79,6 +79,8 @@ def evaluate(
             print(f"{replica.folder}: {name} is not measured: {reason}")
         if likelihood:
             _print_likelihood(replica.folder, likelihood)
+        if doubt:
+            print(f"warning: {replica.folder}: {doubt}", file=sys.stderr)
         if conditional:
             _print_conditional(replica.folder, conditional)
 
@@ -105,8 +107,11 @@ def _measure_likelihood(
     dataset: datasets.Dataset,
     config: ml_collections.ConfigDict,
     measurer: Measurer,
-) -> LikelihoodMeasures | None:
-    """Estimates the importance-weighted likelihood of the test images; None if not finite."""
+) -> tuple[LikelihoodMeasures | None, str | None]:
+    """Estimates the importance-weighted likelihood of the test images; None if not finite.
+
+    The second value is a warning if more than a tenth of the images needs more samples.
+    """
     num_samples = config.evaluate.num_importance_samples
     is_binarized = config.data.binarization != "none"
     parameters = int(devices.to_host(checksum(replica.params)))
@@ -117,17 +122,18 @@ def _measure_likelihood(
         to_batch(dataset.test),
         num_samples,
         replica.folder,
-        identity=f"{parameters} {replica.seed} {dataset.sha256} {num_samples}",
+        identity=f"{parameters} {replica.seed} {dataset.sha256} {num_samples} balance heuristic",
     )
     values = measurer("log p(x)", np.array, np.stack([*vars(estimates).values()]))
     if values is None:
-        return None
+        return None, None
     write_npy(replica.folder / LOG_LIKELIHOOD_NAME, estimates.log_likelihood)
-    return estimates.summarize(
+    measures = estimates.summarize(
         num_samples,
         datasets.EVALUATION_BINARIZATION_SEED if is_binarized else None,
         math.prod(dataset.image_shape) if replica.model.likelihood.is_discrete else None,
     )
+    return measures, estimates.find_doubt(num_samples, min_fraction=0.1)
 
 
 def _measure_conditional(replica: Replica, dataset: datasets.Dataset) -> ConditionalMeasures | None:

@@ -27,6 +27,7 @@ MODES = {
     "interpolate": RUN,
     "encode": RUN,
     "reconstruct": RUN,
+    "score": RUN,
     "explore": RUN,
     "export": RUN,
     "fit_prior": RUN,
@@ -59,6 +60,7 @@ class Mode:
         Raises:
           UserError: a flag is unknown, has a wrong value, or is missing.
         """
+        self.flags.unparse_flags()  # of an earlier call
         try:
             rest = self.flags(["mode", *arguments])[1:]
         except flags.UnrecognizedFlagError as error:

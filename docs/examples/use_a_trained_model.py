@@ -37,9 +37,10 @@ show(vae.sample(12, seed=0), "samples")
 # %% Score outliers: digits of another source, 8x8 pixels enlarged, and inverted ones.
 small = load_digits().images[: len(digits)] / 16
 enlarged = np.pad(small.repeat(3, 1).repeat(3, 2), ((0, 0), (2, 2), (2, 2))) > 0.5
-scores = vae.log_likelihood(digits, num_samples=50)
+# Each warns how many images a single sample carries: their log p(x) is a lower bound.
+scores = vae.score(digits, num_samples=50)["log_likelihood"]
 for name, others in {"enlarged 8x8 digits": enlarged, "inverted digits": ~digits}.items():
-    outliers = vae.log_likelihood(others, num_samples=50)
+    outliers = vae.score(others, num_samples=50)["log_likelihood"]
     labels = np.repeat([1, 0], [len(scores), len(outliers)])
     area = roc_auc_score(labels, np.concatenate([scores, outliers]))
     print(f"{name}: {outliers.mean():.0f} nats, digits {scores.mean():.0f}; AUROC {area:.3f}")

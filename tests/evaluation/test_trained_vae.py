@@ -4,6 +4,7 @@ import concurrent.futures
 import shutil
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -82,15 +83,54 @@ def test_samples_are_those_of_the_command_line(vae, copied_run):
     assert set(np.unique(drawn)) == {0.0, 1.0}
 
 
+def test_scores_are_of_each_image_and_its_likelihood_is_the_same_in_every_place(vae, images):
+    pixels = images[:, :, :, 0] > 127
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = vae.score(pixels, num_samples=20, seed=3)
+        others = vae.score(pixels[::-1], num_samples=20, seed=3)
+        one = vae.score(pixels[5], num_samples=20, seed=3)
+        values = vae.log_likelihood(pixels, num_samples=20, seed=3)
+    assert [*scores] == ["negative_elbo", "log_likelihood", "effective_sample_size"]
+    np.testing.assert_array_equal(values, scores["log_likelihood"])
+    for name, each in scores.items():
+        assert each.shape == (7,)
+        assert each.dtype == np.float64
+        np.testing.assert_allclose(others[name][::-1], each, rtol=1e-3)
+        assert one[name] == pytest.approx(each[5], rel=1e-3)
+    sizes = scores["effective_sample_size"]
+    assert (sizes >= 0.999).all()
+    assert (sizes <= 20.0).all()
+    # A single sample is its own bound.
+    single = vae.score(pixels, num_samples=1)
+    np.testing.assert_allclose(single["negative_elbo"], -single["log_likelihood"], rtol=1e-6)
+    np.testing.assert_allclose(single["effective_sample_size"], 1.0, rtol=1e-3)
+    assert [len(each) for each in vae.score(images[:0]).values()] == [0, 0, 0]
+    with pytest.raises(ValueError, match="gray pixels, of which a Bernoulli has no"):
+        vae.score(images)
+
+
+def test_an_estimate_of_a_single_sample_is_warned_of(vae, images):
+    inverted = images[:2] < 128
+    expected = r"^2 of 2 images have an effective sample size below 2: their log p\(x\) is a lower"
+    with pytest.warns(UserWarning, match=expected) as caught:
+        vae.score(inverted, num_samples=10)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert "\n" not in str(caught[0].message)
+    vae.score(inverted, num_samples=9)  # of so few it says nothing
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*effective sample size below 2")
 def test_the_likelihood_is_between_the_elbo_and_zero(vae, images):
     pixels = images > 127
     values = vae.log_likelihood(pixels, num_samples=200)
     assert values.shape == (7,)
     np.testing.assert_array_equal(values, vae.log_likelihood(pixels, num_samples=200))
     np.testing.assert_allclose(vae.log_likelihood(pixels[2], num_samples=200), values[2], rtol=0.02)
-    elbo = vae.log_likelihood(pixels, num_samples=1, seed=1)
-    assert (values > elbo - 1.0).all()
+    elbo = -vae.score(pixels, num_samples=200)["negative_elbo"]
+    assert (values > elbo).all()
     assert values.mean() > elbo.mean() + 1.0
     assert (values < 0.0).all()
     # Inverted digits are none.
@@ -136,7 +176,12 @@ def test_other_arguments_are_refused(vae, images):
             r"and \(2, 28, 28, 1\), must be as many",
         ),
         (vae.log_likelihood, [images], ValueError, "gray pixels, of which a Bernoulli has no"),
-        (vae.log_likelihood, [images > 9, 0], ValueError, "num_samples is 0, must be at least 1"),
+        (
+            vae.log_likelihood,
+            [images > 9, None, 0],
+            ValueError,
+            "num_samples is 0, must be at least 1",
+        ),
         (vae.log_likelihood, [np.full((28, 28), 0.335)], ValueError, "between two levels"),
     ):
         with pytest.raises(error, match=expected):
@@ -154,7 +199,7 @@ def test_color_images_need_their_channels():
     vae = TrainedVAE(model, init(model, jax.random.key(0)), _config(2), 0)
     assert vae.encode(np.zeros((5, 6, 4, 3)))[0].shape == (5, 2)
     assert vae.encode(np.zeros((6, 4, 3), np.uint8))[0].shape == (2,)
-    assert np.isfinite(vae.log_likelihood(np.zeros((6, 4, 3), np.uint8), 3))
+    assert np.isfinite(vae.log_likelihood(np.zeros((6, 4, 3), np.uint8), num_samples=3))
     with pytest.raises(ValueError, match=r"must have \(n, 6, 4, 3\), or \(6, 4, 3\) for one"):
         vae.encode(np.zeros((5, 6, 4)))
 

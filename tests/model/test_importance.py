@@ -1,8 +1,12 @@
 """Likelihood estimates against the truth: quadrature, a closed form, plain sums."""
 
+import binascii
 import dataclasses
+from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -10,9 +14,11 @@ import scipy.stats
 
 from tests.support.common import apply, make_settings, small_vae
 from vae_jax.evaluation import log_likelihood
-from vae_jax.model import importance
+from vae_jax.model import distributions, importance
 from vae_jax.model.coupling_flow import CouplingFlow
+from vae_jax.model.posterior import Posterior
 from vae_jax.model.priors import ClosedFormPrior, GaussianMixture
+from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.training import steps
 
@@ -40,7 +46,7 @@ def estimate(trained, num_samples, folder, data=DATA, identity="a"):
     return log_likelihood.estimate(*trained, data, num_samples, folder, identity)
 
 
-def quadrature(trained, latent_size):
+def quadrature(trained, latent_size, labels=None):
     """log of the integral of p(x | z) p(z), on a grid that is wide and fine."""
     model, params, _ = trained
     line = np.linspace(-7.0, 7.0, 281 if latent_size == 1 else 141)
@@ -51,7 +57,9 @@ def quadrature(trained, latent_size):
     # log p(x | z) = sum of x * logit - log(1 + exp(logit)).
     log_joint = np.einsum("ghwc,nhwc->gn", logits, pixels)
     log_joint -= np.logaddexp(0.0, logits).sum((1, 2, 3))[:, None]
-    if isinstance(model.prior, ClosedFormPrior):
+    if labels is not None:
+        log_prior = scipy.stats.norm.logpdf(grid, labels / 3.0 - 1.0)
+    elif isinstance(model.prior, ClosedFormPrior):
         log_prior = scipy.stats.norm.logpdf(grid).sum(1)
     else:
         log_prior = np.asarray(
@@ -63,7 +71,7 @@ def quadrature(trained, latent_size):
             )
         )
         assert np.exp(log_prior).sum() * (line[1] - line[0]) ** 2 == pytest.approx(1.0, abs=0.02)
-    log_joint += log_prior[:, None]
+    log_joint += log_prior.reshape(len(grid), -1)
     cell = (line[1] - line[0]) ** latent_size
     return scipy.special.logsumexp(log_joint, axis=0) + np.log(cell)
 
@@ -93,6 +101,15 @@ def test_the_estimate_grows_with_the_number_of_samples(tmp_path):
     assert means[0] < means[-1] - 0.1
 
 
+def add(sums, log_weights, log_ratios=None, num_posterior=None):
+    """Adds samples, all from the posterior by default."""
+    log_ratios = log_weights if log_ratios is None else log_ratios
+    count = len(log_weights) if num_posterior is None else num_posterior
+    return importance.add_weights(
+        sums, log_weights, log_ratios, np.arange(len(log_weights)) < count
+    )
+
+
 def test_a_linear_gaussian_model_has_its_closed_form():
     """x = W z + b + noise: log p(x) = log N(x; b, W W' + s^2 I); q is anything."""
     weights, offset, noise = RANDOM.normal(size=(6, 2)), RANDOM.normal(size=6), 0.7
@@ -111,16 +128,67 @@ def test_a_linear_gaussian_model_has_its_closed_form():
     )
     sums = importance.no_weights(4)
     for piece in np.split(log_weights.astype(np.float32), [1, 7, 1500]):
-        sums = importance.add_weights(sums, piece)
+        sums = add(sums, piece)
     np.testing.assert_allclose(importance.log_likelihood(sums), expected, atol=0.1)
     assert np.all(importance.evidence_lower_bound(sums) < expected)
+
+
+def test_with_samples_from_the_prior_the_estimate_is_unbiased_where_the_posterior_is_astray():
+    """The same model; q is narrow and four deviations off, and one sample in ten is from p(z)."""
+    weights, noise, x = RANDOM.normal(size=(3, 2)), 0.9, RANDOM.normal(size=3)
+    expected = scipy.stats.multivariate_normal(
+        np.zeros(3), weights @ weights.T + noise**2 * np.eye(3)
+    ).logpdf(x)
+    num_repeats, mean, scale = 20_000, np.array([3.0, -3.0]), 0.3
+    from_q = mean + scale * RANDOM.normal(size=(9, num_repeats, 2))
+    latents = np.concatenate([from_q, RANDOM.normal(size=(1, num_repeats, 2))])
+    log_likelihoods = scipy.stats.norm(latents @ weights.T, noise).logpdf(x).sum(-1)
+    log_ratios = (
+        log_likelihoods
+        + scipy.stats.norm.logpdf(latents).sum(-1)
+        - scipy.stats.norm(mean, scale).logpdf(latents).sum(-1)
+    )
+    log_weights = importance.balance_heuristic(log_ratios, log_likelihoods, 0.1)
+    sums = add(importance.no_weights(num_repeats), log_weights, log_ratios, 9)
+    relative = np.exp(np.asarray(importance.log_likelihood(sums), np.float64) - expected)
+    error = relative.std() / np.sqrt(num_repeats)
+    assert error < 0.02
+    assert abs(relative.mean() - 1.0) < 4 * error
+    # Of q alone nearly all estimates are far too low, and nothing shows it.
+    alone = importance.log_likelihood(add(importance.no_weights(num_repeats), log_ratios[:9]))
+    assert np.median(np.exp(alone - expected)) < 0.01
+    elbo = importance.evidence_lower_bound(sums)
+    np.testing.assert_allclose(elbo, log_ratios[:9].mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
+def test_the_balance_heuristic_is_its_formula(fraction):
+    log_likelihood, log_prior, log_q = RANDOM.normal(size=(3, 50)) * 3
+    ratio = log_likelihood + log_prior - log_q
+    mixture = fraction * np.exp(log_prior) + (1 - fraction) * np.exp(log_q)
+    weights = importance.balance_heuristic(ratio, log_likelihood, fraction)
+    np.testing.assert_allclose(
+        weights, log_likelihood + log_prior - np.log(mixture), rtol=1e-5, atol=1e-5
+    )
+    if not fraction:
+        np.testing.assert_allclose(weights, ratio, rtol=1e-6, atol=1e-6)
+
+
+def test_a_weight_is_bounded_and_no_latents_make_it_nan():
+    log_likelihood = jnp.float32([-80.0, -80.0, -80.0, -np.inf, -1e30])
+    # q far below the prior, far above, the prior zero, p(x | z) zero.
+    ratio = jnp.float32([1e20, -2e14, -np.inf, -np.inf, -3e30])
+    weights = importance.balance_heuristic(ratio, log_likelihood, 0.1)
+    expected = [-80.0 + np.log(10.0), -2e14, -np.inf, -np.inf, -3e30]
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
 def test_sums_in_pieces_are_the_formulas():
     log_weights = RANDOM.normal(size=(50, 3)) * 3 - 500  # far below what exp can hold
     sums = importance.no_weights(3)
     for piece in np.split(log_weights, [1, 2, 30]):
-        sums = importance.add_weights(sums, piece)
+        sums = add(sums, piece)
+    assert sums.count == sums.posterior_count == 50
     shifted = np.exp(log_weights + 500)
     expected = np.log(shifted.mean(0)) - 500
     np.testing.assert_allclose(importance.log_likelihood(sums), expected, rtol=1e-6)
@@ -128,6 +196,124 @@ def test_sums_in_pieces_are_the_formulas():
     np.testing.assert_allclose(importance.effective_sample_size(sums), size, rtol=1e-3)
     elbo = importance.evidence_lower_bound(sums)
     np.testing.assert_allclose(elbo, log_weights.mean(0), rtol=1e-6)
+    # The last 20 from the prior: they count for log p(x) alone.
+    log_ratios = np.concatenate([log_weights[:30] + 1.0, np.full((20, 3), -1e20)])
+    mixed = importance.no_weights(3)
+    for start, stop in ((0, 20), (20, 50)):
+        rows = slice(start, stop)
+        mixed = add(mixed, log_weights[rows], log_ratios[rows], max(30 - start, 0))
+    np.testing.assert_allclose(importance.log_likelihood(mixed), expected, rtol=1e-6)
+    elbo = importance.evidence_lower_bound(mixed)
+    np.testing.assert_allclose(elbo, log_ratios[:30].mean(0), rtol=1e-6)
+    assert (mixed.count, mixed.posterior_count) == (50, 30)
+
+
+class Astray(nn.Module):
+    """An encoder of posteriors that fit no image."""
+
+    @nn.compact
+    def __call__(self, batch):
+        shape = (len(batch), 1)
+        return Posterior(jnp.full(shape, 6.0), jnp.full(shape, -6.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifted:
+    """N(center, I), a center for each image."""
+
+    center: Any
+
+    base_is_standard_normal: ClassVar = False
+    is_learned: ClassVar = False
+
+    def log_density(self, latents):
+        return distributions.gaussian_log_density(latents, self.center, jnp.zeros_like(latents))
+
+    def sample(self, key, num_samples):
+        return self.center + jax.random.normal(key, (num_samples, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorOfTheLabel:
+    """N(label / 3 - 1, I): a prior that is another for every image."""
+
+    base_is_standard_normal: ClassVar = False
+    is_learned: ClassVar = False
+
+    def __call__(self, batch):
+        return Shifted(batch.labels[:, None] / 3.0 - 1.0)
+
+
+@pytest.mark.parametrize("has_labels", [False, True])
+def test_images_that_their_posteriors_do_not_fit_have_an_estimate(tmp_path, has_labels):
+    model, params, root_key = make_model(1)
+    model = dataclasses.replace(model, encoder=Astray())
+    data = DATA
+    if has_labels:
+        model = dataclasses.replace(model, prior=PriorOfTheLabel())
+        data = Batch(DATA.images, np.arange(7, dtype=np.int32))
+    trained = model, params, root_key
+    estimates = estimate(trained, 1000, tmp_path, data)
+    expected = quadrature(trained, 1, data.labels)
+    errors = 1.0 / np.sqrt(estimates.effective_sample_size)
+    assert errors.max() < 0.3
+    assert np.all(np.abs(estimates.log_likelihood - expected) < 4 * errors)
+    # The bound is that of the posteriors, which are ten times as far away as the prior.
+    assert np.all(expected - estimates.elbo > 10.0)
+
+
+def test_samples_are_decided_by_seed_image_and_number(tmp_path):
+    model, params, root_key = trained = make_model(2)
+    nine, ten = (estimate(trained, k, tmp_path) for k in (9, 10))
+    # The tenth sample is from the prior, which the bound does not see.
+    np.testing.assert_array_equal(ten.elbo, nine.elbo)
+    posterior = apply(model, params, DATA.to_intensities(), method="posterior")
+    mean, scale = (np.float64(each) for each in (posterior.mean, np.exp(0.5 * posterior.log_var)))
+    for row in (0, 4):
+        streams = [stream_key(root_key, s, row) for s in (Stream.IMPORTANCE, Stream(12))]
+        noise = [jax.random.normal(jax.random.fold_in(streams[0], i), (2,)) for i in range(9)]
+        from_prior = jax.random.normal(jax.random.fold_in(streams[1], 0), (1, 2))
+        latents = np.float64(np.concatenate([mean[row] + scale[row] * noise, from_prior]))
+        logits = np.float64(apply(model, params, np.float32(latents), Batch(), method="decode"))
+        joint = (logits * (DATA.images[row] / 255) - np.logaddexp(0.0, logits)).sum((1, 2, 3))
+        prior = scipy.stats.norm.logpdf(latents).sum(1)
+        q = scipy.stats.norm.logpdf(latents, mean[row], scale[row]).sum(1)
+        joint += prior
+        mixture = np.logaddexp(np.log(0.1) + prior, np.log(0.9) + q)
+        for actual, weights in ((nine, (joint - q)[:9]), (ten, joint - mixture)):
+            expected = scipy.special.logsumexp(weights) - np.log(len(weights))
+            assert actual.log_likelihood[row] == pytest.approx(expected, rel=1e-5)
+        assert ten.elbo[row] == pytest.approx((joint - q)[:9].mean(), rel=1e-5)
+
+
+def test_by_its_pixels_an_image_has_the_same_estimate_in_every_place(tmp_path):
+    indices = log_likelihood.indices_by_pixels(DATA.images)
+    assert indices.dtype == np.uint32
+    assert indices.tolist() == [binascii.crc32(bytes(each.flat)) for each in DATA.images]
+    trained, order = make_model(2), np.array([3, 0, 6, 3, 5])
+    everywhere = log_likelihood.estimate(*trained, DATA, 12, indices=indices)
+    other = log_likelihood.estimate(*trained, DATA[order], 12, indices=indices[order])
+    for name in ("log_likelihood", "elbo", "effective_sample_size"):
+        expected = getattr(everywhere, name)[order]
+        np.testing.assert_allclose(getattr(other, name), expected, rtol=1e-3)
+    by_row = log_likelihood.estimate(*trained, DATA[order], 12).log_likelihood
+    assert by_row[0] != pytest.approx(by_row[3], abs=1e-4)
+
+
+def test_estimates_that_rest_on_a_single_sample_are_told_of():
+    values = np.full(10, -80.0)
+    sizes = np.array([1.0, 1.99, *[2.0] * 8])
+    estimates = log_likelihood.Likelihoods(values, values - 2.0, sizes)
+    assert estimates.find_doubt(100) == (
+        "2 of 10 images have an effective sample size below 2: their log p(x) is a lower bound "
+        "that a single sample carries, and more than 100 samples would raise it"
+    )
+    assert estimates.find_doubt(100, min_fraction=0.1) == estimates.find_doubt(100)
+    assert estimates.find_doubt(100, min_fraction=0.2) is None
+    assert estimates.find_doubt(9) is None
+    assert dataclasses.replace(estimates, effective_sample_size=sizes + 1.0).find_doubt(9) is None
+    assert [*estimates.to_scores()] == ["negative_elbo", "log_likelihood", "effective_sample_size"]
+    assert estimates.to_scores()["negative_elbo"][0] == 82.0
 
 
 @pytest.mark.slow
@@ -150,11 +336,11 @@ def test_an_interrupted_estimate_goes_on_where_it_was(tmp_path, monkeypatch):
     batches = []
     estimate_batch = log_likelihood._estimate_batch
 
-    def interrupted(model, params, root_key, data, first, *rest):
-        batches.append(first)
+    def interrupted(model, params, root_key, data, indices, *rest):
+        batches.append(indices[0])
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return estimate_batch(model, params, root_key, data, first, *rest)
+        return estimate_batch(model, params, root_key, data, indices, *rest)
 
     monkeypatch.setattr(log_likelihood, "_estimate_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -82,6 +82,25 @@ def test_a_part_of_the_samples_has_its_own_log_density():
     assert sample[:, None].log_density.shape == (5, 1, 3)
 
 
+@pytest.mark.parametrize("leading", [(), (5,)])
+def test_the_log_density_of_latents_that_others_made(leading):
+    latents = RANDOM.normal(size=(*leading, 3, 4)).astype(np.float32)
+    density = POSTERIOR.log_density(latents)
+    assert density.shape == (*leading, 3)
+    deviation = np.exp(0.5 * np.float64(LOG_VAR))
+    expected = scipy.stats.norm.logpdf(latents, np.float64(MEAN), deviation).sum(-1)
+    np.testing.assert_allclose(density, expected, rtol=1e-5)
+    sample = sample_of(POSTERIOR, jax.random.key(1), 5)
+    np.testing.assert_allclose(
+        POSTERIOR.log_density(sample.latents), sample.log_density, rtol=1e-4, atol=1e-4
+    )
+    # Nothing overflows at the smallest variance, on the mean itself or off it.
+    narrow = Posterior(np.zeros((2, 1), np.float32), np.full((2, 1), -80.0, np.float32))
+    at, off = narrow.log_density(np.float32([[0.0], [1.0]]))
+    assert at == pytest.approx(40.0 - 0.5 * np.log(2.0 * np.pi))
+    assert off == pytest.approx(-0.5 * np.exp(80.0), rel=1e-4)
+
+
 @pytest.mark.parametrize("path_gradient", [False, True])
 @pytest.mark.parametrize("log_var", [-80.0, -40.0, -26.0, -8.0, 3.0])
 def test_the_log_density_is_exact_where_samples_are_rounded(log_var, path_gradient):

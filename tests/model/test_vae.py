@@ -227,25 +227,32 @@ def test_dropout_has_its_own_key(vae):
 def test_log_weights_draw_their_samples_from_the_key(vae):
     model, variables, batch = vae
     params, key = variables["params"], jax.random.key(5)
-    weigh = jax.jit(
-        lambda *arguments: vae_apply(model, params, *arguments, method="log_weights"),
-        static_argnums=2,
-    )
-    weights = weigh(batch, key, 4)
-    assert weights.shape == (4, 3)
+    weights = vae_apply(model, params, batch, key, 4, method="log_weights")
     posterior = apply(model, params, batch, method="posterior")
-    expected, log_likelihood = apply(
-        model, params, batch, posterior.sample(key, 4), method="log_weights_of"
-    )
+    expected, _ = apply(model, params, batch, posterior.sample(key, 4), method="log_weights_of")
+    assert weights.shape == (4, 3)
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
-    assert log_likelihood.shape == (4, 3)
-    # Of a posterior that is known already, and with a key for each image.
-    np.testing.assert_allclose(weigh(batch, key, 4, posterior), expected, rtol=1e-6)
+
+
+def test_log_weights_are_those_of_their_samples(vae):
+    model, variables, batch = vae
+    params, key = variables["params"], jax.random.key(5)
+
+    def weigh(batch, key, num_samples, posterior=None):
+        posterior = posterior or vae_apply(model, params, batch, method="posterior")
+        sample = posterior.sample(key, num_samples)
+        return vae_apply(model, params, batch, sample, method="log_weights_of")
+
+    weigh = jax.jit(weigh, static_argnums=2)
+    expected, log_likelihood = weigh(batch, key, 4)
+    assert expected.shape == log_likelihood.shape == (4, 3)
+    # Each image's are its own, with a key for each image.
     keys = jax.random.split(key, 3)
-    each = weigh(batch, keys, 4)
-    np.testing.assert_allclose(weigh(batch[1:], keys[1:], 4), each[:, 1:], rtol=1e-5)
+    each = weigh(batch, keys, 4)[0]
+    np.testing.assert_allclose(weigh(batch[1:], keys[1:], 4)[0], each[:, 1:], rtol=1e-5)
     assert not np.allclose(each, expected)
     # A posterior that is not the model's own gives that one's weights.
+    posterior = apply(model, params, batch, method="posterior")
     wide = dataclasses.replace(posterior, log_var=posterior.log_var + 2.0)
     sample = wide.sample(key, 1)
     z = np.asarray(sample.latents[0], np.float64)
@@ -253,7 +260,9 @@ def test_log_weights_draw_their_samples_from_the_key(vae):
     log_likelihood = apply(model, params, sample.latents[0], batch, method="log_likelihood")
     expected = np.asarray(log_likelihood, np.float64) + scipy.stats.norm.logpdf(z).sum(1)
     expected -= scipy.stats.norm.logpdf(z, np.asarray(wide.mean, np.float64), scale).sum(1)
-    np.testing.assert_allclose(weigh(batch, key, 1, wide)[0], expected, rtol=1e-5)
+    weights, same = weigh(batch, key, 1, wide)
+    np.testing.assert_allclose(weights[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(same[0], log_likelihood, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vae_jax.model.structs import Batch
 from vae_jax.runtime.batching import map_batches, pad_rows
 
 ROWS = np.arange(14.0).reshape(7, 2)
@@ -28,3 +29,23 @@ def test_the_results_are_those_of_all_rows_and_of_no_padding(batch_size):
 def test_padding_is_zeros_behind_the_rows():
     padded = pad_rows(ROWS[:2], 3)
     np.testing.assert_array_equal(padded, [[0, 1], [2, 3], [0, 0]])
+
+
+@pytest.mark.parametrize("labels", [None, np.arange(7, dtype=np.int32)])
+@pytest.mark.parametrize("batch_size", [3, 7])
+def test_structs_are_cut_and_filled_up_as_arrays_are(labels, batch_size):
+    def function(batch, numbers):
+        assert len(batch) == len(numbers) == batch_size
+        assert (batch.labels is None) == (labels is None)
+        return Batch(batch.images + numbers[:, None], batch.labels)
+
+    results = map_batches(function, batch_size, Batch(ROWS.astype(np.float32), labels), NUMBERS)
+    np.testing.assert_array_equal(results.images, ROWS + NUMBERS[:, None])
+    np.testing.assert_array_equal(results.labels, labels)
+    assert isinstance(results.images, np.ndarray)
+
+
+def test_a_struct_with_an_array_missing_is_filled_up_without_it():
+    padded = pad_rows(Batch(None, NUMBERS[:2]), 3)
+    assert padded.images is None
+    np.testing.assert_array_equal(padded.labels, [0, 1, 0])

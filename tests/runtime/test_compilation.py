@@ -60,7 +60,11 @@ for number in (2.0, 3.0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [b"", b"x\x9c", b"\0" * 4000, None], ids=repr)
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"x\x9c", b"\0" * 4000, None],
+    ids=["empty", "two bytes", "zeros", "cut off"],
+)
 def test_damaged_programs_are_compiled_anew_once(tmp_path, damage):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("JAX_")

@@ -29,16 +29,16 @@ from absl import flags
 from hypothesis import strategies as st
 from PIL import Image
 
-from configs import default, quickstart
-from vae_jax import command_line, configuration
+from vae_jax import command_line, configuration, modes, shipped_configs
 from vae_jax.datasets import idx, image_arrays, image_cache, image_files, image_folder
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_json
 from vae_jax.training import run_directory
+from vae_jax.training.run_directory import RunDirectory
 
-_QUICKSTART = quickstart.get_config().to_dict()
-_SCHEMA = default.get_config()
-_FIELDS = configuration.flatten(_SCHEMA.to_dict())
+_QUICKSTART = configuration.flatten(shipped_configs.get_config("quickstart").to_dict())
+_DEFAULT = shipped_configs.get_config()
+_FIELDS = configuration.default_fields()
 _GROUPS = sorted({path.rpartition(".")[0] for path in _FIELDS} - {""})
 
 _MEBIBYTE = 2**20
@@ -222,7 +222,7 @@ def _idx_bombs(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def _assert_valid(config: Any) -> None:
-    """A configuration that was accepted has its schema's types and survives being written."""
+    """A configuration that was accepted has its defaults' types and survives being written."""
     fields = config.to_dict()
     flat = configuration.flatten(fields)
     assert flat.keys() == _FIELDS.keys()
@@ -232,7 +232,7 @@ def _assert_valid(config: Any) -> None:
     with contextlib.suppress(OSError):  # and no ValueError
         os.stat(fields["data"]["data_dir"] or ".")
     written = json.loads(json.dumps(fields))
-    assert configuration.from_dict(written, default.get_config()).to_dict() == fields
+    assert configuration.from_dict(written).to_dict() == fields
 
 
 def _check_config_json(content: bytes) -> Outcome:
@@ -241,19 +241,23 @@ def _check_config_json(content: bytes) -> Outcome:
         folder = Path(name)
         (folder / "config.json").write_bytes(content)
         with _measured() as peak:
-            config = _value_or_none(
-                lambda: configuration.from_dict(
-                    run_directory.read_config(folder), default.get_config()
-                )
-            )
+            run = _value_or_none(lambda: RunDirectory.open(folder))
             _value_or_none(lambda: read_json(folder / "config.json"))
-            _value_or_none(lambda: run_directory.check_same_config(folder, _SCHEMA.to_dict()))
-            _value_or_none(lambda: run_directory.check_same_data(folder, "0" * 64))
+            spec = None
+            if run:
+                spec = _value_or_none(lambda: run.spec)
+                _value_or_none(lambda: run_directory.check_same_config(run, _DEFAULT))
+                _value_or_none(lambda: run_directory.check_resumes(run, _DEFAULT))
+                _value_or_none(lambda: run_directory.check_same_data(run, "0" * 64))
+                _value_or_none(lambda: run.label_index("--label", "7"))
             peak_bytes = peak()
     assert peak_bytes <= 4 * _MEBIBYTE + 100 * len(content)
-    if config is not None:
-        _assert_valid(config)
-    return Outcome(config is not None, peak_bytes)
+    if run:
+        _assert_valid(run.config)
+    if spec:
+        assert len(spec.image_shape) == 3 and all(0 < size < 2**31 for size in spec.image_shape)
+        assert all(isinstance(name, str) for name in spec.class_names)
+    return Outcome(spec is not None, peak_bytes)
 
 
 # With the surrogates, which stand for bytes of a command line that are not UTF-8.
@@ -278,6 +282,7 @@ _json_fragments = st.sampled_from(
 _near_values = st.one_of(
     st.integers(-1, 5), st.lists(st.integers(0, 30) | _huge_ints, max_size=4), _scalars
 )
+_near_sizes = st.sampled_from([28, 28, 28, 28, 1, 0, -1, 2**31 - 1, 2**31, True, 1.5, "28"])
 # Fields to change on their own, and values they may have: for inputs that pass every check.
 _valid_values = {
     "seed": st.integers(0, 2**32 - 1),
@@ -315,9 +320,16 @@ def _records(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.integers(0, 5)) == 0:
         holder = draw(st.sampled_from([tree, *(tree[group] for group in _GROUPS if group in tree)]))
         holder[draw(_any_text | st.sampled_from(_GROUPS))] = draw(_json_values)
-    record = {"config": tree, "data_sha256": "0" * 64}
+    record = {
+        "config": tree,
+        "data_sha256": "0" * 64,
+        "image_shape": draw(st.just([28, 28, 1]) | st.tuples(*[_near_sizes] * 3)),
+        "class_names": ["6", "7"],
+    }
+    if draw(st.booleans()):
+        del record["class_names"]  # as in older records
     if draw(st.integers(0, 5)) == 0:
-        record[draw(st.sampled_from(sorted(record)))] = draw(_json_values)
+        record[draw(st.sampled_from(sorted(record)))] = draw(_near_values | _json_values)
     return record
 
 
@@ -345,17 +357,22 @@ _config_json_inputs = st.one_of(
 
 # Overrides on the command line.
 
+# All of them: what a mistaken flag imports is not counted.
+_MODES = {name: modes.get_mode(name) for name in modes.MODES}
+
 
 def _check_overrides(arguments: list[str]) -> Outcome:
     """Overrides give a valid configuration, or an error that does not blame the file."""
 
     def parse() -> Any:
-        # As `main.py` does: its own flags first, then what sets fields.
+        # As the command line does: the shared flags first, then what sets fields, then the mode's.
         known = flags.FlagValues()
         flags.DEFINE_string("config", None, "", flag_values=known)
         rest = command_line.parse_known(["main.py", *arguments], known)
-        overrides = command_line.read_overrides(rest, _QUICKSTART, _SCHEMA)
-        return configuration.from_dict(_QUICKSTART, _SCHEMA, overrides)
+        overrides, rest = command_line.read_overrides(rest, _QUICKSTART)
+        config = configuration.from_fields(_QUICKSTART, overrides)
+        _MODES["train"].parse(rest)
+        return config
 
     with _measured() as peak, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python, about an override's value

@@ -14,12 +14,13 @@ import numpy as np
 import optax
 import pytest
 
+from tests.support import older_versions
 from tests.support.common import assert_trees_equal, full_disk, make_settings, small_vae
-from vae_jax.model.losses import LossTerms
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.training import checkpoints, metrics, steps
 from vae_jax.training.checkpoints import Checkpoints, Progress, checksum
+from vae_jax.training.metrics import StepMetrics
 
 SETTINGS = make_settings(small_vae(hidden=4), optax.adam(0.1))
 LOSSES = (5.0, 3.0, 4.0, 6.0, 7.0, 8.0)
@@ -88,21 +89,60 @@ def test_the_best_epoch_is_kept_and_not_sought_again(monkeypatch):
         progress = progress.after(epoch)
     assert progress.best == {"validation_loss": 3.0, "epoch": 1.0}
     assert progress.after([{"validation_loss": 3.0, "epoch": 9}]).best["epoch"] == 1.0
-    assert dataclasses.replace(progress, sums=None).best == progress.best
+    assert dataclasses.replace(progress, steps=None).best == progress.best
     assert len(calls) == len(rows) + 1
     assert Progress(tuple(rows)) == progress
 
 
-def test_the_sums_of_an_unfinished_epoch_come_back(tmp_path):
+def make_steps():
+    """Metrics of seven steps of two replicas, in which not every number is there at every step."""
     rng = np.random.RandomState(0)
-    sums = LossTerms(*rng.normal(size=(3, 7, 2)).astype(np.float32))
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(7, state_of(0), Progress(sums=sums))
+    loss, reconstruction, kl, norm, rate = rng.normal(size=(5, 7, 2)).astype(np.float32)
+    norm[1:] = np.nan
+    loss[3, 0], norm[0, 1] = np.nan, np.inf
+    sums = {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+    return StepMetrics(sums, {"gradient_norm": norm, "learning_rate": rate})
+
+
+def save_progress(folder, progress):
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(7, state_of(0), progress)
+
+
+def test_the_metrics_of_an_unfinished_epoch_come_back(tmp_path):
+    epoch_steps = make_steps()
+    save_progress(tmp_path, Progress(steps=epoch_steps, seconds=1.5))
     _, progress = restore_latest(tmp_path)
     assert progress.rows == ()
     assert progress.best is None
-    jax.tree.map(np.testing.assert_array_equal, progress.sums, sums)
-    assert progress.sums.loss.dtype == np.float32
+    assert progress.seconds == 1.5
+    assert_trees_equal(progress.steps, epoch_steps)
+    assert list(progress.steps.numbers) == ["gradient_norm", "learning_rate"]
+
+
+def test_steps_of_a_version_without_numbers_come_back(tmp_path):
+    epoch_steps = make_steps()
+    save_progress(tmp_path, Progress(steps=epoch_steps))
+    older_versions.rewrite_checkpoint(tmp_path / "checkpoints" / "7")
+    state, progress = restore_latest(tmp_path)
+    assert_same_state(state, state_of(0))
+    assert_trees_equal(progress.steps, StepMetrics(epoch_steps.sums, {}))
+    with Checkpoints(tmp_path, read_only=True) as opened:
+        assert opened.latest_progress().steps.numbers == {}
+
+
+def test_rows_of_a_version_without_numbers_come_back(tmp_path):
+    save_epochs(tmp_path, LOSSES[:3])
+    older_versions.rewrite_checkpoint(tmp_path / "checkpoints" / "30")
+    _, restored = restore_latest(tmp_path)
+    rows = [
+        [{"validation_loss": loss, "epoch": epoch, "step": 10 * epoch}]
+        for epoch, loss in enumerate(LOSSES[:3], start=1)
+    ]
+    assert restored == Progress(tuple(rows))
+    assert restored.best == rows[1][0]
+    # Later rows have more columns than those.
+    assert restored.after([rows[0][0] | {"validation_loss": 1.0, "third": 1 / 3}]).best["third"]
 
 
 def empty(folder):

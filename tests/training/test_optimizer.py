@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from tests.support.common import assert_trees_equal, make_settings, small_vae
+from vae_jax.model.structs import Batch
 from vae_jax.training import steps
 from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from vae_jax.training.train_state import MovingAverage, TrainState
@@ -57,7 +58,8 @@ def test_schedule_and_clipped_gradients_together():
     rates = [0.1 * (1 + np.cos(np.pi * step / 20)) / 2 for step in range(20)]
     norms = np.linalg.norm(GRADIENTS, axis=1)
     limit = float(np.median(norms))  # some are longer, some are not
-    optimizer = create_optimizer(0.1, "cosine", num_steps=20, max_gradient_norm=limit)
+    schedule = learning_rate_schedule("cosine", 0.1, 20)
+    optimizer = create_optimizer(schedule, max_gradient_norm=limit)
     history, _ = run(optimizer, np.zeros(5), GRADIENTS)
     expected = adam_by_hand(np.zeros(5), GRADIENTS, rates, limit)
     np.testing.assert_allclose(history, expected, rtol=1e-4)
@@ -67,7 +69,8 @@ def test_schedule_and_clipped_gradients_together():
 
 def test_kernels_decay_and_biases_do_not():
     rates = [0.1 * (1 + np.cos(np.pi * step / 20)) / 2 for step in range(20)]
-    optimizer = create_optimizer(0.1, "cosine", num_steps=20, weight_decay=0.5)
+    schedule = learning_rate_schedule("cosine", 0.1, 20)
+    optimizer = create_optimizer(schedule, weight_decay=0.5)
     params = {"kernel": np.full((1, 5), 3.0), "bias": np.full(5, 3.0)}
     state = optimizer.init(params)
     for gradient in GRADIENTS:
@@ -101,6 +104,18 @@ def test_short_burda_schedule_still_ends_at_a_tenth():
     assert rates[-1] == pytest.approx(0.1)
 
 
+def test_a_constant_rate_is_a_number():
+    assert learning_rate_schedule("constant", 0.3, 50) == 0.3
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "burda"])
+def test_equal_arguments_give_the_same_optimizer(name):
+    """Programs that are compiled for it are then shared."""
+    optimizers = [create_optimizer(learning_rate_schedule(name, 0.1, 20), 1.0) for _ in range(2)]
+    assert optimizers[0] is optimizers[1]
+    assert create_optimizer(learning_rate_schedule(name, 0.2, 20), 1.0) is not optimizers[0]
+
+
 def test_another_schedule_is_an_error():
     with pytest.raises(ValueError, match="'linear', must be one of constant, cosine, burda"):
         learning_rate_schedule("linear", 0.1, 10)
@@ -119,12 +134,12 @@ def test_the_average_weighs_each_step_as_the_formula_says(decay):
 
 
 def test_what_is_evaluated_is_the_average_where_there_is_one():
-    model, images = small_vae(), np.zeros((5, 28, 28, 1), np.uint8)
+    model, batch = small_vae(), Batch(np.zeros((5, 28, 28, 1), np.uint8))
     states = [
         steps.initial_state(make_settings(model, ema_decay=decay), seed=0) for decay in (0.0, 0.5)
     ]
     plain, averaged = (
-        steps.train_step(make_settings(model, ema_decay=decay), state, images)[0]
+        steps.train_step(make_settings(model, ema_decay=decay), state, batch)[0]
         for decay, state in zip((0.0, 0.5), states, strict=True)
     )
     assert plain.average is None

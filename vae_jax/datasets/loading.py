@@ -68,9 +68,8 @@ def load(
       channels: 1 for gray, 3 for color; 0 for gray where every image is.
       validation_size: the number of images held out of the training images.
       test_size: the number of images held out for testing.
-      skip_damaged: whether images that cannot be read are left out, and not an error.
-      levels: values run from 0 (black) to `levels - 1` (white); 0 for the range of their type, and
-        an error where all images are then nearly black.
+      skip_damaged: whether images that cannot be read are left out.
+      levels: values run from 0 (black) to `levels - 1` (white); 0 for the range of their type.
       binarization: "none", or "dynamic": the validation and test images are drawn black and
         white here, once and always alike; the training images stay as they are, for whoever trains
         to draw anew at each use.

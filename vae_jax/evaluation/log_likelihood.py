@@ -6,6 +6,7 @@ import io
 import sys
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from vae_jax.evaluation.measures import LikelihoodMeasures
 from vae_jax.model import importance
 from vae_jax.model.importance import WeightSums
 from vae_jax.model.likelihoods import check_pixels, to_bits_per_dimension
-from vae_jax.model.posterior import Posterior
+from vae_jax.model.posterior import LatentSample, Posterior
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
@@ -29,6 +30,7 @@ from vae_jax.runtime.files import write_atomically
 PARTIAL_NAME = "likelihood.partial.npz"
 _SAMPLES_PER_CALL = 50  # of each of these images; between two calls the progress bar moves
 _SECONDS_BETWEEN_SAVES = 30.0
+_SAMPLES_PER_PRIOR_SAMPLE = 10  # the others are from the posterior
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +72,28 @@ class Likelihoods:
             bits_per_dimension=num_dimensions and to_bits_per_dimension(float(nll), num_dimensions),
         )
 
+    def to_scores(self) -> dict[str, np.ndarray]:
+        """Returns the arrays by the names that users see."""
+        return {
+            "negative_elbo": -self.elbo,
+            "log_likelihood": self.log_likelihood,
+            "effective_sample_size": self.effective_sample_size,
+        }
+
+    def find_doubt(self, num_samples: int, min_fraction: float = 0.0) -> str | None:
+        """Says how many estimates rest on a single sample; None up to this fraction of the images.
+
+        Of fewer than ten samples nothing is said: their effective number means little.
+        """
+        count = np.count_nonzero(self.effective_sample_size < 2.0)
+        if num_samples < 10 or count <= min_fraction * len(self.elbo):
+            return None
+        return (
+            f"{count} of {len(self.elbo)} images have an effective sample size below 2: their log "
+            "p(x) is a lower bound that a single sample carries, and more than "
+            f"{num_samples} samples would raise it"
+        )
+
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Likelihoods))
 
@@ -84,11 +108,12 @@ def add_importance_samples(
     indices: jax.Array,
     sums: WeightSums,
     num_samples: int,
+    num_total: jax.Array,
 ) -> WeightSums:
     """Draws more latent samples for each image and adds their importance weights.
 
-    A sample's noise comes from its image's index in the split and its own number, so that it
-    does not matter how many are drawn at once.
+    The last tenth of an image's samples is from the prior. A sample's noise comes from its image's
+    index and its own number, so that it does not matter how many are drawn at once.
 
     Args:
       model: the autoencoder.
@@ -96,25 +121,54 @@ def add_importance_samples(
       root_key: the run's root key.
       batch: pixels, `<uint8>[batch, height, width, channels]`.
       posterior: q(z | x) of the batch.
-      indices: `<int>[batch]`, each image's place in its split.
+      indices: `<uint32>[batch]`, each image's index in the random streams.
       sums: of the samples drawn before.
       num_samples: how many to draw for each image.
+      num_total: samples of each image, those of other calls included.
 
     Returns:
       The sums with these samples among them.
     """
     batch = batch.to_intensities()
+    num_prior = num_total // _SAMPLES_PER_PRIOR_SAMPLE
+    num_posterior = num_total - num_prior
 
-    def log_weights_of(number: jax.Array) -> jax.Array:
-        def key_of(index: jax.Array) -> jax.Array:
-            return jax.random.fold_in(stream_key(root_key, Stream.IMPORTANCE, index), number)
+    def keys_of(stream: Stream, number: jax.Array) -> jax.Array:
+        keys = jax.vmap(functools.partial(stream_key, root_key, stream))(indices)
+        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
-        keys = jax.vmap(key_of)(indices)
-        return apply(model, params, batch, keys, 1, posterior, method="log_weights")[0]
+    def draw_from_prior(number: jax.Array) -> LatentSample:
+        def draw(key: jax.Array, image: Batch) -> jax.Array:
+            one = image[None]
+            return apply(model, params, method=lambda model: model.prior(one).sample(key, 1)[0])
+
+        keys = keys_of(Stream.IMPORTANCE_PRIOR, number)
+        latents = jax.vmap(draw)(keys, batch.without_images())
+        return LatentSample(latents, posterior.log_density(latents))
+
+    def weigh(number: jax.Array) -> tuple[jax.Array, jax.Array]:
+        sample = jax.lax.cond(
+            number < num_posterior,
+            lambda: posterior.sample(keys_of(Stream.IMPORTANCE, number)),
+            lambda: draw_from_prior(number - num_posterior),
+        )
+        log_ratios, log_likelihoods = apply(
+            model, params, batch, sample[None], method="log_weights_of"
+        )
+        log_weights = importance.balance_heuristic(
+            log_ratios, log_likelihoods, num_prior / num_total
+        )
+        return log_weights[0], log_ratios[0]
 
     # One sample of every image at a time: memory does not grow with their number.
-    log_weights = jax.lax.map(log_weights_of, sums.count + jnp.arange(num_samples))
-    return importance.add_weights(sums, log_weights)
+    numbers = sums.count + jnp.arange(num_samples)
+    log_weights, log_ratios = jax.lax.map(weigh, numbers)
+    return importance.add_weights(sums, log_weights, log_ratios, numbers < num_posterior)
+
+
+def indices_by_pixels(images: np.ndarray) -> np.ndarray:
+    """Computes indices that depend on an image alone, its CRC-32: `<uint32>[n]`."""
+    return np.array([zlib.crc32(image.tobytes()) for image in images], np.uint32)
 
 
 def _images_at_once() -> int:
@@ -128,24 +182,24 @@ def _estimate_batch(
     params: Params,
     root_key: jax.Array,
     data: Batch,
-    first_index: int,
+    indices: np.ndarray,
     batch_size: int,
     num_samples: int,
     bar: tqdm,
 ) -> list[np.ndarray]:
-    """Estimates the fields of `Likelihoods` for images, the first with that index in the split.
+    """Estimates the fields of `Likelihoods` for images with these indices in the random streams.
 
     They are padded to the batch size, so that no second program is compiled for the last ones.
     """
-    indices = np.arange(first_index, first_index + batch_size, dtype=np.int32)
-    padded, indices = devices.to_device((pad_rows(data, batch_size), indices))
+    padded, indices = devices.to_device(pad_rows((data, indices), batch_size))
+    num_total = devices.to_device(np.int32(num_samples))
     posterior = encode_batch(model, params, padded)
     sums = jax.jit(importance.no_weights, static_argnums=0)(batch_size)
     left = num_samples
     while left:
         count = min(_SAMPLES_PER_CALL, left)
         sums = add_importance_samples(
-            model, params, root_key, padded, posterior, indices, sums, count
+            model, params, root_key, padded, posterior, indices, sums, count, num_total
         )
         left -= count
         jax.block_until_ready(sums)
@@ -188,8 +242,12 @@ def estimate(
     num_samples: int,
     folder: Path | None = None,
     identity: str = "",
+    indices: np.ndarray | None = None,
 ) -> Likelihoods:
     """Estimates log p(x) of every image of a split by importance weights.
+
+    A tenth of the samples is from the prior, for images that their posteriors do not fit
+    (`importance.balance_heuristic`).
 
     Memory does not grow with the number of samples or images. What is finished is kept
     in `folder`, if one is given, from time to time, and a later call with the same identity goes on
@@ -203,8 +261,10 @@ def estimate(
       num_samples: latent samples for each image, at least 1.
       folder: where what is finished is kept; nowhere if None.
       identity: of these parameters, images and number of samples.
+      indices: `<uint32>[n]`, the images' indices, as `indices_by_pixels` gives; rows if None.
     """
     check_pixels(data.images, model.image_shape)
+    indices = np.arange(len(data), dtype=np.uint32) if indices is None else indices
     path = folder and folder / PARTIAL_NAME
     estimates = _read_partial(path, identity)
     saved = time.monotonic()
@@ -220,9 +280,9 @@ def estimate(
     with bar:
         # One batch after the other, on CPU too: `compilation.py` says what threads would do.
         for first in range(estimates.shape[1], len(data), batch_size):
-            batch = data[first : first + batch_size]
+            rows = slice(first, first + batch_size)
             new = _estimate_batch(
-                model, params, root_key, batch, first, batch_size, num_samples, bar
+                model, params, root_key, data[rows], indices[rows], batch_size, num_samples, bar
             )
             estimates = np.concatenate([estimates, new], axis=1)
             if path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:

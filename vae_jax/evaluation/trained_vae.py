@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import operator
 import os
+import warnings
 from typing import Any
 
 import ml_collections
@@ -12,7 +13,7 @@ import numpy as np
 from vae_jax import datasets
 from vae_jax.evaluation import generation, log_likelihood
 from vae_jax.evaluation.trained_run import restore_best
-from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.model.likelihoods import MAX_PIXEL, count_gray
 from vae_jax.model.posterior import Posterior
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.model.structs import Batch
@@ -204,7 +205,8 @@ class TrainedVAE:
         Of a conditional model log p(x | y).
 
         Below log p(x) on average, and nearer the more samples: by half a nat or so with 100
-        (Burda et al. 2016, arXiv:1509.00519).
+        (Burda et al. 2016, arXiv:1509.00519). An image's estimate does not depend on the others or
+        on their order. `score` tells how much each is worth.
 
         Args:
           images: whole levels, so floats in steps of 1/255; black and white (0 and 1, or 0 and
@@ -213,17 +215,35 @@ class TrainedVAE:
           num_samples: latent samples for each image.
           seed: decides them.
         """
+        return self.score(images, labels, num_samples, seed)["log_likelihood"]
+
+    def score(
+        self, images: np.ndarray, labels: Any = None, num_samples: int = 500, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Estimates log p(x) of each image, and how many samples the estimate is worth.
+
+        Warns of effective sample sizes below 2. The arguments are those of `log_likelihood`.
+
+        Returns:
+          "negative_elbo" and "log_likelihood", in nats, and "effective_sample_size", from 1 to
+          `num_samples`: each `<float64>[n]`.
+        """
         num_samples = _count("num_samples", num_samples, least=1)
         seed = _count("seed", seed, least=0, most=_MAX_SEED)
         batch, is_single = self._take_images("images", images, labels)
         levels = self._to_levels(batch)
-        if not len(levels):
-            return np.zeros(0)
-        with compilation.fixed_options():
-            values = log_likelihood.estimate(
-                self.model, self.params, make_root_key(seed), levels, num_samples
-            ).log_likelihood
-        return values[0] if is_single else values
+        estimates = log_likelihood.Likelihoods(*np.zeros((3, 0)))
+        if len(levels):
+            indices = log_likelihood.indices_by_pixels(levels.images)
+            with compilation.fixed_options():
+                root_key = make_root_key(seed)
+                estimates = log_likelihood.estimate(
+                    self.model, self.params, root_key, levels, num_samples, indices=indices
+                )
+        if doubt := estimates.find_doubt(num_samples):
+            warnings.warn(doubt, stacklevel=2)
+        scores = estimates.to_scores()
+        return {name: each[0] for name, each in scores.items()} if is_single else scores
 
     def _take_images(self, name: str, images: Any, labels: Any) -> tuple[Batch, bool]:
         """Returns images `[n, height, width, channels]`, and whether it was a single one."""
@@ -257,13 +277,15 @@ class TrainedVAE:
         """Returns the labels of images as `<int32>[num_images]`; None if the model takes none."""
         if not self.model.num_classes:
             if labels is not None:
-                raise ValueError("the model is not conditional, it takes no labels")
+                raise ValueError(
+                    "the model is not conditional, it takes no labels (num_samples is a keyword)"
+                )
             return None
         if labels is None:
             raise ValueError(f"labels are missing: {self!r} needs the class of each image")
         array = np.asarray(labels)
         if array.dtype.kind in "US":
-            array = np.array([self._label_of(name) for name in array.reshape(-1)]).reshape(
+            array = np.array([self._label_of(str(name)) for name in array.reshape(-1)]).reshape(
                 array.shape
             )
         if array.dtype.kind not in "iu":
@@ -291,13 +313,11 @@ class TrainedVAE:
             if np.abs(images * MAX_PIXEL - levels).max(initial=0.0) > _LEVEL_TOLERANCE:
                 raise ValueError("images hold intensities between two levels, must be in 255ths")
             images = levels.astype(np.uint8)
-        if self.model.likelihood.is_binary:
-            num_gray = np.count_nonzero((images > 0) & (images < MAX_PIXEL))
-            if num_gray:
-                raise ValueError(
-                    f"images have {num_gray} gray pixels, of which a Bernoulli has no likelihood: "
-                    "binarize them, e.g. images > 127"
-                )
+        if self.model.likelihood.is_binary and (num_gray := count_gray(images)):
+            raise ValueError(
+                f"images have {num_gray} gray pixels, of which a Bernoulli has no likelihood: "
+                "binarize them, e.g. images > 127"
+            )
         return dataclasses.replace(batch, images=images)
 
     def _encode(self, batch: Batch) -> Posterior:

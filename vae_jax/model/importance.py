@@ -1,9 +1,10 @@
 """Importance-weighted estimates of log p(x), in sums that grow as samples come: pure functions.
 
-log p(x) = log E_q(z|x)[w],  w = p(x | z) p(z) / q(z | x)
+log p(x) = log E_q(z|x)[r],  r = p(x | z) p(z) / q(z | x)
 
 is estimated by the logarithm of the mean of k weights: Burda et al. 2016 (arXiv:1509.00519),
-equation 8. It is below log p(x) on average, and nearer the larger k.
+equation 8. It is below log p(x) on average, and nearer the larger k. A weight is r if all samples
+are from q(z | x), and that of `balance_heuristic` if some are from the prior.
 """
 
 import jax
@@ -13,36 +14,76 @@ from flax import struct
 
 @struct.dataclass
 class WeightSums:
-    """What the weights drawn so far come to, for each image.
+    """Sums over the samples drawn so far, for each image.
 
     Attributes:
-      count: `<int32>[]`, how many there are for an image.
+      count: `<int32>[]`, number of samples of an image.
+      posterior_count: `<int32>[]`, number of those from q(z | x).
       log_sum: `<float>[batch]`, logarithm of the sum of the weights.
       log_sum_of_squares: `<float>[batch]`, logarithm of the sum of their squares.
-      sum_of_logs: `<float>[batch]`, sum of their logarithms.
+      sum_of_log_ratios: `<float>[batch]`, sum of log r over the samples from q(z | x).
     """
 
     count: jax.Array
+    posterior_count: jax.Array
     log_sum: jax.Array
     log_sum_of_squares: jax.Array
-    sum_of_logs: jax.Array
+    sum_of_log_ratios: jax.Array
 
 
 def no_weights(batch_size: int) -> WeightSums:
     """Returns the sums before the first weight."""
     nothing = jnp.full(batch_size, -jnp.inf)
-    return WeightSums(jnp.int32(0), nothing, nothing, jnp.zeros(batch_size))
+    return WeightSums(jnp.int32(0), jnp.int32(0), nothing, nothing, jnp.zeros(batch_size))
 
 
-def add_weights(sums: WeightSums, log_weights: jax.Array) -> WeightSums:
-    """Adds `<float>[k, batch]` log-weights to the sums, in whatever pieces they come."""
+def balance_heuristic(
+    log_ratios: jax.Array, log_likelihoods: jax.Array, prior_fraction: jax.Array | float
+) -> jax.Array:
+    """Computes the weights of samples of which a fixed fraction f is from the prior.
+
+    w = p(x | z) p(z) / (f p(z) + (1 - f) q(z | x)) = p(x | z) / (f + (1 - f) p(x | z) / r)
+
+    The mean of all weights is p(x) without bias, and none exceeds p(x | z) / f, however badly
+    q(z | x) fits: a defensive mixture (Hesterberg 1995, Technometrics 37) with the balance
+    heuristic (Veach and Guibas 1995, SIGGRAPH).
+
+    Args:
+      log_ratios: `<float>[...]`, log r = log p(x | z) + log p(z) - log q(z | x).
+      log_likelihoods: `<float>[...]`, log p(x | z).
+      prior_fraction: f; 0 gives r.
+
+    Returns:
+      `<float>[...]`, log-weights.
+    """
+    log_q_over_prior = log_likelihoods - log_ratios
+    log_mixture = jnp.logaddexp(
+        jnp.log(prior_fraction), jnp.log1p(-prior_fraction) + log_q_over_prior
+    )
+    # Not NaN where p(x | z) is 0.
+    return jnp.where(log_likelihoods == -jnp.inf, -jnp.inf, log_likelihoods - log_mixture)
+
+
+def add_weights(
+    sums: WeightSums, log_weights: jax.Array, log_ratios: jax.Array, is_posterior: jax.Array
+) -> WeightSums:
+    """Adds samples to the sums, in pieces of any size.
+
+    Args:
+      sums: of the samples before.
+      log_weights: `<float>[k, batch]`.
+      log_ratios: `<float>[k, batch]`, log r.
+      is_posterior: `<bool>[k]`, whether a sample is from q(z | x).
+    """
     return WeightSums(
         count=sums.count + len(log_weights),
+        posterior_count=sums.posterior_count + is_posterior.sum(dtype=jnp.int32),
         log_sum=jnp.logaddexp(sums.log_sum, jax.nn.logsumexp(log_weights, axis=0)),
         log_sum_of_squares=jnp.logaddexp(
             sums.log_sum_of_squares, jax.nn.logsumexp(2.0 * log_weights, axis=0)
         ),
-        sum_of_logs=sums.sum_of_logs + log_weights.sum(0),
+        sum_of_log_ratios=sums.sum_of_log_ratios
+        + jnp.where(is_posterior[:, None], log_ratios, 0.0).sum(0),
     )
 
 
@@ -52,8 +93,8 @@ def log_likelihood(sums: WeightSums) -> jax.Array:
 
 
 def evidence_lower_bound(sums: WeightSums) -> jax.Array:
-    """Estimates the ELBO, the mean of the log-weights: `<float>[batch]`, nats."""
-    return sums.sum_of_logs / sums.count.astype(sums.sum_of_logs.dtype)
+    """Estimates the ELBO, the mean of log r under q(z | x): `<float>[batch]`, nats."""
+    return sums.sum_of_log_ratios / sums.posterior_count.astype(sums.sum_of_log_ratios.dtype)
 
 
 def effective_sample_size(sums: WeightSums) -> jax.Array:

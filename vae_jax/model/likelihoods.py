@@ -42,6 +42,11 @@ def to_intensities(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / MAX_PIXEL
 
 
+def count_gray(images: np.ndarray) -> int:
+    """Counts the pixels `<uint8>[...]` that are neither black nor white."""
+    return int(np.count_nonzero((images > 0) & (images < MAX_PIXEL)))
+
+
 def check_pixels(images: np.ndarray, image_shape: tuple[int, int, int]) -> None:
     """Checks images before they go to a compiled function, where a mistake is hard to see.
 

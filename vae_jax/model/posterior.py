@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -66,6 +67,14 @@ class Posterior:
             latents = distributions.scale_gradient(latents, gradient_scale[..., None])
         log_density = distributions.log_density_of_sample(latents, log_var, noise, path_gradient)
         return LatentSample(latents, log_density)
+
+    def log_density(self, latents: jax.Array) -> jax.Array:
+        """Computes log q(z | x) of `<float>[..., batch, latent]`: `<float>[..., batch]`, nats.
+
+        For latents that other distributions made: `sample` gives that of its own exactly.
+        """
+        noise = (latents - self.mean) * jnp.exp(-0.5 * self.log_var)
+        return distributions.gaussian_log_density_of_noise(noise, self.log_var)
 
     def kl(self, prior: Prior, sample: LatentSample) -> jax.Array:
         """Computes KL(q(z | x) || p(z)) in closed form if the prior has one, else of the sample.

@@ -26,6 +26,7 @@ class Stream(enum.IntEnum):
     PIXELS = 9  # drawn in sample mode, by image index
     PRIOR_FIT = 10  # a prior fitted afterwards, by epoch, then by step
     PRIOR_FIT_PIXELS = 11  # by epoch, then by image index
+    IMPORTANCE_PRIOR = 12  # by image index, then by sample
 
 
 def make_root_key(seed: int | jax.Array | np.ndarray) -> jax.Array:

@@ -108,26 +108,18 @@ class VAE(nn.Module):
         """Computes log p(x | z) of images at `<float>[batch, latent]`: `<float>[batch]`, nats."""
         return self.likelihood.log_prob(self.decode(latents, batch, dropout_key), batch.images)
 
-    def log_weights(
-        self,
-        batch: Batch,
-        key: jax.Array,
-        num_samples: int = 1,
-        posterior: Posterior | None = None,
-    ) -> jax.Array:
-        """Computes log importance weights, log p(x | z) + log p(z) - log q(z | x).
+    def log_weights(self, batch: Batch, key: jax.Array, num_samples: int = 1) -> jax.Array:
+        """Computes log importance weights, log p(x | z) + log p(z) - log q(z | x), of new samples.
 
         Args:
           batch: images, intensities in [0, 1].
           key: of the samples: one key, or `<key>[batch]`.
           num_samples: samples of q(z | x) for each image.
-          posterior: q(z | x), where it is known already.
 
         Returns:
           `<float>[num_samples, batch]`, nats.
         """
-        posterior = self.posterior(batch) if posterior is None else posterior
-        return self.log_weights_of(batch, posterior.sample(key, num_samples))[0]
+        return self.log_weights_of(batch, self.posterior(batch).sample(key, num_samples))[0]
 
     def log_weights_of(
         self, batch: Batch, sample: LatentSample, dropout_key: jax.Array | None = None

@@ -142,9 +142,11 @@ class Run:
         return Path(data.path).name if data.name == "images" else data.name
 
     def _pixels(self) -> str:
-        """Says how pixels are seen, and by which likelihood unless it is one of binary pixels."""
+        """Says how pixels are seen, by which likelihood unless it is one of binary pixels."""
         kind = self.config.likelihood.kind
         likelihood = "" if LIKELIHOODS[kind] else f", {kind.replace('_', ' ')}"
+        if self.config.condition.kind == "label":
+            likelihood += ", given the label"
         if self.config.data.binarization != "none":
             return f"binarized pixels{likelihood}"
         # Older records have no shape: their images are gray.

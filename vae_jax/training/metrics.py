@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def mean_terms(
     """
     means = {
         term: np.atleast_1d(np.asarray(values).sum(0, dtype=np.float64) / num_images)
-        for term, values in terms.items()
+        for term, values in sorted(terms.items(), key=lambda item: _place(f"train_{item[0]}"))
     }
     return [
         {term: float(column[index]) for term, column in means.items()}
@@ -119,13 +120,15 @@ def epoch_means(steps: StepMetrics, batch_size: int) -> tuple[list[dict[str, flo
 
     Returns:
       For each replica its columns: "train_" and the term for each term, in nats per image, and the
-      means of the numbers; and how many steps were left out, `<int>[replicas]`.
+      means of the numbers, over the steps that have them; and how many steps were left out,
+      `<int>[replicas]`.
     """
     finite = np.isfinite(steps.sums["loss"])
     counted = {name: np.where(finite, sums, 0.0) for name, sums in steps.sums.items()}
     num_steps = np.atleast_1d(finite.sum(0))
     rows = [
-        {f"train_{term}": value for term, value in means.items()}
+        # NaN is a term that an older version did not measure in the epoch's first steps.
+        {f"train_{term}": value for term, value in means.items() if not math.isnan(value)}
         for means in mean_terms(counted, num_steps * batch_size)
     ]
     for name, values in steps.numbers.items():
@@ -144,12 +147,15 @@ def epoch_means(steps: StepMetrics, batch_size: int) -> tuple[list[dict[str, flo
 def mean_and_std(
     rows: Sequence[Mapping[str, float]],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Computes each field's mean over replicas and sample standard deviation (0 of one row)."""
-    table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    ddof = 1 if len(rows) > 1 else 0
+    """Computes each field's mean over replicas and sample standard deviation (0 of one row).
+
+    A number that some replicas lack is averaged over the others.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = {name: np.array([row[name] for row in rows if name in row]) for name in names}
     return (
         {name: float(values.mean()) for name, values in table.items()},
-        {name: float(values.std(ddof=ddof)) for name, values in table.items()},
+        {name: float(values.std(ddof=min(1, len(values) - 1))) for name, values in table.items()},
     )
 
 

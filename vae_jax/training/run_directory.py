@@ -44,6 +44,8 @@ NOT_PART_OF_IDENTITY = (
 
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _LOCK_NAME = ".lock"
+# Larger sizes would overflow in JAX.
+_MAX_SIZE = 2**31 - 1
 
 
 @contextlib.contextmanager
@@ -144,12 +146,18 @@ class RunDirectory:
         """The shape of the images that the run was made from, and their classes.
 
         Raises:
-          UserError: the record has no valid shape.
+          UserError: the record has no valid shape, or no valid names.
         """
+        names = self.record.get("class_names", [])  # not in older records
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(
+                f"{self.path / CONFIG_NAME}: its 'class_names' are no names; the file is damaged"
+            )
         match self.record.get("image_shape"):
-            case [int(height), int(width), int(channels)]:
-                names = self.record.get("class_names") or ()  # not in older records
-                return DataSpec((height, width, channels), tuple(map(str, names)))
+            case [int(height), int(width), int(channels)] as shape if (
+                min(shape) > 0 and max(shape) <= _MAX_SIZE
+            ):
+                return DataSpec((height, width, channels), tuple(names))
         raise UserError(f"{self.path / CONFIG_NAME}: has no 'image_shape'; the file is damaged")
 
     def label_index(self, field: str, name: str) -> int:
