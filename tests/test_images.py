@@ -26,7 +26,7 @@ from vae_jax.training.run_directory import RunDirectory
 
 
 def make_config(path, **fields):
-    fields |= {
+    fields = {
         "data.name": "images",
         "data.path": str(path),
         "data.validation_size": 20,
@@ -36,7 +36,7 @@ def make_config(path, **fields):
         "train.batch_size": 10,
         "train.num_epochs": 1,
         "evaluate.num_importance_samples": 3,
-    }
+    } | fields
     return configuration.from_dict(make_small_config().to_dict(), fields)
 
 

@@ -136,6 +136,23 @@ def test_images_of_the_other_polarity_are_reported(trained_run, tmp_path, capsys
         assert capsys.readouterr().err == ""
 
 
+def test_how_images_are_read_may_differ_from_training(trained_run, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "in")
+    (tmp_path / "in" / "a" / "digit 0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    run = RunDirectory.open(trained_run)
+    with pytest.raises(UserError, match=r"with --config\.data\.skip_damaged=True$"):
+        encode.encode(run, tmp_path / "in", tmp_path / "out")
+    skipping = run.with_overrides({"data.skip_damaged": True})
+    encode.encode(skipping, tmp_path / "in", tmp_path / "out")
+    assert len(np.load(tmp_path / "out" / "latents.npz")["mean"]) == 3
+    masks = (datasets.load("mnist_5k").test.images[:3] > 127).astype(np.uint8)
+    np.save(tmp_path / "masks.npy", masks)
+    encode.encode(run.with_overrides({"data.levels": 2}), tmp_path / "masks.npy", tmp_path / "out")
+    expected = vae_jax.load_run(trained_run).encode(masks.astype(bool))[0]
+    latents = np.load(tmp_path / "out" / "latents.npz")
+    np.testing.assert_allclose(latents["mean"], expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_run_directory_is_not_written_to_where_another_folder_is_given(copied_run, tmp_path):
     before = files_below(copied_run)

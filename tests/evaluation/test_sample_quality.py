@@ -225,3 +225,9 @@ def test_blur_is_less_sharp(real):
     blurred = (images + np.roll(images, 1, 1) + np.roll(images, 1, 2)) / 3
     assert sample_quality.sharpness(images, images) == 1.0
     assert sample_quality.sharpness(blurred, images) < 0.7
+
+
+def test_the_components_of_images_that_are_alike_give_no_warning(recwarn):
+    components = principal_components.fit(np.full((9, 4, 4, 1), 0.5, np.float32))
+    assert not components.features(np.full((2, 4, 4, 1), 0.5, np.float32)).any()
+    assert not recwarn.list

@@ -64,7 +64,7 @@ def _report_polarity(path: str | os.PathLike[str], images: Split, run: TrainedRu
     """Says so where the model reconstructs the images' negatives better by far."""
     rows = np.linspace(0, len(images) - 1, min(len(images), _NUM_COMPARED)).astype(int)
     replica, errors = run.replicas[0], []
-    for pixels in (images.images[rows], MAX_PIXEL - images.images[rows]):
+    for pixels in (images.images[rows], ~images.images[rows]):
         data = dataclasses.replace(to_batch(images[rows]), images=pixels)
         difference = (
             generation.reconstruct(replica.model, replica.params, data) - pixels / MAX_PIXEL
