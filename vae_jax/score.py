@@ -59,7 +59,7 @@ def score(
         writer = csv.writer(content, lineterminator="\n")
         writer.writerow(["name", *scores])
         for row in order:
-            writer.writerow([names[row], *(f"{each[row]:.4f}" for each in scores.values())])
+            writer.writerow([names[row], *(f"{each[row]:.7g}" for each in scores.values())])
         path = replica.folder / _NAME
         write_atomically(path, content.getvalue())
         least = f"{names[order[0]]} (log p(x) {values[order[0]]:.2f})"
