@@ -34,7 +34,7 @@ def test_results_are_written_before_they_are_told(tmp_path, monkeypatch, small_c
     monkeypatch.setattr(run_directory, "check_same_data", lambda *_: None)
     monkeypatch.setattr(evaluate, "summarize", lambda *_: None)
     monkeypatch.setattr(evaluate, "format_summary", lambda _: "summary")
-    monkeypatch.setattr(evaluate, "_measure_likelihood", lambda *_: likelihood)
+    monkeypatch.setattr(evaluate, "_measure_likelihood", lambda *_: (likelihood, None))
     (tmp_path / PARTIAL_NAME).touch()
     errors = {"escaped": "backslashreplace", "raising": "strict"}[mode]
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors)

@@ -319,6 +319,6 @@ def test_drawn_test_images_do_not_depend_on_validation_size(load_small):
 
 
 def test_names_offered():
-    assert datasets.NAMES == ("mnist", "fashion_mnist", "kmnist", "mnist_5k", "images")
+    assert (*datasets.SOURCES,) == ("mnist", "fashion_mnist", "kmnist", "mnist_5k", "images")
     assert datasets.BINARIZATIONS == ("none", "dynamic")
     assert isinstance(datasets.EVALUATION_BINARIZATION_SEED, int)
