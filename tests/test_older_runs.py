@@ -1,0 +1,232 @@
+"""Runs of an older version, used by one with another field, another term and another number."""
+
+import contextlib
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import vae_jax
+from tests.support.common import ROOT, make_small_config, needs_mnist
+from vae_jax import configuration, datasets, modes, report, shipped_configs, train
+from vae_jax.evaluation import onnx_programs
+from vae_jax.evaluation.measures import EVALUATION_NAME, SUMMARY_NAME, Evaluation, Summary
+from vae_jax.model import losses, objective
+from vae_jax.reporting.page import EXPLORER_NAME
+from vae_jax.runtime.files import read_json, read_record
+from vae_jax.runtime.interrupts import Interrupted
+from vae_jax.training import run_directory, steps, trainer
+from vae_jax.training.metrics import read_rows
+from vae_jax.training.run_directory import RunDirectory
+
+DOCS = ROOT / "docs"
+# What comes with the repository: runs, and among them models that are trained.
+RUNS = sorted(path.parent for path in DOCS.glob("**/config.json"))
+MODELS = sorted(path.parent for path in DOCS.glob("*/weights.safetensors"))
+NUM_IMAGES = 12
+
+
+def with_fields(get_config):
+    """Adds a field to a group of every configuration, and a group."""
+
+    def wrapped(*arguments):
+        config = get_config(*arguments)
+        config.train.extra = 0.5
+        config.extra = {"kind": "none"}
+        return config
+
+    return wrapped
+
+
+def with_term(function):
+    """Adds a term to those of a loss."""
+
+    def wrapped(*arguments):
+        terms = function(*arguments)
+        return {**terms, "extra": 2.0 * terms["kl"]}
+
+    return wrapped
+
+
+def with_number(training_loss):
+    """Adds a number to those of a step."""
+
+    def wrapped(*arguments):
+        loss, (terms, numbers) = training_loss(*arguments)
+        return loss, (terms, {**numbers, "extra_number": loss / 2.0})
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def newer_version():
+    """Makes this process that of a version with these."""
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name, wrap in (
+            (shipped_configs, "get_config", with_fields),
+            (losses, "negative_elbo", with_term),
+            (objective, "_importance_weighted_terms", with_term),
+            (steps, "training_loss", with_number),
+        ):
+            patch.setattr(owner, name, wrap(getattr(owner, name)))
+        jax.clear_caches()  # of what the other version compiled
+        yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def newer():
+    with newer_version():
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Some digits of each split and their labels."""
+    test = datasets.load("mnist_5k").test
+    return test[np.arange(0, len(test), len(test) // NUM_IMAGES)[:NUM_IMAGES]]
+
+
+@pytest.fixture(scope="module")
+def input_path(tmp_path_factory, digits):
+    path = tmp_path_factory.mktemp("input") / "digits.npz"
+    np.savez(path, images=digits.images, labels=digits.labels)
+    return path
+
+
+def by_name(path):
+    return str(path.relative_to(DOCS))
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=by_name)
+def test_every_run_that_ships_opens(newer, folder):
+    run = RunDirectory.open(folder)
+    fields = configuration.flatten(run.config.to_dict())
+    recorded = configuration.flatten(run.record["config"])
+    assert {name: fields[name] for name in recorded} == recorded
+    younger = {name: fields[name] for name in fields.keys() - recorded.keys()}
+    assert younger.items() >= {"train.extra": 0.5, "extra.kind": "none"}.items()
+    assert younger == {name: configuration.default_fields()[name] for name in younger}
+    assert run.spec.image_shape == (28, 28, 1)
+    run_directory.check_resumes(run, run.with_overrides({"sample.pixels": True}).config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", MODELS, ids=by_name)
+def test_every_model_that_ships_loads(newer, folder, digits):
+    vae = vae_jax.load_run(folder)
+    assert vae.config.train.extra == 0.5
+    labels = {"labels": digits.labels} if vae.model.num_classes else {}
+    assert vae.sample(NUM_IMAGES).shape == digits.images.shape
+    mean, log_var = vae.encode(digits.images, **labels)
+    assert mean.shape == log_var.shape == (NUM_IMAGES, vae.config.latent_size)
+    reconstructions = vae.reconstruct(digits.images, **labels)
+    assert np.square(reconstructions - digits.images / 255.0).mean() < 0.02
+
+
+def apply_mode(name, run, **arguments):
+    """Uses a run in a mode, with those of the arguments that the mode takes."""
+    mode = modes.get_mode(name)
+    return mode.function(run, **{key: arguments[key] for key in arguments if key in mode.flags})
+
+
+# What each writes; these need no data but the images that they are given.
+FILES = {
+    "sample": ("samples.npy", "samples", "plots/samples.png"),
+    "encode": ("latents.npz",),
+    "reconstruct": ("reconstructions.npy", "reconstructions"),
+    "interpolate": ("plots/interpolation.png",),
+    "export": ("export/encoder.stablehlo", "export/decoder.stablehlo", "export/README.md"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", MODELS, ids=by_name)
+def test_every_model_that_ships_is_used(newer, folder, input_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_programs, "is_installed", lambda: False)  # which takes a minute
+    for name, files in FILES.items():
+        apply_mode(name, RunDirectory.open(folder), input=input_path, output=tmp_path, num=4)
+        assert [file for file in files if not (tmp_path / file).exists()] == [], name
+
+
+@needs_mnist
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", MODELS, ids=by_name)
+def test_every_model_that_ships_is_evaluated(newer, folder, prepared_mnist, tmp_path, monkeypatch):
+    load = datasets.load
+
+    def load_some(**data):
+        whole = load(**data)
+        splits = {name: getattr(whole, name)[:200] for name in ("train", "validation", "test")}
+        return dataclasses.replace(whole, **splits)
+
+    monkeypatch.setattr(datasets, "load", load_some)
+    fields = {"data.data_dir": prepared_mnist, "evaluate.num_importance_samples": 2}
+    run = RunDirectory.open(folder).with_overrides(fields)
+    for name in ("evaluate", "explore", "interpolate", "encode"):
+        apply_mode(name, run, output=tmp_path)
+    for terms in vars(read_record(tmp_path / SUMMARY_NAME, Summary)).values():
+        if isinstance(terms, dict):
+            assert terms["extra"] == pytest.approx(2.0 * terms["kl"])
+    assert read_record(tmp_path / EVALUATION_NAME, Evaluation).best_step > 0
+    assert (tmp_path / EXPLORER_NAME).stat().st_size > 1e5
+    assert np.load(tmp_path / "latents.npz")["test_mean"].shape == (200, run.config.latent_size)
+
+
+@pytest.mark.slow
+def test_the_runs_that_ship_are_reported_as_before(tmp_path, capsys):
+    shutil.copytree(DOCS / "runs", tmp_path / "runs")
+    pages = []
+    for version in (contextlib.nullcontext, newer_version):
+        with version():
+            report.write_report(tmp_path / "runs")
+        pages.append((tmp_path / "runs" / "report.md").read_text())
+    assert pages[0] == pages[1]
+    # Nothing is measured anew or left out: each page is written, twice, and no more is said.
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"wrote"}
+
+
+def longer(workdir, num_epochs):
+    """The configuration of a run, as this version reads it, with another number of epochs."""
+    config = RunDirectory.open(workdir).config
+    config.train.num_epochs = num_epochs
+    return config
+
+
+@pytest.mark.slow
+def test_a_run_goes_on(copied_run, tmp_path, capsys):
+    before = read_rows(copied_run / "metrics.csv")
+    with newer_version():
+        train.train_and_evaluate(longer(copied_run, 3), copied_run)
+        assert "resuming after epoch 2 of 3" in capsys.readouterr().out
+        rows = read_rows(copied_run / "metrics.csv")
+        assert rows[:2] == before
+        assert rows[2]["train_extra"] == pytest.approx(2.0 * rows[2]["train_kl"], rel=1e-5)
+        assert rows[2]["validation_extra"] == pytest.approx(2.0 * rows[2]["validation_kl"])
+        assert rows[2]["extra_number"] == pytest.approx(rows[2]["train_loss"] / 2.0, rel=1e-5)
+        summary = read_record(copied_run / SUMMARY_NAME, Summary)
+        assert summary.epochs_trained == 3
+        assert summary.test["extra"] == pytest.approx(2.0 * summary.test["kl"])
+        assert (copied_run / "plots" / "loss_curves.png").exists()
+        report.write_report(tmp_path)
+        train.train_and_evaluate(longer(copied_run, 3), copied_run)
+        assert "the run is complete" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_amid_an_epoch(tmp_path, monkeypatch):
+    workdir, config = tmp_path / "run", make_small_config()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_CHUNK_SECONDS", 0.0)  # a step each
+        patch.setattr(trainer.Trainer, "_should_stop", lambda self: True)
+        with pytest.raises(Interrupted, match="saved after step 1, epoch 0 of 2 and a part"):
+            train.train_and_evaluate(config, workdir)
+    assert "extra" not in read_json(workdir / "config.json")["config"]
+    with newer_version():
+        train.train_and_evaluate(longer(workdir, 2), workdir)
+    first, second = read_rows(workdir / "metrics.csv")
+    assert "train_extra" not in first  # its first step did not measure it
+    assert first.keys() | {"train_extra"} == second.keys()
+    assert second["train_extra"] == pytest.approx(2.0 * second["train_kl"], rel=1e-5)
