@@ -103,8 +103,8 @@ def _all_finite(loss: jax.Array, gradients: Params) -> jax.Array:
     return jnp.isfinite(loss) & (zeros == 0)
 
 
-def _gradient_norm(gradients: Params) -> jax.Array:
-    """Computes the Euclidean norm of all gradients together: `<float>[]`."""
+def _gradient_norm(gradients: Params, is_measured: bool | jax.Array) -> jax.Array:
+    """Computes the Euclidean norm of all gradients together, `<float>[]`; NaN if not measured."""
 
     def square(leaf: jax.Array) -> jax.Array:
         if leaf.ndim <= 2:
@@ -113,7 +113,12 @@ def _gradient_norm(gradients: Params) -> jax.Array:
         rows = leaf.reshape(-1, leaf.shape[-1])
         return jnp.trace(rows.T @ rows)
 
-    return jnp.sqrt(sum(map(square, jax.tree.leaves(gradients))))
+    def skip(_: jax.Array) -> jax.Array:
+        return jnp.float32(jnp.nan)
+
+    # Each by itself: one condition for all would keep every gradient in memory until then.
+    squares = [jax.lax.cond(is_measured, square, skip, leaf) for leaf in jax.tree.leaves(gradients)]
+    return jnp.sqrt(sum(squares))
 
 
 def _train_step(
@@ -149,7 +154,7 @@ def _train_step(
     average = state.average and state.average.update(params, settings.ema_decay)
     sums = jax.tree.map(jnp.sum, terms)
     finite = _all_finite(sums["loss"], gradients)
-    norm = jax.lax.cond(has_norm, _gradient_norm, lambda _: jnp.float32(jnp.nan), gradients)
+    norm = _gradient_norm(gradients, has_norm)
     if settings.skip_nonfinite:
         params, average, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
