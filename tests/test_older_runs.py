@@ -84,15 +84,16 @@ def newer():
 
 @pytest.fixture(scope="module")
 def digits():
-    """Some digits of each split and their labels."""
+    """Some test digits and their labels."""
     test = datasets.load("mnist_5k").test
     return test[np.arange(0, len(test), len(test) // NUM_IMAGES)[:NUM_IMAGES]]
 
 
 @pytest.fixture(scope="module")
 def input_path(tmp_path_factory, digits):
+    """A file of these digits in black and white, of which every model has a likelihood."""
     path = tmp_path_factory.mktemp("input") / "digits.npz"
-    np.savez(path, images=digits.images, labels=digits.labels)
+    np.savez(path, images=np.uint8(255) * (digits.images > 127), labels=digits.labels)
     return path
 
 
@@ -138,6 +139,7 @@ FILES = {
     "encode": ("latents.npz",),
     "reconstruct": ("reconstructions.npy", "reconstructions"),
     "interpolate": ("plots/interpolation.png",),
+    "score": ("scores.csv",),
     "export": ("export/encoder.stablehlo", "export/decoder.stablehlo", "export/README.md"),
 }
 
@@ -147,7 +149,8 @@ FILES = {
 def test_every_model_that_ships_is_used(newer, folder, input_path, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_programs, "is_installed", lambda: False)  # which takes a minute
     for name, files in FILES.items():
-        apply_mode(name, RunDirectory.open(folder), input=input_path, output=tmp_path, num=4)
+        arguments = {"input": input_path, "output": tmp_path, "num": 4, "num_samples": 5}
+        apply_mode(name, RunDirectory.open(folder), **arguments)
         assert [file for file in files if not (tmp_path / file).exists()] == [], name
 
 
@@ -155,16 +158,12 @@ def test_every_model_that_ships_is_used(newer, folder, input_path, tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", MODELS, ids=by_name)
 def test_every_model_that_ships_is_evaluated(newer, folder, prepared_mnist, tmp_path, monkeypatch):
-    load = datasets.load
-
-    def load_some(**data):
-        whole = load(**data)
-        splits = {name: getattr(whole, name)[:200] for name in ("train", "validation", "test")}
-        return dataclasses.replace(whole, **splits)
-
-    monkeypatch.setattr(datasets, "load", load_some)
     fields = {"data.data_dir": prepared_mnist, "evaluate.num_importance_samples": 2}
     run = RunDirectory.open(folder).with_overrides(fields)
+    whole = datasets.load(**run.config.data)
+    splits = {name: getattr(whole, name)[:200] for name in ("train", "validation", "test")}
+    some = dataclasses.replace(whole, **splits)
+    monkeypatch.setattr(datasets, "load", lambda **data: some)
     for name in ("evaluate", "explore", "interpolate", "encode"):
         apply_mode(name, run, output=tmp_path)
     for terms in vars(read_record(tmp_path / SUMMARY_NAME, Summary)).values():
