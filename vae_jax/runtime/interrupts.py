@@ -69,12 +69,19 @@ def _at_first_signal(handle: Callable[[int], None]) -> Iterator[None]:
         yield
         return
     handlers = {number: signal.getsignal(number) for number in _NUMBERS}
+    has_fired = False
 
     def restore() -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
     def first(signal_number: int, frame: FrameType | None) -> None:
+        nonlocal has_fired
+        if has_fired:  # the second one came before its handler was restored
+            signal.signal(signal_number, handlers[signal_number])
+            signal.raise_signal(signal_number)
+            return
+        has_fired = True
         restore()
         handle(signal_number)
 
