@@ -1,6 +1,6 @@
 """Seconds to load a trained model and to draw the first samples, in new processes.
 
-  python benchmarks/load_run.py --run=docs/flagship
+  python benchmarks/load_run.py --run=models/flagship
 
 With the cache of compiled programs empty, warm, and turned off.
 """
@@ -47,7 +47,7 @@ def _measure(run: str, cache: str, folder: str) -> tuple[str, ...]:
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", default=str(ROOT / "docs" / "flagship"), help="run directory")
+    parser.add_argument("--run", default=str(ROOT / "models" / "flagship"), help="run directory")
     arguments = parser.parse_args()
     print(f"{describe_machine()}; {arguments.run}\n", flush=True)
     header = ("cache", "import and load_run", "first sample(16)", "load_run again")

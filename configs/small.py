@@ -4,7 +4,7 @@
 
 Test loss 96.14 nats per image = reconstruction 71.20 + KL 24.94, at epoch 30 of 30, with 795,333
 parameters; 38 minutes on one core of an Intel Xeon, beside other work. It comes trained, in
-`docs/small`.
+`models/small`.
 """
 
 import ml_collections

@@ -21,7 +21,7 @@ _MOST_BYTES = {"flagship": 12e6, "small": 5e6}
 
 @pytest.mark.parametrize("name", _MOST_BYTES)
 def test_they_are_of_their_configurations_and_load(name):
-    folder = ROOT / "docs" / name
+    folder = ROOT / "models" / name
     check_same_config(RunDirectory.open(folder), vae_jax.get_config(name))
     assert vae_jax.load_run(folder).sample(2).shape == (2, 28, 28, 1)
     assert (folder / "weights.safetensors").stat().st_size < _MOST_BYTES[name]
@@ -34,7 +34,7 @@ from vae_jax.runtime import compilation
 compilation.set_cpu_flags()
 import vae_jax
 from vae_jax import datasets
-vae = vae_jax.load_run("docs/flagship")
+vae = vae_jax.load_run("models/flagship")
 images = np.float32(datasets.load("mnist_5k").test.images[:400] > 127)
 expected = [vae.log_likelihood(half, num_samples=50) for half in np.split(images, 2)]
 with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -54,7 +54,7 @@ def test_threads_of_a_program_get_the_numbers_of_one():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _MOST_BYTES)
 def test_the_test_loss_is_the_record_s(prepared_mnist, name):
-    run = RunDirectory.open(ROOT / "docs" / name)
+    run = RunDirectory.open(ROOT / "models" / name)
     run = run.with_overrides({"data.data_dir": prepared_mnist})
     replica = restore_best(run).replicas[0]
     data = to_batch(datasets.load(**run.config.data).test)

@@ -21,10 +21,9 @@ from vae_jax.training import run_directory, steps, trainer
 from vae_jax.training.metrics import read_rows
 from vae_jax.training.run_directory import RunDirectory
 
-DOCS = ROOT / "docs"
-# What comes with the repository: runs, and among them models that are trained.
-RUNS = sorted(path.parent for path in DOCS.glob("**/config.json"))
-MODELS = sorted(path.parent for path in DOCS.glob("*/weights.safetensors"))
+# Runs and trained models that ship with the repository.
+MODELS = sorted((ROOT / "models").iterdir())
+RUNS = MODELS + sorted(path.parent for path in (ROOT / "docs/runs").glob("*/config.json"))
 NUM_IMAGES = 12
 
 
@@ -98,7 +97,7 @@ def input_path(tmp_path_factory, digits):
 
 
 def by_name(path):
-    return str(path.relative_to(DOCS))
+    return path.name
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=by_name)
@@ -176,7 +175,7 @@ def test_every_model_that_ships_is_evaluated(newer, folder, prepared_mnist, tmp_
 
 @pytest.mark.slow
 def test_the_runs_that_ship_are_reported_as_before(tmp_path, capsys):
-    shutil.copytree(DOCS / "runs", tmp_path / "runs")
+    shutil.copytree(ROOT / "docs/runs", tmp_path / "runs")
     pages = []
     for version in (contextlib.nullcontext, newer_version):
         with version():

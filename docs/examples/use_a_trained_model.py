@@ -14,7 +14,7 @@ import vae_jax
 from vae_jax import datasets
 
 vae_jax.compilation.use_cache()  # optional: later starts are quicker
-vae = vae_jax.load_run("docs/flagship")
+vae = vae_jax.load_run("models/flagship")
 digits = datasets.load("mnist_5k").test.images[:100] > 127
 print(vae, digits.shape)
 

@@ -28,8 +28,8 @@ import vae_jax
 from vae_jax import sample
 from vae_jax.runtime.files import scratch_folder
 from vae_jax.training.run_directory import RunDirectory, locked
-vae = vae_jax.load_run("docs/small")
-sample.sample(RunDirectory.open("docs/small"), sys.argv[1], num=2)
+vae = vae_jax.load_run("models/small")
+sample.sample(RunDirectory.open("models/small"), sys.argv[1], num=2)
 with locked(Path(sys.argv[1], "run")), locked(Path(sys.argv[1], "run"), lock=False):
     pass
 with scratch_folder(Path(sys.argv[1]), ".decoding.") as folder:
