@@ -93,7 +93,8 @@ def write_images(path: Path, mnist: str | None, num_images: int) -> str:
 
 def _official_images(folder: Path, name: str) -> np.ndarray:
     path = folder / f"{name}-images-idx3-ubyte"
-    return idx.read_images(path if path.exists() else path.with_name(f"{path.name}.gz"))
+    path = path if path.exists() else path.with_name(f"{path.name}.gz")
+    return idx.parse(idx.read_content(path))
 
 
 class Parts:

@@ -85,81 +85,6 @@ def _value_or_none(read: Callable[[], Any]) -> Any:
         return None
 
 
-# IDX files.
-
-
-def _idx_content(data: bytes, noun: str) -> tuple[bytes | None, int]:
-    """Reads an IDX file in another way.
-
-    Returns:
-      The items' bytes, None if the file is not valid, and the bytes that its header promises.
-    """
-    magic, shape = (2051, idx.IMAGE_SHAPE) if noun == "images" else (2049, ())
-    size = 4 * (2 + len(shape))
-    try:
-        header = zlib.decompressobj(wbits=31).decompress(data, size)
-    except zlib.error:
-        header = b""
-    if len(header) < size:  # a second gzip member may hold the rest
-        header = header.ljust(size, b"\xff")
-    found_magic, count, *found_shape = struct.unpack(f">{size // 4}I", header)
-    valid = found_magic == magic and tuple(found_shape) == shape and count <= idx.MAX_ITEMS
-    promised = count * math.prod(shape) if valid else 0
-    try:
-        content = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error):
-        return None, promised
-    if len(content) < size:
-        return None, promised
-    found_magic, count, *found_shape = struct.unpack_from(f">{size // 4}I", content)
-    items = content[size:]
-    valid = (found_magic, tuple(found_shape)) == (magic, shape) and 0 < count <= idx.MAX_ITEMS
-    valid = valid and len(items) == count * math.prod(shape)
-    if valid and noun == "labels":
-        valid = max(items) < idx.NUM_CLASSES
-    return (items if valid else None), promised
-
-
-def _check_idx(noun: str, data: bytes) -> Outcome:
-    """An IDX file is read as it is, or refused, in memory that what it holds justifies."""
-    expected, promised = _idx_content(data, noun)
-    read = idx.read_images if noun == "images" else idx.read_labels
-    with tempfile.NamedTemporaryFile(suffix=".gz") as file:
-        file.write(data)
-        file.flush()
-        with _measured() as peak:
-            array = _value_or_none(lambda: read(file.name))
-            peak_bytes = peak()
-    held = min(_GZIP_RATIO * len(data), idx.MAX_ITEMS * math.prod(idx.IMAGE_SHAPE))
-    assert peak_bytes <= 4 * _MEBIBYTE + 1.5 * min(held, max(promised, len(expected or b"")))
-    assert (array is None) == (expected is None), "accepted and should not be, or not and should"
-    if array is not None:
-        assert array.dtype == "uint8" and array.tobytes() == expected
-        assert array.shape[1:] == (idx.IMAGE_SHAPE if noun == "images" else ())
-    return Outcome(array is not None, peak_bytes)
-
-
-_lengths = st.sampled_from([0, 1, 2, 27, 28, 29, 784, 60_000, 60_001, 2**31, 2**32 - 1])
-_any_length = _lengths | st.integers(0, 2**32 - 1)
-
-
-@st.composite
-def _idx_contents(draw: st.DrawFn, noun: str) -> bytes:
-    """What an IDX file holds: mostly a good header, or one that lies in one place."""
-    count = draw(st.integers(0, 4))
-    axes = [count, 28, 28] if noun == "images" else [count]
-    header = [2051 if noun == "images" else 2049, *axes]
-    size = math.prod(axes)
-    if draw(st.integers(0, 3)) == 0:
-        header[draw(st.integers(0, len(header) - 1))] = draw(_any_length | st.sampled_from(header))
-    generator = random.Random(draw(st.integers(0, 2**16)))
-    largest = draw(st.sampled_from([0, 9, 9, 10, 255]))
-    items = bytes(generator.choices(range(largest + 1), k=size))
-    if draw(st.integers(0, 3)) == 0:
-        items = items[: draw(st.integers(0, size))] + draw(st.binary(max_size=20))
-    return struct.pack(f">{len(header)}I", *header) + items
-
-
 def _damaged(draw: st.DrawFn, data: bytes) -> bytes:
     """Cuts, flips a bit, overwrites, or appends."""
     place = draw(st.integers(0, max(len(data) - 1, 0)))
@@ -175,47 +100,6 @@ def _damaged(draw: st.DrawFn, data: bytes) -> bytes:
     if kind == "member":
         return data + gzip.compress(draw(st.binary(max_size=20)), mtime=0)
     return data + (bytes(9) if kind == "zeros" else draw(st.binary(max_size=20)))
-
-
-@st.composite
-def _idx_files(draw: st.DrawFn, noun: str) -> bytes:
-    """Gzip files, of one member or two, whole or damaged."""
-    content = draw(_idx_contents(noun))
-    split = draw(st.just(0) | st.integers(0, len(content)))
-    members = [content[:split], content[split:]] if split else [content]
-    level = draw(st.sampled_from([0, 1, 9]))
-    data = b"".join(gzip.compress(member, level, mtime=0) for member in members)
-    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
-        data = _damaged(draw, data)
-    return data
-
-
-def _idx_inputs(noun: str) -> st.SearchStrategy[bytes]:
-    compressed = st.binary(max_size=100).map(functools.partial(gzip.compress, mtime=0))
-    files = _idx_files(noun)
-    return st.one_of(st.binary(max_size=100), compressed, files, files, files, files)
-
-
-@functools.cache
-def _bomb(head: bytes, fill: int) -> bytes:
-    return gzip.compress(head + bytes([fill]) * _BOMB_BYTES, compresslevel=1, mtime=0)
-
-
-@st.composite
-def _idx_bombs(draw: st.DrawFn) -> tuple[str, bytes]:
-    """Small files that decompress to 64 MiB and more, behind a header or not."""
-    noun = draw(st.sampled_from(["images", "labels"]))
-    magic, shape = (2051, idx.IMAGE_SHAPE) if noun == "images" else (2049, ())
-    fill = draw(st.sampled_from([0, 5]))
-    if draw(st.integers(0, 4)) == 0:  # an honest file, of all the images it may hold
-        size = idx.MAX_ITEMS * math.prod(shape)
-        header = struct.pack(f">{2 + len(shape)}I", magic, idx.MAX_ITEMS, *shape)
-        return noun, gzip.compress(header + bytes([fill]) * size, compresslevel=1, mtime=0)
-    count = draw(st.sampled_from([0, 1, 10, 1_000, 60_000, 60_001, 2**32 - 1]))
-    header = struct.pack(f">{2 + len(shape)}I", magic, count, *shape)
-    if draw(st.booleans()):  # the header in a member of its own
-        return noun, gzip.compress(header, mtime=0) + _bomb(b"", fill) * draw(st.integers(1, 2))
-    return noun, _bomb(header if draw(st.booleans()) else b"", fill)
 
 
 # Configurations.
@@ -581,12 +465,9 @@ def _kept_inputs(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 TARGETS = (
-    Target("IDX images", _idx_inputs("images"), functools.partial(_check_idx, "images"), 0.2),
-    Target("IDX labels", _idx_inputs("labels"), functools.partial(_check_idx, "labels"), 0.1),
-    Target("gzip bombs", _idx_bombs(), lambda bomb: _check_idx(*bomb), 0.0005),
-    Target("config.json", _config_json_inputs, _check_config_json, 0.2),
-    Target("overrides", _override_inputs, _check_overrides, 0.1995),
-    Target("image files", _image_inputs(), _check_image_file, 0.1),
-    Target("image arrays", _array_inputs(), _check_image_arrays, 0.15),
-    Target("kept images", _kept_inputs(), _check_kept_images, 0.05),
+    Target("config.json", _config_json_inputs, _check_config_json, 0.3),
+    Target("overrides", _override_inputs, _check_overrides, 0.3),
+    Target("image files", _image_inputs(), _check_image_file, 0.15),
+    Target("image arrays", _array_inputs(), _check_image_arrays, 0.2),
+    Target("cached images", _cached_inputs(), _check_cached_images, 0.05),
 )

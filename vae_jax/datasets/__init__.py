@@ -9,7 +9,7 @@ from vae_jax.datasets.images import SPLIT_SEED
 from vae_jax.datasets.images import read as read_images
 from vae_jax.datasets.levels import MAX_LEVELS, check_levels
 from vae_jax.datasets.loading import SOURCES, load
-from vae_jax.datasets.structs import Dataset, DataSpec, Split
+from vae_jax.datasets.structs import DataOptions, Dataset, DataSpec, Split
 
 __all__ = [
     "BINARIZATIONS",
@@ -17,6 +17,7 @@ __all__ = [
     "MAX_LEVELS",
     "SOURCES",
     "SPLIT_SEED",
+    "DataOptions",
     "DataSpec",
     "Dataset",
     "Split",
