@@ -58,18 +58,18 @@ def load(path: str, options: DataOptions) -> tuple[dict[str, Split], tuple[str, 
 def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Reads the arrays of images and of labels, by split."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"all": loaded}, {}
-        labels = {}
-        with loaded as archive:
-            image_keys, label_keys = _find_keys(path, archive.files)
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"all": loaded}, {}
+            image_keys, label_keys = _find_keys(path, loaded.files)
+            labels = {}
             for split, key in label_keys.items():
                 try:
-                    labels[split] = archive[key]
+                    labels[split] = loaded[key]
                 except ValueError as error:  # Python objects
                     print(f"{path!r}: {key!r} is not read: {error}", file=sys.stderr)
-            return {split: archive[key] for split, key in image_keys.items()}, labels
+            return {split: loaded[key] for split, key in image_keys.items()}, labels
     except (UserError, MemoryError):
         raise
     except Exception as error:  # damage shows as almost any exception of zipfile's and NumPy's

@@ -145,7 +145,8 @@ def _download(name: str, target: Path, folder: Path) -> dict[str, Path]:
     first = next(iter(url_infos))
     try:
         # TensorFlow Datasets alone tries for over 200 s before it reports a missing network.
-        requests.get(first, stream=True, timeout=10).raise_for_status()
+        with requests.get(first, stream=True, timeout=10) as response:
+            response.raise_for_status()
         manager = tfds.download.DownloadManager(download_dir=folder, url_infos=url_infos)
         paths = manager.download({info.filename: url for url, info in url_infos.items()})
     except (
