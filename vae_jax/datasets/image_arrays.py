@@ -66,10 +66,12 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
             labels = {}
             for split, key in label_keys.items():
                 try:
-                    labels[split] = loaded[key]
+                    labels[split] = np.asarray(loaded[key])
                 except ValueError as error:  # Python objects
                     print(f"{path!r}: {key!r} is not read: {error}", file=sys.stderr)
-            return {split: loaded[key] for split, key in image_keys.items()}, labels
+            # A member that is not an array is given as bytes.
+            images = {split: np.asarray(loaded[key]) for split, key in image_keys.items()}
+            return images, labels
     except (UserError, MemoryError):
         raise
     except Exception as error:  # damage shows as almost any exception of zipfile's and NumPy's
