@@ -83,12 +83,12 @@ def test_embedded_digits_are_those_of_the_package(embedded):
 # Splits and arguments.
 
 
-@pytest.mark.parametrize("size", [1, 20, 69])
-def test_validation_is_the_first_training_images(load_small, small_files, size):
+def test_validation_is_the_first_training_images(load_small, small_files):
     images = small_files.arrays["train-images-idx3-ubyte.gz"]
-    dataset = load_small(validation_size=size)
-    np.testing.assert_array_equal(dataset.validation.images[..., 0], images[:size])
-    np.testing.assert_array_equal(dataset.train.images[..., 0], images[size:])
+    for size in (1, 69):
+        dataset = load_small(validation_size=size)
+        np.testing.assert_array_equal(dataset.validation.images[..., 0], images[:size])
+        np.testing.assert_array_equal(dataset.train.images[..., 0], images[size:])
 
 
 @pytest.mark.parametrize(

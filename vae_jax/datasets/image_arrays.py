@@ -33,13 +33,8 @@ _ALLOWED = "uint8, or floats from 0 to 1, or integers from 0 to data.levels - 1"
 def load(path: str, options: DataOptions) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Loads the images of an `.npz` or `.npy` file, and their labels if present.
 
-    Returns:
-      The file's own splits ("train" and one or both others), or else one, "all"; and the names of
-      the classes, which are the different labels, sorted.
-
-    Raises:
-      UserError: the file cannot be read, holds no images, or only nearly black ones while
-        `options.levels` is 0.
+    Returns the file's own splits ("train" and one or both others), or else one, "all"; and the
+    names of the classes, which are the different labels, sorted.
     """
     arrays, labels = _read(path)
     images = {}

@@ -128,11 +128,7 @@ def _try_read(path: str, options: DataOptions) -> ReadImage | str:
 
 
 def read(path: str, options: DataOptions) -> ReadImage:
-    """Reads the first image of an image file.
-
-    Raises:
-      Exception: of almost any type, if the file is damaged.
-    """
+    """Reads the first image of an image file; raises almost any exception if it is damaged."""
     # The content and not the path, which Pillow would map into memory: that turns some TIFF files
     # wrongly, and ends the process if another program truncates the file meanwhile.
     content = io.BytesIO(pathlib.Path(path).read_bytes())

@@ -61,7 +61,10 @@ def list_images(path: str) -> ImageFolder:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{error.filename or root}: cannot be read ({reason})") from error
-    files = [os.path.relpath(entry.path, root) for entry in entries if _is_image(entry)]
+    # Pipes are not images: reading them would block. Decoding reports broken links.
+    images = [entry for entry in entries if entry.name.lower().endswith(SUFFIXES)]
+    images = [entry for entry in images if entry.is_file() or entry.is_symlink()]
+    files = [os.path.relpath(entry.path, root) for entry in images]
     num_others = len(entries) - len(files)
     if root in outputs or (outputs and not files):
         raise UserError(f"data.path={path} is a run's output, not data; give the original images")
@@ -102,12 +105,6 @@ def _walk(
             yield entry
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is an image by its name; pipes are not, which would block the reader."""
-    is_file = entry.is_file() or entry.is_symlink()  # decoding reports a broken link
-    return is_file and entry.name.lower().endswith(SUFFIXES)
-
-
 def arrange(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     """Finds the split and class of each file by the folders it is in.
 
@@ -117,9 +114,6 @@ def arrange(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray | None, tuple[s
     Returns:
       The splits, `<str>[n]`: "all", or "train" and others; the classes, `<int32>[n]`, None without
       class folders; and their names, sorted.
-
-    Raises:
-      UserError: some files lie beside class folders.
     """
     parts = [name.split(os.sep) for name in folder.files]
     depth = 0  # of folders that are passed through

@@ -65,16 +65,16 @@ def _load_embedded(options: DataOptions) -> tuple[dict[str, Split], tuple[str, .
 
 def _load_images(options: DataOptions) -> tuple[dict[str, Split], tuple[str, ...]]:
     assert options.path
-    folder = cache_folder(options.data_dir)
-    splits, class_names = images.read(options.path, options, folder)
-    splits = images.hold_out(splits, options.path, options.validation_size, options.test_size)
-    return splits, class_names
+    splits, class_names = images.read(options.path, options, cache_folder(options.data_dir))
+    sizes = options.validation_size, options.test_size
+    return images.hold_out(splits, options.path, *sizes), class_names
 
 
 def _load_official(
     class_names: tuple[str, ...], options: DataOptions
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    from vae_jax.datasets import official  # here: this imports TensorFlow Datasets
+    # Here: this imports TensorFlow Datasets, in half a second.
+    from vae_jax.datasets import official
 
     manual_dir = options.manual_dir
     folder = local_path("data.manual_dir", manual_dir) if manual_dir else None

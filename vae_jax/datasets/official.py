@@ -1,7 +1,4 @@
-"""MNIST, Fashion-MNIST and KMNIST: four official files each, stored by TensorFlow Datasets.
-
-Importing this module imports TensorFlow Datasets, which takes half a second, but not TensorFlow.
-"""
+"""MNIST, Fashion-MNIST and KMNIST: four official files each, stored by TensorFlow Datasets."""
 
 import contextlib
 import functools
