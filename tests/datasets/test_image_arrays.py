@@ -47,9 +47,6 @@ def joined(dataset):
     return images[order], np.concatenate(labels)[order] if labels else None
 
 
-# Images.
-
-
 @pytest.mark.parametrize("channels", [None, 1, 3])
 def test_bytes(load, channels):
     images = IMAGES if channels is None else np.stack([IMAGES] * channels, axis=-1)
@@ -120,11 +117,8 @@ def test_images_that_are_all_nearly_black_are_refused(load, array, white, scalin
     assert message.endswith(f"--config.data.levels={keep}")
     load(np.where(IMAGES == 107, array.dtype.type(1 if keep == 2 else 17), array))
     assert "every value is 0 (black)" in error_of(load, array * 0)
-
-
-def test_check_levels_in_python():
-    message = error_of(datasets.check_levels, BITS, "x", in_file=False)
-    assert "if 1 is white, pass images / 1" in message and message.endswith("pass images / 255")
+    message = error_of(datasets.check_levels, array, "x", in_file=False)  # as in Python
+    assert "is white, pass images / " in message and message.endswith(f"pass images / {keep - 1}")
 
 
 def test_one_image_is_told_from_many_by_the_shape_wanted(tmp_path):
@@ -153,9 +147,6 @@ def test_size_and_channels(load):
     color = np.stack([IMAGES, IMAGES, IMAGES], axis=-1)
     np.testing.assert_array_equal(joined(load(color, channels=1))[0][..., 0], IMAGES)
     assert load(IMAGES, image_size=(3, 2)).image_shape == (3, 2, 1)
-
-
-# Labels.
 
 
 @pytest.mark.parametrize(
@@ -199,9 +190,6 @@ def test_labels_that_are_not_classes_are_left_out(load, capfd, labels, expected)
     assert expected in shown and shown.count("\n") == 1
 
 
-# Keys.
-
-
 @pytest.mark.parametrize("name", ["y", "label", "labels"])
 def test_names_of_labels_and_unknown_keys(load, capfd, name):
     dataset = load({"images": IMAGES, "a\nb": LABELS, "x_val": IMAGES, name: LABELS})
@@ -235,9 +223,6 @@ def test_splits_are_read_under_any_of_their_names(load, capfd, layout, name):
 def test_labels_of_one_split_alone_are_left_out(load, capfd):
     load({"x_train": IMAGES[:6], "y_train": LABELS[:6], "x_test": IMAGES[6:]})
     assert "labels of test are missing; all are left out\n" in capfd.readouterr().err
-
-
-# Files that are refused.
 
 
 @pytest.mark.parametrize(
@@ -305,16 +290,9 @@ def test_damaged_files(tmp_path, content):
     (tmp_path / "a b.npy").write_bytes(content)
     with zipfile.ZipFile(tmp_path / "a b.NPZ", "w") as archive:
         archive.writestr("images.npy", content)
-    for name in ("a b.npy", "a b.NPZ"):
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "a b.NPZ").read_bytes()[:-30])
+    for name in ("a b.npy", "a b.NPZ", "cut.npz"):
         assert f"{tmp_path}/{name}" in error_of(load_path, tmp_path / name)
-
-
-@pytest.mark.parametrize("spoil", [lambda d: d[:-30], lambda d: d[:99] + d[100:]])
-def test_damaged_archives(tmp_path, load, spoil):
-    load({"images": IMAGES})
-    path = tmp_path / "some images.npz"
-    path.write_bytes(spoil(path.read_bytes()))
-    assert "is damaged" in error_of(load_path, path)
 
 
 def test_more_than_fits_in_memory(load, monkeypatch):

@@ -147,9 +147,6 @@ def test_the_format_is_that_of_the_content(tmp_path, decode):
     assert "not an image of a known format" in error_of(decode)
 
 
-# Levels.
-
-
 @pytest.mark.parametrize(
     ("array", "levels", "type_levels"),
     [
@@ -196,9 +193,6 @@ def test_files_that_do_not_have_the_levels(tmp_path, decode):
     assert "c.png: cannot be read (its values to 220 of 255" in error_of(decode, levels=2)
 
 
-# Size and channels.
-
-
 def test_fit_crops_the_center_and_keeps_the_aspect(read):
     wide = np.zeros((10, 30), np.uint8)
     wide[:, 10:20] = 200
@@ -238,9 +232,6 @@ def test_sizes_that_differ(tmp_path, decode, first, second, advised, gigabytes):
     assert f"{tmp_path}/c.png {second[0]}x{second[1]}" in message
     assert f'--config.data.image_size="{advised}"' in message and f"{gigabytes} GB" in message
     assert decode(image_size=(2, 2)).images.shape == (2, 2, 2, 1)
-
-
-# Files that cannot be read.
 
 
 def encoded(suffix="png"):
