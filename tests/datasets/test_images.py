@@ -71,9 +71,7 @@ def test_the_shuffle_never_changes(load):
 
 
 @pytest.mark.parametrize("wrap", ["", "photos/all"])
-@pytest.mark.parametrize(
-    "names", [("train", "val", "test"), ("Training", "VALID", "testing"), ("train", "validation")]
-)
+@pytest.mark.parametrize("names", [("Training", "VALID", "testing"), ("train", "validation")])
 def test_folders_that_are_splits(load, tmp_path, wrap, names):
     root = tmp_path / "splits"
     for number, name in enumerate(names):
