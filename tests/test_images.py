@@ -46,8 +46,8 @@ def test_every_mode_works_on_color_images_without_labels(tmp_path):
     colors = random.uniform(size=(150, 1, 1, 3)) * np.linspace(0.2, 1.0, 7)[:, None]
     images = np.round(255 * np.broadcast_to(colors, (150, 10, 7, 3))).astype(np.uint8)
     np.savez(tmp_path / "photos.npz", images=images)
-    config = make_config(tmp_path / "photos.npz", **{"likelihood.kind": "discretized_logistic"})
     workdir = tmp_path / "run"
+    config = make_config(tmp_path / "photos.npz", **{"likelihood.kind": "discretized_logistic"})
     train.train_and_evaluate(config, workdir)
     record = json.loads((workdir / "config.json").read_text())
     assert record["image_shape"] == [10, 7, 3] and isinstance(record["split_seed"], int)

@@ -26,8 +26,7 @@ class Cached:
             meanwhile()
             return scratch / "made"
 
-        read = lambda folder: (folder / "data").read_text()  # noqa: E731
-        return cache.read_or_make(self.folder, key, make, read)
+        return cache.read_or_make(self.folder, key, make, lambda made: (made / "data").read_text())
 
     def names(self):
         return [path.name for path in self.folder.parent.iterdir()]

@@ -238,7 +238,6 @@ def encoded(suffix="png"):
 
 DAMAGE = {
     "empty": (b"", "is empty"),
-    "no image": (b"no image\n" * 9, "not an image of a known format"),
     "truncated": (encoded()[:-500], "cannot be read"),
     "truncated JPEG": (encoded("jpeg")[:-500], "truncated"),
     "60,000 x 60,000": (b"P5 60000 60000 255\n", "exceeds limit"),

@@ -198,13 +198,12 @@ def test_one_image_file(load, photos, data_dir, tmp_path):
     assert not data_dir.exists()  # only folders are cached
 
 
-def test_paths_that_hold_no_images(load, tmp_path, photos):
+def test_paths_that_hold_no_images(load, tmp_path):
     for path in (tmp_path / "no\nwhere", "a\0b"):
         assert "no such file or folder" in error_of(load, path)
-    (photos / "notes.txt").write_text("no image")
-    assert "neither a folder of images" in error_of(load, photos / "notes.txt")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no image")
+    assert "neither a folder of images" in error_of(load, tmp_path / "empty" / "notes.txt")
     message = error_of(load, tmp_path / "empty")
     assert "no file named .png" in message and "holds 1 other files" in message
 
