@@ -33,7 +33,7 @@ def read(
 
     resolved = str(local_path("data.path", path))
     if not os.path.exists(resolved):
-        raise UserError(f"data.path={path}: no such file or folder")
+        raise UserError(f"data.path={path}: cannot be read (no such file or folder)")
     try:
         if os.path.isdir(resolved) or resolved.lower().endswith(image_folder.SUFFIXES):
             return _read_files(resolved, options, cache_folder)
