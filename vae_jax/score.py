@@ -10,37 +10,29 @@ from absl import flags
 
 from vae_jax.configuration import has_likelihood
 from vae_jax.evaluation import log_likelihood
-from vae_jax.evaluation.input_images import join, read_input
-from vae_jax.evaluation.trained_run import TrainedRun, load_data, restore_to_write
+from vae_jax.evaluation.input_images import join, read_splits
+from vae_jax.evaluation.trained_run import TrainedRun
 from vae_jax.model.likelihoods import count_gray
-from vae_jax.modes import Mode, run_flags
+from vae_jax.modes import Mode, run_flags, run_mode
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_atomically
 from vae_jax.training.batches import to_batch
-from vae_jax.training.run_directory import RunDirectory
 
 _NAME = "scores.csv"
 
 
+@run_mode(_NAME)
 def score(
-    source: RunDirectory,
-    input: str | os.PathLike[str] | None = None,
-    output: str | os.PathLike[str] | None = None,
-    num_samples: int = 500,
+    run: TrainedRun, input: str | os.PathLike[str] | None = None, num_samples: int = 500
 ) -> None:
     """Writes the numbers of `TrainedVAE.score` with the run's seed, the least likely image first.
 
-    Args:
-      source: the run directory.
-      input: a folder of image files, an `.npz` or an `.npy`; the run's test images if None.
-      output: where the file goes; the run directory if None.
-      num_samples: latent samples for each image.
+    Without an input the images are the run's test images.
 
     Raises:
-      UserError: there is no run, or its data or the input cannot be read or have no likelihood.
+      UserError: the input has gray pixels, and the run's likelihood is of black and white ones.
     """
-    run = restore_to_write(source, output, [_NAME], input)
-    splits = {"test": load_data(run).test} if input is None else read_input(input, run)[0]
+    splits, _ = read_splits(run, input)
     names: list[str] = []
     for name, split in splits.items():
         prefix = "" if name == "all" else f"{name}/"
@@ -59,7 +51,7 @@ def score(
         writer = csv.writer(content, lineterminator="\n")
         writer.writerow(["name", *scores])
         for row in order:
-            writer.writerow([names[row], *(f"{each[row]:.7g}" for each in scores.values())])
+            writer.writerow([names[row], *(f"{column[row]:.7g}" for column in scores.values())])
         path = replica.folder / _NAME
         write_atomically(path, content.getvalue())
         least = f"{names[order[0]]} (log p(x) {values[order[0]]:.2f})"
@@ -69,7 +61,7 @@ def score(
 
 
 def _check_gray(run: TrainedRun, num_gray: int) -> None:
-    """Refuses gray pixels of a run on binarized ones; says what the numbers of a gray run are."""
+    """Refuses gray pixels of a run on binarized ones; explains the numbers of other runs."""
     config = run.config
     if not has_likelihood(config.likelihood.kind, config.data.binarization):
         print(

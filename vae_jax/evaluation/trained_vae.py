@@ -23,10 +23,11 @@ from vae_jax.runtime.errors import UserError
 from vae_jax.training.run_directory import RunDirectory
 
 _MAX_SEED = 2**32 - 1
-# How far from a whole level an intensity may be that is meant to be one, in levels.
+# The distance of an intensity from a whole level, in levels, up to which it counts as the level.
 _LEVEL_TOLERANCE = 0.01
 
 
+@compilation.fixed_options()
 def load_run(path: str | os.PathLike[str], seed: int | None = None) -> "TrainedVAE":
     """Loads the best epoch of a run, from its checkpoints or its `weights.safetensors`.
 
@@ -35,25 +36,24 @@ def load_run(path: str | os.PathLike[str], seed: int | None = None) -> "TrainedV
 
     Args:
       path: the run directory.
-      seed: of the replica, where the run has several.
+      seed: of the replica, if the run has several.
 
     Raises:
-      UserError: there is no trained run, it is damaged, or has no replica of that seed.
+      UserError: the path has no trained run, the run is damaged, or has no replica of that seed.
     """
-    with compilation.fixed_options():
-        run = RunDirectory.open(path, "path")
-        replicas = {replica.seed: replica for replica in restore_best(run).replicas}
+    run = RunDirectory.open(path, "path")
+    replicas = {replica.seed: replica for replica in restore_best(run).replicas}
     if seed is None and len(replicas) == 1:
         [seed] = replicas
     if seed not in replicas:
-        found = ", ".join(map(str, replicas))
-        raise UserError(f"{run.path}: holds seed {found}; give one of them as seed, not {seed}")
+        seeds = ", ".join(map(str, replicas))
+        raise UserError(f"{run.path}: holds seed {seeds}; give one of them as seed, not {seed}")
     replica = replicas[seed]
     return TrainedVAE(replica.model, replica.params, run.config, seed, run.spec.class_names)
 
 
-def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Returns a whole number that a user gave, checked."""
+def _check_count(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Returns a whole number within limits."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -68,12 +68,12 @@ def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
 class TrainedVAE:
     """A variational autoencoder with its parameters.
 
-    Wherever images go in, they are `uint8` from 0 to 255, or floats or booleans from 0 to 1;
-    `[n, height, width, channels]`, without the last axis where there is one channel, or one image
-    without the first axis: what comes out then has none either. Any number is taken, none
-    included. Images that come out are intensities, `<float32>[n, height, width, channels]`,
-    from 0 to 1. Images of another shape or range raise ValueError, of another type TypeError.
-    The same arguments give the same numbers, bit for bit, on the same machine.
+    Images that go in are `uint8` from 0 to 255, or floats or booleans from 0 to 1;
+    `[n, height, width, channels]`, without the last axis if they have one channel, or one image
+    without the first axis: results then have no first axis either. n may be 0. Images that come
+    out are intensities, `<float32>[n, height, width, channels]`, from 0 to 1. Images of another
+    shape or range raise ValueError, of another type TypeError. The same arguments give the same
+    numbers, bit for bit, on the same machine.
 
     A conditional model (`config.condition.kind` is "label") needs the labels of the images too: the
     index in `class_names` or the name of each, or one for all. Another model takes none.
@@ -83,7 +83,7 @@ class TrainedVAE:
         vae_jax.Batch(intensities), method="posterior")`.
       params: its parameters.
       config: the configuration it was trained with.
-      seed: that it was trained with.
+      seed: the seed it was trained with.
       class_names: of the data, by label; empty if they have none, or the run is an older one.
     """
 
@@ -99,12 +99,14 @@ class TrainedVAE:
         classes = f", {num_classes} classes" if num_classes else ""
         return f"TrainedVAE({shape} images{classes}, {self.config.latent_size} latent variables)"
 
+    @compilation.fixed_options()
     def encode(self, images: np.ndarray, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Computes mean and log-variance of q(z | x), each `<float32>[n, latent]`."""
-        batch, is_single = self._take_images("images", images, labels)
+        batch, is_single = self._to_batch("images", images, labels)
         mean, log_var = self._encode(batch).to_arrays().values()
         return (mean[0], log_var[0]) if is_single else (mean, log_var)
 
+    @compilation.fixed_options()
     def decode(self, latents: np.ndarray, labels: Any = None) -> np.ndarray:
         """Decodes latent vectors, `<float>[n, latent]` or one, to images.
 
@@ -120,43 +122,46 @@ class TrainedVAE:
         if not np.isfinite(array).all():
             raise ValueError("latents hold numbers that are not finite")
         rows = np.atleast_2d(array)
-        images = self._decode(rows, Batch(labels=self._take_labels(labels, len(rows))))
+        data = Batch(labels=self._to_labels(labels, len(rows)))
+        images = generation.decode(self.model, self.params, rows, data)
         return images[0] if array.ndim == 1 else images
 
+    @compilation.fixed_options()
     def reconstruct(self, images: np.ndarray, labels: Any = None) -> np.ndarray:
         """Decodes the posterior mean of each image."""
-        batch, is_single = self._take_images("images", images, labels)
-        reconstructions = self._decode(self._encode(batch).mean, batch)
+        batch, is_single = self._to_batch("images", images, labels)
+        means = self._encode(batch).mean
+        reconstructions = generation.decode(self.model, self.params, means, batch)
         return reconstructions[0] if is_single else reconstructions
 
+    @compilation.fixed_options()
     def sample(
         self, num_images: int, seed: int = 0, pixels: bool = False, label: Any = None
     ) -> np.ndarray:
         """Decodes latent vectors drawn from the prior.
 
         Args:
-          num_images: how many.
-          seed: decides them; those of the seed of training are those that mode `sample` draws.
-          pixels: whether pixels are drawn too, in place of their means; beyond [0, 1] where the
+          num_images: the number of images.
+          seed: decides them; the seed of training gives the images of mode `sample`.
+          pixels: whether pixels are drawn too, in place of their means; beyond [0, 1] if the
             likelihood is.
-          label: of a conditional model, the class to draw from; None for all classes alike, one
-            after another.
+          label: of a conditional model, the class to draw from; None for all classes, one after
+            another.
 
         Raises:
           ValueError: a number is out of range.
         """
-        num_images = _count("num_images", num_images, least=0)
-        seed = _count("seed", seed, least=0, most=_MAX_SEED)
-        if not num_images:
-            return self._no_images()
-        draw = generation.sample_pixels if pixels else generation.sample
+        num_images = _check_count("num_images", num_images, least=0)
+        seed = _check_count("seed", seed, least=0, most=_MAX_SEED)
         labels = generation.spread_labels(num_images, self.model.num_classes)
         if label is not None:
-            labels = self._take_labels(label, num_images)
-        with compilation.fixed_options():
-            root_key, data = make_root_key(seed), Batch(labels=labels)
-            return draw(self.model, self.params, root_key, num_images, data=data)
+            labels = self._to_labels(label, num_images)
+        root_key, data = make_root_key(seed), Batch(labels=labels)
+        return generation.sample(
+            self.model, self.params, root_key, num_images, data=data, pixels=pixels
+        )
 
+    @compilation.fixed_options()
     def interpolate(
         self,
         first: np.ndarray,
@@ -165,36 +170,25 @@ class TrainedVAE:
         first_labels: Any = None,
         last_labels: Any = None,
     ) -> np.ndarray:
-        """Decodes evenly spaced points on the line between two images' posterior means.
+        """Decodes `num_steps` points on the line from each first image to the last one.
 
-        Straight in the base space of the prior; labels change in the middle.
-
-        Args:
-          first: where the lines begin.
-          last: where they end, as many.
-          num_steps: points on a line, both ends among them, at least 2.
-          first_labels: of the first images, for a conditional model.
-          last_labels: of the last ones.
+        The line between the posterior means is straight in the base space of the prior; labels
+        change in the middle.
 
         Returns:
           `<float32>[n, num_steps, height, width, channels]`; without the first axis for two
           single images.
         """
-        num_steps = _count("num_steps", num_steps, least=2)
-        begin, is_single = self._take_images("first", first, first_labels)
-        end, is_last_single = self._take_images("last", last, last_labels)
+        num_steps = _check_count("num_steps", num_steps, least=2)
+        begin, is_single = self._to_batch("first", first, first_labels)
+        end, is_last_single = self._to_batch("last", last, last_labels)
         if len(begin) != len(end) or is_single != is_last_single:
             raise ValueError(
                 f"first and last have shapes {np.shape(first)} and {np.shape(last)}, must be as "
                 "many images"
             )
-        if not len(begin):
-            return self._no_images()[:, None].repeat(num_steps, 1)
         means = self._encode(begin).mean, self._encode(end).mean
-        with compilation.fixed_options():
-            images = generation.decode_between(
-                self.model, self.params, *means, num_steps, begin, end
-            )
+        images = generation.decode_between(self.model, self.params, *means, num_steps, begin, end)
         return images[0] if is_single else images
 
     def log_likelihood(
@@ -206,7 +200,7 @@ class TrainedVAE:
 
         Below log p(x) on average, and nearer the more samples: by half a nat or so with 100
         (Burda et al. 2016, arXiv:1509.00519). An image's estimate does not depend on the others or
-        on their order. `score` tells how much each is worth.
+        on their order. `score` returns how much each is worth.
 
         Args:
           images: whole levels, so floats in steps of 1/255; black and white (0 and 1, or 0 and
@@ -217,6 +211,7 @@ class TrainedVAE:
         """
         return self.score(images, labels, num_samples, seed)["log_likelihood"]
 
+    @compilation.fixed_options()
     def score(
         self, images: np.ndarray, labels: Any = None, num_samples: int = 500, seed: int = 0
     ) -> dict[str, np.ndarray]:
@@ -228,24 +223,22 @@ class TrainedVAE:
           "negative_elbo" and "log_likelihood", in nats, and "effective_sample_size", from 1 to
           `num_samples`: each `<float64>[n]`.
         """
-        num_samples = _count("num_samples", num_samples, least=1)
-        seed = _count("seed", seed, least=0, most=_MAX_SEED)
-        batch, is_single = self._take_images("images", images, labels)
+        num_samples = _check_count("num_samples", num_samples, least=1)
+        root_key = make_root_key(_check_count("seed", seed, least=0, most=_MAX_SEED))
+        batch, is_single = self._to_batch("images", images, labels)
         levels = self._to_levels(batch)
         estimates = log_likelihood.Likelihoods(*np.zeros((3, 0)))
         if len(levels):
             indices = log_likelihood.indices_by_pixels(levels.images)
-            with compilation.fixed_options():
-                root_key = make_root_key(seed)
-                estimates = log_likelihood.estimate(
-                    self.model, self.params, root_key, levels, num_samples, indices=indices
-                )
+            estimates = log_likelihood.estimate(
+                self.model, self.params, root_key, levels, num_samples, indices=indices
+            )
         if doubt := estimates.find_doubt(num_samples):
-            warnings.warn(doubt, stacklevel=2)
+            warnings.warn(doubt, stacklevel=3)  # the caller of the decorated method
         scores = estimates.to_scores()
         return {name: each[0] for name, each in scores.items()} if is_single else scores
 
-    def _take_images(self, name: str, images: Any, labels: Any) -> tuple[Batch, bool]:
+    def _to_batch(self, name: str, images: Any, labels: Any) -> tuple[Batch, bool]:
         """Returns images `[n, height, width, channels]`, and whether it was a single one."""
         array = np.asarray(images)
         height, width, channels = shape = self.model.image_shape
@@ -271,9 +264,9 @@ class TrainedVAE:
         array = array[None] if is_single else array
         if array.dtype == np.uint8 and array.any():  # black is black in any range
             datasets.check_levels(array, name, in_file=False)
-        return Batch(array, self._take_labels(labels, len(array))), is_single
+        return Batch(array, self._to_labels(labels, len(array))), is_single
 
-    def _take_labels(self, labels: Any, num_images: int) -> np.ndarray | None:
+    def _to_labels(self, labels: Any, num_images: int) -> np.ndarray | None:
         """Returns the labels of images as `<int32>[num_images]`; None if the model takes none."""
         if not self.model.num_classes:
             if labels is not None:
@@ -285,9 +278,7 @@ class TrainedVAE:
             raise ValueError(f"labels are missing: {self!r} needs the class of each image")
         array = np.asarray(labels)
         if array.dtype.kind in "US":
-            array = np.array([self._label_of(str(name)) for name in array.reshape(-1)]).reshape(
-                array.shape
-            )
+            array = np.vectorize(self._label_of, otypes=[np.int32])(array)
         if array.dtype.kind not in "iu":
             raise TypeError(f"labels are {array.dtype}, must be whole numbers or names of classes")
         if array.shape not in ((), (num_images,)):
@@ -299,14 +290,14 @@ class TrainedVAE:
             raise ValueError(f"labels are {array.min()} to {array.max()}, must be from 0 to {last}")
         return np.broadcast_to(array, num_images).astype(np.int32)
 
-    def _label_of(self, name: str) -> int:
-        """Returns the label of a class."""
-        if name not in self.class_names:
-            raise ValueError(f"{name!r} is no class; the classes: {', '.join(self.class_names)}")
-        return self.class_names.index(name)
+    def _label_of(self, name: Any) -> int:
+        if str(name) not in self.class_names:
+            classes = ", ".join(self.class_names)
+            raise ValueError(f"{str(name)!r} is not a class; the classes: {classes}")
+        return self.class_names.index(str(name))
 
     def _to_levels(self, batch: Batch) -> Batch:
-        """Returns images as `uint8`, if that is what they are."""
+        """Returns images of whole levels as `uint8`; black and white for a binary likelihood."""
         images = batch.images
         if images.dtype != np.uint8:
             levels = np.rint(images * MAX_PIXEL)
@@ -321,18 +312,5 @@ class TrainedVAE:
         return dataclasses.replace(batch, images=images)
 
     def _encode(self, batch: Batch) -> Posterior:
-        if not len(batch):
-            nothing = np.zeros((0, self.config.latent_size), np.float32)
-            return Posterior(nothing, nothing)
         encode = functools.partial(generation.encode_batch, self.model, self.params)
-        with compilation.fixed_options():
-            return generation.map_rows(encode, batch)
-
-    def _decode(self, latents: np.ndarray, batch: Batch) -> np.ndarray:
-        if not len(latents):
-            return self._no_images()
-        with compilation.fixed_options():
-            return generation.decode(self.model, self.params, latents, batch)
-
-    def _no_images(self) -> np.ndarray:
-        return np.zeros((0, *self.model.image_shape), np.float32)
+        return generation.map_rows(encode, batch)
