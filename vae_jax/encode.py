@@ -26,7 +26,7 @@ def encode(run: TrainedRun, input: str | os.PathLike[str] | None = None) -> None
     for replica in run.replicas:
         arrays = {}
         for split_name, split in splits.items():
-            posterior = generation.encode(replica.model, replica.params, to_batch(split))
+            posterior = generation.encode(*replica.model_and_params, to_batch(split))
             prefix = "" if split_name == "all" else f"{split_name}_"
             known = {"labels": split.labels, "names": split.names}
             for name, array in {**posterior.to_arrays(), **known}.items():

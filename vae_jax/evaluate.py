@@ -34,8 +34,8 @@ def evaluate(run: TrainedRun) -> None:
     print(format_summary(summarize(run, dataset)))
     data = to_batch(dataset.test)
     for replica in run.replicas:
-        trained = (replica.model, replica.params, replica.root_key)
-        encoded = generation.encode(replica.model, replica.params, data)
+        trained = (*replica.model_and_params, replica.root_key)
+        encoded = generation.encode(*replica.model_and_params, data)
         posterior = latent_statistics.posterior_measures(*trained, encoded, data)
         likelihood, doubt, measurer = None, None, Measurer()
         if has_likelihood(config.likelihood.kind, config.data.binarization):
@@ -75,8 +75,7 @@ def _measure_likelihood(
     is_binarized = run.config.data.binarization != "none"
     parameters = int(devices.to_host(checksum(replica.params)))
     estimates = log_likelihood.estimate(
-        replica.model,
-        replica.params,
+        *replica.model_and_params,
         replica.root_key,
         to_batch(dataset.test),
         num_samples,

@@ -57,7 +57,7 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _write_export(folder: Path, replica: Replica, config: ml_collections.ConfigDict) -> None:
-    programs = programs_of(replica.model, replica.params)
+    programs = programs_of(*replica.model_and_params)
     for name, program in programs.items():
         write_atomically(folder / f"{name}.stablehlo", to_stablehlo(program))
         if onnx_programs.is_installed():

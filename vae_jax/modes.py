@@ -16,7 +16,6 @@ from absl import flags
 from absl.flags import FlagValues
 
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import local_path
 from vae_jax.training.run_directory import RunDirectory
 
 # The first arguments of a mode's function, by name of the mode:
@@ -37,7 +36,6 @@ MODES = {
     "experiments": FOLDER,
     "report": FOLDER,
 }
-_PATHS = ("input", "output")  # flags that hold paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +57,16 @@ class Mode:
         try:
             rest = self.flags(["mode", *arguments])[1:]
         except flags.UnrecognizedFlagError as error:
-            raise UserError(_explain_unknown(error.flagname)) from error
+            modes = [name for name in MODES if error.flagname in get_mode(name).flags]
+            advice = f"has no meaning in this mode, but in {', '.join(modes)}"
+            if not modes:
+                advice = "is not a flag; --help lists them, and with --mode=NAME those of a mode"
+            raise UserError(f"--{error.flagname} {advice}") from error
         except (flags.Error, ValueError) as error:
             raise UserError(" ".join(str(error).split())) from error
         if rest:
             raise UserError(f"{rest[0]!r} is not understood; flags begin with --")
         given = {name: self.flags[name].value for name in self.flags if self.flags[name].present}
-        for name in _PATHS:
-            if path := given.get(name):
-                local_path(f"--{name}", path)
         for name, parameter in inspect.signature(self.function).parameters.items():
             if name in self.flags and name not in given and parameter.default is parameter.empty:
                 raise UserError(f"--{name} is missing: {self.flags[name].help}")
@@ -79,18 +78,10 @@ def get_mode(name: str) -> Mode:
     return importlib.import_module(f"vae_jax.{name}").MODE
 
 
-def _explain_unknown(flag: str) -> str:
-    """Lists the modes that have a flag which the chosen mode does not have."""
-    modes = [name for name in MODES if flag in get_mode(name).flags]
-    if modes:
-        return f"--{flag} has no meaning in this mode, but in {', '.join(modes)}"
-    return f"--{flag} is not a flag; --help lists them, and with --mode=NAME those of a mode"
-
-
 def run_mode(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Makes a mode of a function of a `TrainedRun` and flags; `names` are what it writes.
+    """Makes a mode of a function of a `TrainedRun` and flags; `names` are the files it writes.
 
-    The mode takes the `RunDirectory`, and the folder `output` beside the flags. It restores the
+    The mode takes a `RunDirectory`, and the folder `output` beside the flags. It restores the
     best epoch, makes the folder and records the names there; the folder is the run directory if
     `output` is None.
     """
@@ -102,7 +93,7 @@ def run_mode(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]
         ) -> None:
             from vae_jax.evaluation.trained_run import restore_to_write
 
-            function(restore_to_write(source, output, names, given.get("input")), **given)
+            function(restore_to_write(source, output, names), **given)
 
         return mode
 

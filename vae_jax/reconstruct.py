@@ -26,9 +26,9 @@ def reconstruct(run: TrainedRun, input: str | os.PathLike[str]) -> None:
     split = join(read_splits(run, input)[0])
     for replica in run.replicas:
         data = to_batch(split)
-        images = generation.reconstruct(replica.model, replica.params, data)
+        images = generation.reconstruct(*replica.model_and_params, data)
         columns = [split.images / np.float32(MAX_PIXEL), images]
-        columns += generation.reconstruct_in_every_class(replica.model, replica.params, data)
+        columns += generation.reconstruct_in_every_class(*replica.model_and_params, data)
         write_pngs(replica.folder / _FOLDER, np.concatenate(columns, axis=2), split.names)
         path = replica.folder / f"{_FOLDER}.npy"
         write_npy(path, images)

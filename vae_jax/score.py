@@ -43,7 +43,7 @@ def score(
     indices = log_likelihood.indices_by_pixels(data.images)
     for replica in run.replicas:
         estimates = log_likelihood.estimate(
-            replica.model, replica.params, replica.root_key, data, num_samples, indices=indices
+            *replica.model_and_params, replica.root_key, data, num_samples, indices=indices
         )
         scores, values = estimates.to_scores(), estimates.log_likelihood
         order = np.argsort(np.where(np.isnan(values), -np.inf, values), kind="stable")

@@ -28,32 +28,33 @@ NOTHING = Batch()  # for images without labels
 _NUM_CANDIDATES = 200  # the images among which distant ones are searched
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
-    """Encodes a batch: pixels as `<uint8>`, or intensities as `<float32>`."""
-    return apply(model, params, batch.to_intensities(), method="posterior")
+@functools.partial(jax.jit, static_argnames=("model", "method"))
+def _call(model: VAE, params: Params, method: Callable[..., Any], *arguments: Any) -> Any:
+    return apply(model, params, *arguments, method=method)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def decode_batch(model: VAE, params: Params, latents: jax.Array, batch: Batch) -> jax.Array:
-    """Decodes a batch `<float>[batch, latent]`: `<float>[batch, height, width, channels]`."""
-    outputs = apply(model, params, latents, batch, method="decode")
-    return model.likelihood.mean(outputs)
+def _posterior(model: VAE, batch: Batch) -> Posterior:
+    return model.posterior(batch.to_intensities())
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _draw_batch(
-    model: VAE,
-    params: Params,
-    root_key: jax.Array,
-    latents: jax.Array,
-    batch: Batch,
-    indices: jax.Array,
+def _means(model: VAE, latents: jax.Array, batch: Batch) -> jax.Array:
+    return model.likelihood.mean(model.decode(latents, batch))
+
+
+def _draw_pixels(
+    model: VAE, root_key: jax.Array, latents: jax.Array, batch: Batch, indices: jax.Array
 ) -> jax.Array:
-    """Decodes a batch and draws pixels; the index of an image decides its pixels."""
-    outputs = apply(model, params, latents, batch, method="decode")
+    """Draws the pixels of a batch; the index of an image decides its pixels."""
     keys = jax.vmap(lambda index: stream_key(root_key, Stream.PIXELS, index))(indices)
-    return jax.vmap(model.likelihood.sample)(keys, outputs)
+    return jax.vmap(model.likelihood.sample)(keys, model.decode(latents, batch))
+
+
+def _to_base(model: VAE, latents: jax.Array, batch: Batch) -> jax.Array:
+    return model.prior(batch).to_base(latents)
+
+
+def _from_base(model: VAE, base: jax.Array, batch: Batch) -> jax.Array:
+    return model.prior(batch).from_base(base)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_images", "stream"))
@@ -64,11 +65,9 @@ def _draw_latents(
     return apply(model, params, method=lambda model: model.prior(data).sample(key, num_images))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "name"))
-def _map_batch(
-    model: VAE, params: Params, latents: jax.Array, batch: Batch, name: str
-) -> jax.Array:
-    return apply(model, params, method=lambda model: getattr(model.prior(batch), name)(latents))
+def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
+    """Encodes a batch of at most some hundred: pixels `<uint8>`, or intensities `<float32>`."""
+    return _call(model, params, _posterior, batch)
 
 
 def map_rows(function: Callable[..., Any], *rows: Any) -> Any:
@@ -92,7 +91,7 @@ def encode(model: VAE, params: Params, data: Batch) -> Posterior:
 
 def decode(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
     """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width, channels]`."""
-    function = functools.partial(decode_batch, model, params)
+    function = functools.partial(_call, model, params, _means)
     return map_rows(function, latents, data.without_images())
 
 
@@ -110,27 +109,23 @@ def reconstruct_in_every_class(model: VAE, params: Params, data: Batch) -> list[
     return [decode(model, params, latents, Batch(labels=each)) for each in labels]
 
 
-def _map_by_prior(
-    name: str, model: VAE, params: Params, latents: np.ndarray, data: Batch
-) -> np.ndarray:
-    """Applies a method of a flow prior to `<float>[n, latent]`; other priors change nothing."""
-    if not isinstance(model.prior, FlowPrior):
-        return latents
-    function = functools.partial(_map_batch, model, params, name=name)
-    return map_rows(function, latents, data.without_images())
-
-
 def to_base(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
     """Maps latent vectors `<float>[n, latent]` to the base space of the prior of the data.
 
     That is the latent space itself unless the prior is a flow.
     """
-    return _map_by_prior("to_base", model, params, latents, data)
+    if not isinstance(model.prior, FlowPrior):
+        return latents
+    function = functools.partial(_call, model, params, _to_base)
+    return map_rows(function, latents, data.without_images())
 
 
 def from_base(model: VAE, params: Params, base: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
     """Maps vectors of the prior's base space `<float>[n, latent]` to latent vectors."""
-    return _map_by_prior("from_base", model, params, base, data)
+    if not isinstance(model.prior, FlowPrior):
+        return base
+    function = functools.partial(_call, model, params, _from_base)
+    return map_rows(function, base, data.without_images())
 
 
 def draw_latents(
@@ -174,20 +169,13 @@ def sample(
 ) -> np.ndarray:
     """Decodes latent vectors drawn from the prior: `<float>[num_images, height, width, channels]`.
 
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      root_key: the run's root key.
-      num_images: the number of images.
-      stream: their purpose: other streams give other samples.
-      data: the labels of the images, of a conditional model.
-      pixels: whether pixels are drawn too, in place of their means; beyond [0, 1] if the
-        likelihood is.
+    Other streams give other samples. With `pixels` these are drawn too, in place of their means;
+    beyond [0, 1] if the likelihood is.
     """
     latents = draw_latents(model, params, root_key, num_images, stream, data)
     if not pixels:
         return decode(model, params, latents, data)
-    draw = functools.partial(_draw_batch, model, params, root_key)
+    draw = functools.partial(_call, model, params, _draw_pixels, root_key)
     return map_rows(draw, latents, data.without_images(), np.arange(num_images, dtype=np.int32))
 
 

@@ -95,7 +95,7 @@ def _report_polarity(name: str, images: Split, run: TrainedRun) -> None:
     replica, errors = run.replicas[0], []
     for pixels in (images.images[rows], ~images.images[rows]):
         data = dataclasses.replace(to_batch(images[rows]), images=pixels)
-        reconstructions = generation.reconstruct(replica.model, replica.params, data)
+        reconstructions = generation.reconstruct(*replica.model_and_params, data)
         errors.append(float(((reconstructions - pixels / MAX_PIXEL) ** 2).mean()))
     if errors[1] * _MUCH_BETTER < errors[0]:
         print(

@@ -33,6 +33,14 @@ _SECONDS_BETWEEN_SAVES = 30.0
 _SAMPLES_PER_PRIOR_SAMPLE = 10  # the others are from the posterior
 
 
+# The functions behind the fields of `Likelihoods`.
+_ESTIMATORS = (
+    importance.log_likelihood,
+    importance.evidence_lower_bound,
+    importance.effective_sample_size,
+)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Likelihoods:
     """Estimates for each image of a split, each `<float64>[n]`."""
@@ -44,13 +52,7 @@ class Likelihoods:
     def summarize(
         self, num_samples: int, binarization_seed: int | None, num_dimensions: int | None
     ) -> LikelihoodMeasures:
-        """Averages over the images, in nats per image.
-
-        Args:
-          num_samples: of each image.
-          binarization_seed: of the images' pixels; None if none are drawn.
-          num_dimensions: channels of all pixels, for bits per dimension; None for none.
-        """
+        """Averages over the images; `num_dimensions` of pixels give bits per dimension too."""
         num_images = len(self.log_likelihood)
         deviation = self.log_likelihood.std(ddof=1) if num_images > 1 else 0.0
         nll, negative_elbo = -self.log_likelihood.mean(), -self.elbo.mean()
@@ -75,10 +77,7 @@ class Likelihoods:
         }
 
     def find_doubt(self, num_samples: int, min_fraction: float = 0.0) -> str | None:
-        """Reports estimates that rest on a single sample; None up to this fraction of images.
-
-        None too below ten samples, whose effective sample size means little.
-        """
+        """Reports estimates that rest on a single sample, of more than this fraction of images."""
         count = np.count_nonzero(self.effective_sample_size < 2.0)
         if num_samples < 10 or count <= min_fraction * len(self.elbo):
             return None
@@ -103,9 +102,8 @@ def add_importance_samples(
 ) -> WeightSums:
     """Draws `num_samples` more latents for each image and adds their importance weights.
 
-    The last tenth of an image's `num_total` samples is from the prior. A sample's noise comes from
-    its image's index, `<uint32>[batch]`, and its own number: how many are drawn at once does not
-    matter.
+    The last tenth of an image's `num_total` samples is from the prior. A sample's noise depends
+    only on its image's index, `<uint32>[batch]`, and its own number.
     """
     batch = batch.to_intensities()
     num_prior = num_total // _SAMPLES_PER_PRIOR_SAMPLE
@@ -130,13 +128,9 @@ def add_importance_samples(
             lambda: posterior.sample(keys_of(Stream.IMPORTANCE, number)),
             lambda: draw_from_prior(number - num_posterior),
         )
-        log_ratios, log_likelihoods = apply(
-            model, params, batch, sample[None], method="log_weights_of"
-        )
-        log_weights = importance.balance_heuristic(
-            log_ratios, log_likelihoods, num_prior / num_total
-        )
-        return log_weights[0], log_ratios[0]
+        ratios = apply(model, params, batch, sample[None], method="log_weights_of")
+        log_weights = importance.balance_heuristic(*ratios, num_prior / num_total)
+        return log_weights[0], ratios[0][0]
 
     # One sample of every image at a time: memory does not grow with their number.
     numbers = sums.count + jnp.arange(num_samples)
@@ -176,14 +170,8 @@ def _estimate_batch(
         )
         jax.block_until_ready(sums)
         bar.update(len(data) * count)
-    functions = (
-        importance.log_likelihood,
-        importance.evidence_lower_bound,
-        importance.effective_sample_size,
-    )
-    return [
-        np.asarray(devices.to_host(jax.jit(f)(sums)), np.float64)[: len(data)] for f in functions
-    ]
+    estimates = [devices.to_host(jax.jit(function)(sums)) for function in _ESTIMATORS]
+    return [np.asarray(estimate, np.float64)[: len(data)] for estimate in estimates]
 
 
 def _read_partial(path: Path, identity: str) -> np.ndarray:
@@ -215,19 +203,13 @@ def estimate(
 ) -> Likelihoods:
     """Estimates log p(x) of every image of a split by importance weights.
 
-    A tenth of the samples is from the prior, for images that their posteriors do not fit
-    (`importance.balance_heuristic`). Memory does not grow with the number of samples or images.
+    Images are `<uint8>[n, height, width, channels]`, black and white for a Bernoulli. A tenth of
+    the samples is from the prior, for images that their posteriors do not fit
+    (`importance.balance_heuristic`). The key and an image's index, `<uint32>[n]` (its row if None),
+    decide its samples. Memory does not grow with the number of samples or images.
 
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      root_key: with an image's index it decides the image's samples.
-      data: pixels, `<uint8>[n, height, width, channels]`; black and white for a Bernoulli.
-      num_samples: latent samples for each image, at least 1.
-      folder: finished estimates are saved here from time to time, and a later call with the same
-        identity resumes. The caller removes the file, `PARTIAL_NAME`.
-      identity: of these parameters, images and number of samples.
-      indices: `<uint32>[n]`, the images' indices in the random streams; rows if None.
+    From time to time finished estimates are saved to `PARTIAL_NAME` in `folder`, and a later call
+    with the same identity resumes. The caller removes the file.
     """
     check_pixels(data.images, model.image_shape)
     indices = np.arange(len(data), dtype=np.uint32) if indices is None else indices
@@ -235,16 +217,10 @@ def estimate(
     estimates = _read_partial(path, identity) if path else np.zeros((3, 0))
     saved = time.monotonic()
     batch_size = min(_images_at_once(), len(data))
-    bar = tqdm(
-        total=len(data) * num_samples,
-        initial=estimates.shape[1] * num_samples,
-        desc=f"-log p(x), {num_samples} samples",
-        unit=" samples",
-        unit_scale=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
-        # One batch after the other, on CPU too: see `_one_at_a_time` in `compilation.py`.
+    done, total = (count * num_samples for count in (estimates.shape[1], len(data)))
+    is_quiet = not sys.stderr.isatty()
+    title = f"-log p(x), {num_samples} samples"
+    with tqdm(desc=title, total=total, initial=done, unit_scale=True, disable=is_quiet) as bar:
         for first in range(estimates.shape[1], len(data), batch_size):
             rows = slice(first, first + batch_size)
             new = _estimate_batch(

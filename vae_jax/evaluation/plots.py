@@ -30,28 +30,17 @@ _MAX_CHARACTERS = 24  # of a class's name in a plot
 _SHOWN_QUANTILES = (0.02, 0.97)
 
 
-def _has_letter(character: str) -> bool:
-    """Returns whether the font of plots has a character."""
-    return bool(get_font(findfont(FontProperties())).get_char_index(ord(character)))
-
-
-def _label(name: str) -> str:
-    """Returns a name as a plot must be given it; characters that the font lacks are escaped.
-
-    A dollar sign would begin a formula, an underscore at the beginning would hide the line.
-    """
-    shown = (c if _has_letter(c) else c.encode("unicode_escape").decode() for c in name)
-    label = "".join(shown).replace("$", r"\$")
-    return f" {label}" if label.startswith("_") else label
-
-
-def _class_label(label: int, name: str) -> str:
-    """Returns a class's name, its middle cut if it is long; its number if the font lacks it."""
-    if not all(map(_has_letter, name)):
-        name = f"class {label}"
-    if len(name) > _MAX_CHARACTERS:
-        name = f"{name[: _MAX_CHARACTERS - 11]}...{name[-8:]}"
-    return _label(name)
+def _label(name: str, max_length: int = 100) -> str:
+    """Escapes characters of a name that the font lacks or that mean a formula; cuts its middle."""
+    font = get_font(findfont(FontProperties()))
+    shown = (
+        c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in name
+    )
+    label = "".join(shown)
+    if len(label) > max_length:
+        label = f"{label[: max_length - 11]}...{label[-8:]}"
+    label = label.replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label  # an underscore would hide the line
 
 
 def _png(figure: Figure) -> bytes:
@@ -68,14 +57,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def tile(images: np.ndarray) -> np.ndarray:
-    """Lays images out as one, white gaps between them.
-
-    Args:
-      images: `<float>[rows, columns, height, width, channels]`, intensities in [0, 1].
-
-    Returns:
-      `<float>[rows * (height + gap) - gap, columns * (width + gap) - gap, channels]`.
-    """
+    """Lays `<float>[rows, columns, height, width, channels]` out as one image with gaps."""
     rows, columns, height, width, channels = images.shape
     gaps = ((0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0))
     padded = np.pad(images, gaps, constant_values=1.0).swapaxes(1, 2)
@@ -83,20 +65,16 @@ def tile(images: np.ndarray) -> np.ndarray:
     return page[:-_GAP, :-_GAP]
 
 
-def _inches_per_pixel(height: int, width: int) -> float:
-    """Returns the size of an image's pixel: at least a pixel of the plot, if the image fits."""
-    size = max(height, width)
-    return min(max(_INCHES_PER_IMAGE, size / _DPI), _MAX_INCHES_PER_IMAGE) / size
-
-
 def _save_page(path: Path, page: np.ndarray, image: np.ndarray, title: str) -> None:
     """Saves a page `<float>[height, width, channels]` of images as large as `image`.
 
-    Intensities are black at 0 and white or full color at 1.
+    Intensities are black at 0 and white or full color at 1. Each pixel of an image has at least one
+    of the plot's, unless the image is very large.
     """
-    inches = _inches_per_pixel(*image.shape[:2])
-    size = (max(page.shape[1] * inches, _MIN_INCHES), page.shape[0] * inches + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
+    size = max(image.shape[:2])
+    inches = min(max(_INCHES_PER_IMAGE, size / _DPI), _MAX_INCHES_PER_IMAGE) / size
+    width, height = page.shape[1] * inches, page.shape[0] * inches
+    figure = Figure(figsize=(max(width, _MIN_INCHES), height + 0.4), layout="constrained")
     axes = figure.add_subplot()
     page = page if page.shape[-1] == 3 else page[..., 0]
     # Draws of a Gaussian may lie beyond [0, 1].
@@ -140,28 +118,21 @@ def save_latent_map(
 ) -> None:
     """Saves maps of the latent space side by side, each point colored by its class.
 
-    Without labels, or with more classes than there are colors that differ, all have one color.
-
-    Args:
-      path: the PNG file.
-      maps: `<float>[n, 2]` by title.
-      labels: `<int>[n]`, or None.
-      class_names: by label.
+    Maps are `<float>[n, 2]` by title, labels `<int>[n]`. Without labels, or with more classes than
+    there are colors that differ, all points have one color.
     """
     num_classes = len(class_names)
     is_colored = labels is not None and 0 < num_classes <= _MAX_COLORED_CLASSES
-    colors = "tab10" if num_classes <= len(_COLORS) else "tab20"
-    # As many colors as the color map has: the first of them are the classes'.
-    limits = (-0.5, (len(_COLORS) if colors == "tab10" else _MAX_COLORED_CLASSES) - 0.5)
+    num_colors = 10 if num_classes <= 10 else 20  # of the color map
+    style = {"c": labels, "cmap": f"tab{num_colors}", "vmin": -0.5, "vmax": num_colors - 0.5}
     figure = Figure(figsize=(5 * len(maps) + 0.8, 4.8), layout="constrained")
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
     for axes, (title, points) in zip(panels, maps.items(), strict=True):
-        style = {"c": labels, "cmap": colors, "vmin": limits[0], "vmax": limits[1]}
         dots = axes.scatter(*points.T, s=4, lw=0, **style if is_colored else {"c": _COLORS[0]})
         axes.set(title=title, xticks=[], yticks=[])
     if is_colored:
         bar = figure.colorbar(dots, ax=panels[-1], ticks=range(num_classes), fraction=0.05)
-        bar.ax.set_yticklabels([_class_label(*each) for each in enumerate(class_names)])
+        bar.ax.set_yticklabels([_label(name, _MAX_CHARACTERS) for name in class_names])
         bar.ax.set_ylim(-0.5, num_classes - 0.5)
     _save(figure, path)
 

@@ -2,7 +2,7 @@
 
 Features are the digit classifier's, or principal components of images that are not digits:
 `<float>[n, dims]`. Images are `<float>[n, height, width, channels]` of intensities in [0, 1]. All
-distances are Euclidean.
+distances are Euclidean. What its input does not define raises NotMeasured.
 """
 
 import dataclasses
@@ -40,11 +40,7 @@ def _chunks(array: np.ndarray) -> list[np.ndarray]:
 
 
 def _radii(features: np.ndarray, num_neighbors: int) -> np.ndarray:
-    """Computes each vector's distance to its k-th nearest neighbor in the same set.
-
-    Raises:
-      NotMeasured: the set has too few vectors.
-    """
+    """Computes each vector's distance to its k-th nearest neighbor in the same set."""
     if len(features) <= num_neighbors:
         raise NotMeasured(f"{len(features)} images have no {num_neighbors} neighbors each")
     nearest = [np.partition(_distances(c, features), num_neighbors, 1) for c in _chunks(features)]
@@ -56,9 +52,6 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
     |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), Heusel et al. 2017 (arXiv:1706.08500),
     equation 6. The features are not Inception's: compare with values of the same features alone.
-
-    Raises:
-      NotMeasured: a set has no covariance.
     """
     if min(len(real), len(generated)) < 2:
         raise NotMeasured("a single image has no covariance")
@@ -110,11 +103,7 @@ def density_and_coverage(
 
 
 def categorical_kl(fractions: np.ndarray, reference: np.ndarray) -> float:
-    """Computes KL(fractions || reference) in nats.
-
-    Raises:
-      NotMeasured: it is infinite, because the reference lacks a class.
-    """
+    """Computes KL(fractions || reference) in nats."""
     present = fractions > 0.0
     if not reference[present].all():
         raise NotMeasured("it is infinite: the test images lack a class that the samples have")
@@ -135,7 +124,7 @@ def nearest_distances(images: np.ndarray, training_images: np.ndarray) -> np.nda
     flat, training = (
         array.reshape(len(array), -1).astype(np.float32) for array in (images, training_images)
     )
-    # In place, because it takes longest of all: each pass is over 60,000 numbers an image.
+    # In place, because it takes longest of all.
     minus_double, squares = -2.0 * training.T, (training**2).sum(1)
     nearest = []
     for chunk in _chunks(flat):
@@ -148,11 +137,8 @@ def nearest_distances(images: np.ndarray, training_images: np.ndarray) -> np.nda
 def sharpness(images: np.ndarray, originals: np.ndarray) -> float:
     """Computes the gradient energy of images over their originals': 1 is as sharp, less blurred.
 
-    The energy is the sum of squared differences of neighboring pixels (the energy of gradient
-    of Subbarao et al. 1993) over all images.
-
-    Raises:
-      NotMeasured: each original is of one intensity.
+    The energy is the sum of squared differences of neighboring pixels over all images (Subbarao et
+    al. 1993).
     """
 
     def energy(images: np.ndarray) -> float:

@@ -36,12 +36,7 @@ def save_samples(
 ) -> np.ndarray:
     """Draws samples and plots a grid of 100 at most; of a conditional model a row for each class.
 
-    Args:
-      replica: the model.
-      pixels: whether pixels are drawn too, in place of their means.
-      num_images: the number of samples.
-      seed: decides them; the replica's own if None.
-      label: the class to draw from; None for all classes, one after another.
+    The seed is the replica's own if None, and the classes are all classes if `label` is None.
 
     Returns:
       The images, `<float32>[num_images, height, width, channels]`.
@@ -49,26 +44,22 @@ def save_samples(
     root_key = replica.root_key if seed is None else make_root_key(seed)
     num_classes = replica.model.num_classes
     labels = generation.spread_labels(num_images, num_classes, label)
-    images = generation.sample(
-        replica.model,
-        replica.params,
-        root_key,
-        num_images,
-        data=Batch(labels=labels),
-        pixels=pixels,
-    )
+    trained = (*replica.model_and_params, root_key)
+    data = Batch(labels=labels)
+    images = generation.sample(*trained, num_images, data=data, pixels=pixels)
     if labels is None or label is not None:
-        shown = replica.shown(images[:NUM_SAMPLES])
+        shown = images[:NUM_SAMPLES]
         rows = math.isqrt(len(shown))
     else:
         rows = min(num_classes, num_images, _MAX_CLASS_ROWS)
         per_row = min(num_images // rows, _NUM_COLUMNS)
         starts = np.searchsorted(labels, np.unique(labels)[:rows])
-        shown = replica.shown(images[(starts[:, None] + np.arange(per_row)).reshape(-1)])
+        shown = images[(starts[:, None] + np.arange(per_row)).reshape(-1)]
     columns = -(-len(shown) // rows)
-    # White in the last row if it is not full.
-    blank = np.ones((rows * columns - len(shown), *shown.shape[1:]), shown.dtype)
-    grid = np.concatenate([shown, blank]).reshape(rows, columns, *shown.shape[1:])
+    missing = rows * columns - len(shown)  # white in the last row
+    grid = np.pad(
+        replica.shown(shown), [(0, missing), (0, 0), (0, 0), (0, 0)], constant_values=1.0
+    ).reshape(rows, columns, *shown.shape[1:])
     title = "Pixels drawn" if pixels else "Samples"
     title += f" from random latents, epoch {replica.epoch}"
     plots.save_image_grid(replica.plots / "samples.png", grid, title)
@@ -80,7 +71,7 @@ def save_interpolation(replica: Replica, test: datasets.Split) -> None:
     pairs = generation.pick_pairs(test.images, test.labels, _NUM_COLUMNS)
     first, last = (to_batch(test[rows]) for rows in pairs)
     between = generation.interpolate(
-        replica.model, replica.params, first, last, _NUM_INTERPOLATION_STEPS
+        *replica.model_and_params, first, last, _NUM_INTERPOLATION_STEPS
     )
     rows = (first.images / MAX_PIXEL, between, last.images / MAX_PIXEL)
     plots.save_interpolation(replica.plots / "interpolation.png", *map(replica.shown, rows))
@@ -91,7 +82,7 @@ def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     columns = min(_NUM_COLUMNS, len(test))
     rows = min(_NUM_RECONSTRUCTION_ROWS, len(test) // columns)
     data = to_batch(test[: rows * columns])
-    reconstructions = generation.reconstruct(replica.model, replica.params, data)
+    reconstructions = generation.reconstruct(*replica.model_and_params, data)
     grids = (
         replica.shown(each).reshape(rows, columns, *each.shape[1:])
         for each in (data.images / MAX_PIXEL, reconstructions)
@@ -102,8 +93,8 @@ def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
 def save_classes(replica: Replica, test: datasets.Split) -> None:
     """Plots one test image a row, its reconstruction, and its latents decoded in every class."""
     data = to_batch(test[:_NUM_COLUMNS])
-    in_every_class = generation.reconstruct_in_every_class(replica.model, replica.params, data)
-    reconstructions = generation.reconstruct(replica.model, replica.params, data)
+    in_every_class = generation.reconstruct_in_every_class(*replica.model_and_params, data)
+    reconstructions = generation.reconstruct(*replica.model_and_params, data)
     columns = [data.images / MAX_PIXEL, reconstructions, *in_every_class[:_MAX_CLASS_ROWS]]
     title = "Test images, their reconstructions, and the same latents in every class"
     grid = replica.shown(np.stack(columns, axis=1))

@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -44,6 +44,11 @@ class Replica:
     def model(self) -> VAE:
         """The autoencoder."""
         return self.settings.model
+
+    @property
+    def model_and_params(self) -> tuple[VAE, Params]:
+        """The first two arguments of most functions of trained models."""
+        return self.model, self.params
 
     @property
     def root_key(self) -> jax.Array:
@@ -86,10 +91,8 @@ def abstract_params(settings: EvaluationSettings) -> Params:
     )
 
 
-def _from_checkpoints(
-    run: RunDirectory, settings: EvaluationSettings
-) -> tuple[int, int, Rows, list[Params]]:
-    """Restores epoch, step, rows and each replica's parameters."""
+def _from_checkpoints(run: RunDirectory, settings: EvaluationSettings) -> tuple[Any, Rows, list]:
+    """Restores epoch and step by name, the rows, and each replica's parameters."""
     # Not at import: a model that has parameters alone needs no checkpoint library.
     from vae_jax.training.checkpoints import Checkpoints
 
@@ -97,29 +100,25 @@ def _from_checkpoints(
         progress = checkpoints.latest_progress()
         if progress is None or progress.best is None:
             raise UserError(f"--workdir={run.path}: holds no finished epoch yet; train first")
-        step, epoch = (int(progress.best[name]) for name in ("step", "epoch"))
         like = abstract_params(settings)
+        step = int(progress.best["step"])
         params = checkpoints.restore_params(step, like, devices.single_device())
     count = settings.num_replicas
     if count == 1:
-        return epoch, step, progress.rows, [params]
+        return progress.best, progress.rows, [params]
     replicas = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
-    return epoch, step, progress.rows, replicas
+    return progress.best, progress.rows, replicas
 
 
-def _from_weights(
-    folders: Sequence[Path], settings: EvaluationSettings
-) -> tuple[int, int, Rows, list[Params]]:
-    """Restores epoch, step, rows and each replica's parameters."""
+def _from_weights(run: RunDirectory, settings: EvaluationSettings) -> tuple[Any, Rows, list]:
+    """Restores epoch and step by name, the rows, and each replica's parameters."""
     like = abstract_params(dataclasses.replace(settings, num_replicas=1))
-    params, metadata = zip(*(read_weights(f / WEIGHTS_NAME, like) for f in folders), strict=True)
-    rows = [metrics.read_rows(folder / "metrics.csv") for folder in folders]
-    try:
-        epoch, step = int(metadata[0]["epoch"]), int(metadata[0]["step"])
-    except (KeyError, ValueError) as error:
-        path = folders[0] / WEIGHTS_NAME
-        raise UserError(f"{path}: its metadata lack epoch or step; export it again") from error
-    return epoch, step, [*zip(*rows, strict=True)], [*map(devices.to_device, params)]
+    paths = [folder / WEIGHTS_NAME for folder in run.replica_folders]
+    params, metadata = zip(*(read_weights(path, like) for path in paths), strict=True)
+    if not {"epoch", "step"} <= metadata[0].keys():
+        raise UserError(f"{paths[0]}: its metadata lack epoch or step; export it again")
+    rows = [metrics.read_rows(folder / "metrics.csv") for folder in run.replica_folders]
+    return metadata[0], [*zip(*rows, strict=True)], [*map(devices.to_device, params)]
 
 
 def restore_best(run: RunDirectory) -> TrainedRun:
@@ -133,8 +132,8 @@ def restore_best(run: RunDirectory) -> TrainedRun:
     config, folders = run.config, run.replica_folders
     settings = evaluation_settings(config, run.spec)
     has_weights = not (run.path / "checkpoints").exists() and (folders[0] / WEIGHTS_NAME).exists()
-    restored = _from_weights(folders, settings) if has_weights else _from_checkpoints(run, settings)
-    epoch, step, rows, params = restored
+    best, rows, params = (_from_weights if has_weights else _from_checkpoints)(run, settings)
+    epoch, step = int(best["epoch"]), int(best["step"])
     is_light_on_dark = datasets.SOURCES[config.data.name].is_light_on_dark
     replicas = [
         Replica(
@@ -152,30 +151,19 @@ def restore_best(run: RunDirectory) -> TrainedRun:
 
 
 def restore_to_write(
-    source: RunDirectory,
-    output: str | os.PathLike[str] | None = None,
-    names: Sequence[str] = (),
-    input: str | os.PathLike[str] | None = None,
+    source: RunDirectory, output: str | os.PathLike[str] | None = None, names: Sequence[str] = ()
 ) -> TrainedRun:
-    """Restores the best epoch of a run whose files, from now on, go to `output`.
+    """Restores the best epoch of a run whose files, from now on, go to the folder `output`.
 
-    Args:
-      source: the run directory.
-      output: a folder, made if it is missing; the run directory if None.
-      names: of the files and folders that are written to each replica's folder. Outside the run
-        directory the user's own files must not have these names, and the names are recorded.
-      input: the user's images, which must not be in `output`, nor around it.
+    The folder is made if it is missing; None is the run directory. Elsewhere the names of the files
+    and folders that are written must not be those of the user's own files, and are recorded.
 
     Raises:
-      UserError: as `restore_best` does; or files cannot be written there.
+      UserError: as `restore_best` does; or files are in the way.
     """
-    target = source.path if output is None else local_path("--output", output)
-    is_apart = target.resolve() != source.path.resolve()
-    if is_apart and input is not None:
-        _check_apart(local_path("--input", input), target)
     run = restore_best(source)
-    if not is_apart:
-        _make_writable(source.path)
+    target = source.path if output is None else local_path("--output", output)
+    if target.resolve() == source.path.resolve():
         return run
     replicas = [
         dataclasses.replace(replica, folder=target / os.path.relpath(replica.folder, source.path))
@@ -185,31 +173,9 @@ def restore_to_write(
     for folder in folders:
         check_names(folder, names)
     for folder in folders:
-        _make_writable(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         record_names(folder, names)
     return dataclasses.replace(run, workdir=target, replicas=replicas)
-
-
-def _check_apart(images: Path, target: Path) -> None:
-    """Raises UserError if the next command would read the output as images."""
-    first, second = images.resolve(), target.resolve()
-    if images.is_dir() and (first.is_relative_to(second) or second.is_relative_to(first)):
-        raise UserError(
-            f"--output={target}: overlaps --input={images}, so the output would be read as images "
-            "the next time; give a folder that is not inside the other"
-        )
-
-
-def _make_writable(folder: Path) -> None:
-    """Makes a folder; raises UserError before the work begins if files cannot be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written to ({error.strerror}); give another --output=FOLDER"
-        ) from error
 
 
 def load_data(run: TrainedRun) -> Dataset:

@@ -31,12 +31,8 @@ _LEVEL_TOLERANCE = 0.01
 def load_run(path: str | os.PathLike[str], seed: int | None = None) -> "TrainedVAE":
     """Loads the best epoch of a run, from its checkpoints or its `weights.safetensors`.
 
-    Nothing is written, and no option of JAX changes: `vae_jax.compilation.use_cache()` before
-    it makes later starts quick.
-
-    Args:
-      path: the run directory.
-      seed: of the replica, if the run has several.
+    The seed chooses a replica, if the run has several. Nothing is written, and no option of JAX
+    changes: `vae_jax.compilation.use_cache()` before it makes later starts quick.
 
     Raises:
       UserError: the path has no trained run, the run is damaged, or has no replica of that seed.
@@ -48,8 +44,7 @@ def load_run(path: str | os.PathLike[str], seed: int | None = None) -> "TrainedV
     if seed not in replicas:
         seeds = ", ".join(map(str, replicas))
         raise UserError(f"{run.path}: holds seed {seeds}; give one of them as seed, not {seed}")
-    replica = replicas[seed]
-    return TrainedVAE(replica.model, replica.params, run.config, seed, run.spec.class_names)
+    return TrainedVAE(*replicas[seed].model_and_params, run.config, seed, run.spec.class_names)
 
 
 def _check_count(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -108,17 +103,11 @@ class TrainedVAE:
 
     @compilation.fixed_options()
     def decode(self, latents: np.ndarray, labels: Any = None) -> np.ndarray:
-        """Decodes latent vectors, `<float>[n, latent]` or one, to images.
-
-        Raises:
-          ValueError: they are of another shape, or not finite.
-        """
-        size = self.config.latent_size
-        array = np.asarray(latents, np.float32)
+        """Decodes finite latent vectors, `<float>[n, latent]` or one, to images."""
+        size, array = self.config.latent_size, np.asarray(latents, np.float32)
         if array.shape[-1:] != (size,) or array.ndim > 2:
-            raise ValueError(
-                f"latents have shape {array.shape}, must have (n, {size}) or ({size},)"
-            )
+            shapes = f"(n, {size}) or ({size},)"
+            raise ValueError(f"latents have shape {array.shape}, must have {shapes}")
         if not np.isfinite(array).all():
             raise ValueError("latents hold numbers that are not finite")
         rows = np.atleast_2d(array)
@@ -138,18 +127,10 @@ class TrainedVAE:
     def sample(
         self, num_images: int, seed: int = 0, pixels: bool = False, label: Any = None
     ) -> np.ndarray:
-        """Decodes latent vectors drawn from the prior.
+        """Decodes latent vectors drawn from the prior; the seed of training draws those of the CLI.
 
-        Args:
-          num_images: the number of images.
-          seed: decides them; the seed of training gives the images of mode `sample`.
-          pixels: whether pixels are drawn too, in place of their means; beyond [0, 1] if the
-            likelihood is.
-          label: of a conditional model, the class to draw from; None for all classes, one after
-            another.
-
-        Raises:
-          ValueError: a number is out of range.
+        With `pixels` these are drawn too, in place of their means; beyond [0, 1] if the likelihood
+        is. A label is the class of a conditional model to draw; None draws all, one after another.
         """
         num_images = _check_count("num_images", num_images, least=0)
         seed = _check_count("seed", seed, least=0, most=_MAX_SEED)
@@ -170,23 +151,20 @@ class TrainedVAE:
         first_labels: Any = None,
         last_labels: Any = None,
     ) -> np.ndarray:
-        """Decodes `num_steps` points on the line from each first image to the last one.
+        """Decodes `num_steps` points from each first image to the last one, ends included.
 
         The line between the posterior means is straight in the base space of the prior; labels
         change in the middle.
 
         Returns:
-          `<float32>[n, num_steps, height, width, channels]`; without the first axis for two
-          single images.
+          `<float32>[n, num_steps, height, width, channels]`, without the first axis for two images.
         """
         num_steps = _check_count("num_steps", num_steps, least=2)
         begin, is_single = self._to_batch("first", first, first_labels)
         end, is_last_single = self._to_batch("last", last, last_labels)
         if len(begin) != len(end) or is_single != is_last_single:
-            raise ValueError(
-                f"first and last have shapes {np.shape(first)} and {np.shape(last)}, must be as "
-                "many images"
-            )
+            shapes = f"{np.shape(first)} and {np.shape(last)}"
+            raise ValueError(f"first and last have shapes {shapes}, must be as many images")
         means = self._encode(begin).mean, self._encode(end).mean
         images = generation.decode_between(self.model, self.params, *means, num_steps, begin, end)
         return images[0] if is_single else images
@@ -196,18 +174,12 @@ class TrainedVAE:
     ) -> np.ndarray:
         """Estimates log p(x) of each image by importance weights: `<float64>[n]`, in nats.
 
-        Of a conditional model log p(x | y).
+        Of a conditional model log p(x | y). Below log p(x) on average, and nearer with more latent
+        samples: by half a nat or so with 100 (Burda et al. 2016, arXiv:1509.00519). An image's
+        estimate does not depend on the others or on their order.
 
-        Below log p(x) on average, and nearer the more samples: by half a nat or so with 100
-        (Burda et al. 2016, arXiv:1509.00519). An image's estimate does not depend on the others or
-        on their order. `score` returns how much each is worth.
-
-        Args:
-          images: whole levels, so floats in steps of 1/255; black and white (0 and 1, or 0 and
-            255) for a Bernoulli likelihood, which the cross-entropy of gray pixels is not.
-          labels: for a conditional model.
-          num_samples: latent samples for each image.
-          seed: decides them.
+        Images are whole levels, so floats in steps of 1/255; black and white for a Bernoulli
+        likelihood, which the cross-entropy of gray pixels is not.
         """
         return self.score(images, labels, num_samples, seed)["log_likelihood"]
 
@@ -215,13 +187,10 @@ class TrainedVAE:
     def score(
         self, images: np.ndarray, labels: Any = None, num_samples: int = 500, seed: int = 0
     ) -> dict[str, np.ndarray]:
-        """Estimates log p(x) of each image, and how many samples the estimate is worth.
+        """Estimates "negative_elbo", "log_likelihood" and "effective_sample_size" of each image.
 
-        Warns of effective sample sizes below 2. The arguments are those of `log_likelihood`.
-
-        Returns:
-          "negative_elbo" and "log_likelihood", in nats, and "effective_sample_size", from 1 to
-          `num_samples`: each `<float64>[n]`.
+        Each is `<float64>[n]`, the first two in nats, the last, the number of samples that the
+        estimate is worth, from 1 to `num_samples`. Warns if it is below 2.
         """
         num_samples = _check_count("num_samples", num_samples, least=1)
         root_key = make_root_key(_check_count("seed", seed, least=0, most=_MAX_SEED))
@@ -242,10 +211,9 @@ class TrainedVAE:
         """Returns images `[n, height, width, channels]`, and whether it was a single one."""
         array = np.asarray(images)
         height, width, channels = shape = self.model.image_shape
+        wanted = "uint8 from 0 to 255, or floats from 0 to 1"
         if array.dtype.kind not in "fb" and array.dtype != np.uint8:
-            raise TypeError(
-                f"{name} are {array.dtype}, must be uint8 from 0 to 255, or floats from 0 to 1"
-            )
+            raise TypeError(f"{name} are {array.dtype}, must be {wanted}")
         if channels == 1 and array.shape[-2:] == (height, width) and array.shape != shape:
             array = array[..., None]
         is_single = array.shape == shape
@@ -257,10 +225,8 @@ class TrainedVAE:
         if array.dtype != np.uint8:
             array = array.astype(np.float32)
             if not ((array >= 0.0) & (array <= 1.0)).all():  # NaN is in neither
-                raise ValueError(
-                    f"{name} are floats from {array.min():g} to {array.max():g}, must be from 0 to "
-                    "1 (or uint8, from 0 to 255)"
-                )
+                limits = f"from {array.min():g} to {array.max():g}"
+                raise ValueError(f"{name} are floats {limits}, must be {wanted}")
         array = array[None] if is_single else array
         if array.dtype == np.uint8 and array.any():  # black is black in any range
             datasets.check_levels(array, name, in_file=False)
@@ -270,31 +236,25 @@ class TrainedVAE:
         """Returns the labels of images as `<int32>[num_images]`; None if the model takes none."""
         if not self.model.num_classes:
             if labels is not None:
-                raise ValueError(
-                    "the model is not conditional, it takes no labels (num_samples is a keyword)"
-                )
+                raise ValueError("the model is not conditional, it takes no labels")
             return None
         if labels is None:
             raise ValueError(f"labels are missing: {self!r} needs the class of each image")
         array = np.asarray(labels)
         if array.dtype.kind in "US":
-            array = np.vectorize(self._label_of, otypes=[np.int32])(array)
+            if unknown := {*map(str, array.reshape(-1))} - {*self.class_names}:
+                classes = ", ".join(self.class_names)
+                raise ValueError(f"{min(unknown)!r} is not a class; the classes: {classes}")
+            array = np.vectorize(self.class_names.index, otypes=[np.int32])(array)
         if array.dtype.kind not in "iu":
             raise TypeError(f"labels are {array.dtype}, must be whole numbers or names of classes")
         if array.shape not in ((), (num_images,)):
-            raise ValueError(
-                f"labels have shape {array.shape}, must be one, or one for each of {num_images}"
-            )
+            counts = f"one, or one for each of {num_images}"
+            raise ValueError(f"labels have shape {array.shape}, must be {counts}")
         last = self.model.num_classes - 1
         if array.size and not (array.min() >= 0 and array.max() <= last):
             raise ValueError(f"labels are {array.min()} to {array.max()}, must be from 0 to {last}")
         return np.broadcast_to(array, num_images).astype(np.int32)
-
-    def _label_of(self, name: Any) -> int:
-        if str(name) not in self.class_names:
-            classes = ", ".join(self.class_names)
-            raise ValueError(f"{str(name)!r} is not a class; the classes: {classes}")
-        return self.class_names.index(str(name))
 
     def _to_levels(self, batch: Batch) -> Batch:
         """Returns images of whole levels as `uint8`; black and white for a binary likelihood."""
