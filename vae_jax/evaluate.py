@@ -7,24 +7,30 @@ import numpy as np
 
 from vae_jax import datasets
 from vae_jax.configuration import has_likelihood
-from vae_jax.evaluation import conditional_measures, generation, latent_statistics, log_likelihood
+from vae_jax.evaluation import digit_classifier, generation, latent_statistics, log_likelihood
 from vae_jax.evaluation.input_images import write_npy
 from vae_jax.evaluation.measures import (
     EVALUATION_NAME,
     LOG_LIKELIHOOD_NAME,
     SUMMARY_NAME,
     UNITS,
+    ConditionalMeasures,
     Evaluation,
     LikelihoodMeasures,
 )
 from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.summary import format_summary, summarize
 from vae_jax.evaluation.trained_run import Replica, TrainedRun, load_data
+from vae_jax.model.rng_streams import Stream
+from vae_jax.model.structs import Batch
 from vae_jax.modes import Mode, run_flags, run_mode
 from vae_jax.runtime import devices
 from vae_jax.runtime.files import write_record
 from vae_jax.training.batches import to_batch
 from vae_jax.training.checkpoints import checksum
+
+_NUM_SAMPLES_PER_CLASS = 1_000
+_NUM_CLASS_SAMPLES = 10  # importance samples of each image in each class
 
 
 @run_mode("plots", SUMMARY_NAME, EVALUATION_NAME, LOG_LIKELIHOOD_NAME, log_likelihood.PARTIAL_NAME)
@@ -40,10 +46,7 @@ def evaluate(run: TrainedRun) -> None:
         likelihood, doubt, measurer = None, None, Measurer()
         if has_likelihood(config.likelihood.kind, config.data.binarization):
             likelihood, doubt = _measure_likelihood(replica, dataset, run, measurer)
-        conditional = None
-        if replica.model.num_classes:
-            is_digits = datasets.SOURCES[dataset.name].is_digits
-            conditional = conditional_measures.measure(*trained, data, is_digits)
+        conditional = _measure_conditional(replica, dataset) if replica.model.num_classes else None
         evaluation = Evaluation(
             UNITS, replica.step, posterior, likelihood, measurer.not_measured, conditional
         )
@@ -92,6 +95,26 @@ def _measure_likelihood(
         math.prod(dataset.image_shape) if replica.model.likelihood.is_discrete else None,
     )
     return measures, estimates.find_doubt(num_samples, min_fraction=0.1)
+
+
+def _measure_conditional(replica: Replica, dataset: datasets.Dataset) -> ConditionalMeasures:
+    """Measures the classes of a conditional model; its samples too, if they are digits."""
+    trained, data = (*replica.model_and_params, replica.root_key), to_batch(dataset.test)
+    num_classes, accuracies = replica.model.num_classes, None
+    if datasets.SOURCES[dataset.name].is_digits:
+        num_images = _NUM_SAMPLES_PER_CLASS * num_classes
+        labels = generation.spread_labels(num_images, num_classes)
+        samples = Batch(labels=labels)
+        images = generation.sample(*trained, num_images, Stream.MEASURED_SAMPLES, samples)
+        predictions = digit_classifier.classify(digit_classifier.load_weights(), images)
+        accuracies = (predictions.labels == labels).reshape(num_classes, -1).mean(1).tolist()
+    guesses = log_likelihood.classify(*trained, data, _NUM_CLASS_SAMPLES)
+    return ConditionalMeasures(
+        bayes_accuracy=float((guesses == data.labels).mean()),
+        num_importance_samples=_NUM_CLASS_SAMPLES,
+        sample_accuracy=None if accuracies is None else float(np.mean(accuracies)),
+        sample_accuracies=accuracies,
+    )
 
 
 def _describe(evaluation: Evaluation, latent_size: int) -> list[str]:

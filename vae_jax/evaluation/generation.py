@@ -1,17 +1,16 @@
 """Images out of a trained model: reconstructions, samples and interpolations.
 
-Images come in as `<uint8>[n, height, width, channels]` in a batch and go out as means of their
-intensities, `<float>`, in [0, 1]. A decoder ignores the pixels of the batch it is given.
+Images are `[n, height, width, channels]`, those that come out means of intensities in [0, 1]. Of a
+batch that is decoded, only the labels are read.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
-from vae_jax.model.likelihoods import check_pixels
 from vae_jax.model.posterior import Posterior
 from vae_jax.model.priors import FlowPrior
 from vae_jax.model.rng_streams import Stream, stream_key
@@ -20,8 +19,7 @@ from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 from vae_jax.runtime.batching import map_batches, pad_rows
 
-# Images at once: a device's memory need not hold the feature maps of all. Two sizes, so that few
-# programs are compiled.
+# Images at once, which limits the memory of feature maps. Two sizes, so few programs are compiled.
 _BATCH_SIZE = 500
 _SMALL_BATCH_SIZE = 100
 NOTHING = Batch()  # for images without labels
@@ -50,11 +48,11 @@ def _draw_pixels(
 
 
 def _to_base(model: VAE, latents: jax.Array, batch: Batch) -> jax.Array:
-    return model.prior(batch).to_base(latents)
+    return cast(FlowPrior, model.prior(batch)).to_base(latents)
 
 
 def _from_base(model: VAE, base: jax.Array, batch: Batch) -> jax.Array:
-    return model.prior(batch).from_base(base)
+    return cast(FlowPrior, model.prior(batch)).from_base(base)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_images", "stream"))
@@ -79,13 +77,7 @@ def map_rows(function: Callable[..., Any], *rows: Any) -> Any:
 
 
 def encode(model: VAE, params: Params, data: Batch) -> Posterior:
-    """Encodes images: the posterior of each, in NumPy arrays.
-
-    Raises:
-      TypeError: the images are not `uint8`.
-      ValueError: there are none, or they are not of the model's shape.
-    """
-    check_pixels(data.images, model.image_shape)
+    """Encodes images, `<uint8>` or `<float32>` intensities: the posterior of each, in arrays."""
     return map_rows(functools.partial(encode_batch, model, params), data)
 
 
@@ -110,10 +102,7 @@ def reconstruct_in_every_class(model: VAE, params: Params, data: Batch) -> list[
 
 
 def to_base(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
-    """Maps latent vectors `<float>[n, latent]` to the base space of the prior of the data.
-
-    That is the latent space itself unless the prior is a flow.
-    """
+    """Maps latents `<float>[n, latent]` to the prior's base space: itself unless it is a flow."""
     if not isinstance(model.prior, FlowPrior):
         return latents
     function = functools.partial(_call, model, params, _to_base)
@@ -121,7 +110,7 @@ def to_base(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHI
 
 
 def from_base(model: VAE, params: Params, base: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
-    """Maps vectors of the prior's base space `<float>[n, latent]` to latent vectors."""
+    """Maps vectors of the prior's base space `<float>[n, latent]` to latents."""
     if not isinstance(model.prior, FlowPrior):
         return base
     function = functools.partial(_call, model, params, _from_base)
@@ -182,9 +171,8 @@ def sample(
 def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
     """Decodes a grid over a latent space of two dimensions, in the base space of its prior.
 
-    The grid's lines are the quantiles of the standard normal, so that each image stands for the
-    same prior probability (Kingma and Welling 2014, appendix A). A conditional model draws its
-    first class.
+    The grid's lines are quantiles of the standard normal, so each image has the same prior
+    probability (Kingma and Welling 2014, appendix A). A conditional model draws its first class.
 
     Returns:
       `<float>[num_steps, num_steps, height, width, channels]`; the first latent variable grows to
@@ -202,9 +190,10 @@ def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
 def interpolate(
     model: VAE, params: Params, first: Batch, last: Batch, num_steps: int
 ) -> np.ndarray:
-    """Decodes `num_steps` points on the line from each first image to the last one, ends included.
+    """Decodes `num_steps` points from each first image to the last one, ends included.
 
-    The line between the posterior means is straight in the base space of the prior.
+    The line between the posterior means is straight in the base space of the prior; labels change
+    in the middle.
 
     Returns:
       `<float>[n, num_steps, height, width, channels]`.
@@ -222,13 +211,7 @@ def decode_between(
     first_data: Batch = NOTHING,
     last_data: Batch = NOTHING,
 ) -> np.ndarray:
-    """Decodes evenly spaced points on the lines between latent vectors `<float>[n, latent]`.
-
-    Labels change from those of the first images to those of the last ones in the middle.
-
-    Returns:
-      `<float>[n, num_steps, height, width, channels]`.
-    """
+    """Decodes lines between latent vectors `<float>[n, latent]`, as `interpolate` does."""
     begin = to_base(model, params, first, first_data)[:, None]
     end = to_base(model, params, last, last_data)[:, None]
     weights = np.linspace(0.0, 1.0, num_steps, dtype=np.float32)[None, :, None]

@@ -128,9 +128,13 @@ def add_importance_samples(
             lambda: posterior.sample(keys_of(Stream.IMPORTANCE, number)),
             lambda: draw_from_prior(number - num_posterior),
         )
-        ratios = apply(model, params, batch, sample[None], method="log_weights_of")
-        log_weights = importance.balance_heuristic(*ratios, num_prior / num_total)
-        return log_weights[0], ratios[0][0]
+        log_ratios, log_likelihoods = apply(
+            model, params, batch, sample[None], method="log_weights_of"
+        )
+        log_weights = importance.balance_heuristic(
+            log_ratios, log_likelihoods, num_prior / num_total
+        )
+        return log_weights[0], log_ratios[0]
 
     # One sample of every image at a time: memory does not grow with their number.
     numbers = sums.count + jnp.arange(num_samples)
@@ -231,3 +235,17 @@ def estimate(
                 _write_partial(path, identity, estimates)
                 saved = time.monotonic()
     return Likelihoods(*estimates)
+
+
+def classify(
+    model: VAE, params: Params, root_key: jax.Array, data: Batch, num_samples: int
+) -> np.ndarray:
+    """Classifies images by Bayes' rule: `<int>[n]`, the class with the largest log p(x | y).
+
+    All classes are equally probable, and their log p(x | y) is estimated with the same noise.
+    """
+    values = []
+    for label in range(model.num_classes):
+        guess = Batch(data.images, np.full(len(data), label, np.int32))
+        values.append(estimate(model, params, root_key, guess, num_samples).log_likelihood)
+    return np.stack(values).argmax(0)

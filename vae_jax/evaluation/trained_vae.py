@@ -1,7 +1,6 @@
 """A trained model in a user's own program: NumPy arrays in, NumPy arrays out."""
 
 import dataclasses
-import functools
 import operator
 import os
 import warnings
@@ -14,7 +13,6 @@ from vae_jax import datasets
 from vae_jax.evaluation import generation, log_likelihood
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL, count_gray
-from vae_jax.model.posterior import Posterior
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params
@@ -98,7 +96,7 @@ class TrainedVAE:
     def encode(self, images: np.ndarray, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Computes mean and log-variance of q(z | x), each `<float32>[n, latent]`."""
         batch, is_single = self._to_batch("images", images, labels)
-        mean, log_var = self._encode(batch).to_arrays().values()
+        mean, log_var = generation.encode(self.model, self.params, batch).to_arrays().values()
         return (mean[0], log_var[0]) if is_single else (mean, log_var)
 
     @compilation.fixed_options()
@@ -119,8 +117,7 @@ class TrainedVAE:
     def reconstruct(self, images: np.ndarray, labels: Any = None) -> np.ndarray:
         """Decodes the posterior mean of each image."""
         batch, is_single = self._to_batch("images", images, labels)
-        means = self._encode(batch).mean
-        reconstructions = generation.decode(self.model, self.params, means, batch)
+        reconstructions = generation.reconstruct(self.model, self.params, batch)
         return reconstructions[0] if is_single else reconstructions
 
     @compilation.fixed_options()
@@ -165,8 +162,7 @@ class TrainedVAE:
         if len(begin) != len(end) or is_single != is_last_single:
             shapes = f"{np.shape(first)} and {np.shape(last)}"
             raise ValueError(f"first and last have shapes {shapes}, must be as many images")
-        means = self._encode(begin).mean, self._encode(end).mean
-        images = generation.decode_between(self.model, self.params, *means, num_steps, begin, end)
+        images = generation.interpolate(self.model, self.params, begin, end, num_steps)
         return images[0] if is_single else images
 
     def log_likelihood(
@@ -241,7 +237,7 @@ class TrainedVAE:
         if labels is None:
             raise ValueError(f"labels are missing: {self!r} needs the class of each image")
         array = np.asarray(labels)
-        if array.dtype.kind in "US":
+        if array.dtype.kind == "U":
             if unknown := {*map(str, array.reshape(-1))} - {*self.class_names}:
                 classes = ", ".join(self.class_names)
                 raise ValueError(f"{min(unknown)!r} is not a class; the classes: {classes}")
@@ -270,7 +266,3 @@ class TrainedVAE:
                 "binarize them, e.g. images > 127"
             )
         return dataclasses.replace(batch, images=images)
-
-    def _encode(self, batch: Batch) -> Posterior:
-        encode = functools.partial(generation.encode_batch, self.model, self.params)
-        return generation.map_rows(encode, batch)
