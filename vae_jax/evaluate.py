@@ -7,17 +7,14 @@ import numpy as np
 
 from vae_jax import datasets
 from vae_jax.configuration import has_likelihood
-from vae_jax.evaluation import digit_classifier, generation, latent_statistics, log_likelihood
-from vae_jax.evaluation.input_images import write_npy
-from vae_jax.evaluation.measures import (
-    EVALUATION_NAME,
-    LOG_LIKELIHOOD_NAME,
-    SUMMARY_NAME,
-    UNITS,
-    ConditionalMeasures,
-    Evaluation,
-    LikelihoodMeasures,
+from vae_jax.evaluation import (
+    digit_classifier,
+    generation,
+    latent_statistics,
+    log_likelihood,
+    measures,
 )
+from vae_jax.evaluation.input_images import write_npy
 from vae_jax.evaluation.measuring import Measurer
 from vae_jax.evaluation.summary import format_summary, summarize
 from vae_jax.evaluation.trained_run import Replica, TrainedRun, load_data
@@ -33,7 +30,10 @@ _NUM_SAMPLES_PER_CLASS = 1_000
 _NUM_CLASS_SAMPLES = 10  # importance samples of each image in each class
 
 
-@run_mode("plots", SUMMARY_NAME, EVALUATION_NAME, LOG_LIKELIHOOD_NAME, log_likelihood.PARTIAL_NAME)
+@run_mode(
+    *("plots", measures.SUMMARY_NAME, measures.EVALUATION_NAME, measures.LOG_LIKELIHOOD_NAME),
+    log_likelihood.PARTIAL_NAME,
+)
 def evaluate(run: TrainedRun) -> None:
     """Writes metrics and plots of the best epoch so far; log p(x) if the loss bounds it."""
     dataset, config = load_data(run), run.config
@@ -47,10 +47,10 @@ def evaluate(run: TrainedRun) -> None:
         if has_likelihood(config.likelihood.kind, config.data.binarization):
             likelihood, doubt = _measure_likelihood(replica, dataset, run, measurer)
         conditional = _measure_conditional(replica, dataset) if replica.model.num_classes else None
-        evaluation = Evaluation(
-            UNITS, replica.step, posterior, likelihood, measurer.not_measured, conditional
+        evaluation = measures.Evaluation(
+            measures.UNITS, replica.step, posterior, likelihood, measurer.not_measured, conditional
         )
-        write_record(replica.folder / EVALUATION_NAME, evaluation)
+        write_record(replica.folder / measures.EVALUATION_NAME, evaluation)
         (replica.folder / log_likelihood.PARTIAL_NAME).unlink(missing_ok=True)
         # Only now: an error of printing must not lose the results.
         for line in _describe(evaluation, config.latent_size):
@@ -69,7 +69,7 @@ def evaluate(run: TrainedRun) -> None:
 
 def _measure_likelihood(
     replica: Replica, dataset: datasets.Dataset, run: TrainedRun, measurer: Measurer
-) -> tuple[LikelihoodMeasures | None, str | None]:
+) -> tuple[measures.LikelihoodMeasures | None, str | None]:
     """Estimates the importance-weighted likelihood of the test images; None if not finite.
 
     The second value is a warning if more than a tenth of the images needs more samples.
@@ -88,16 +88,18 @@ def _measure_likelihood(
     values = measurer("log p(x)", np.array, np.stack([*vars(estimates).values()]))
     if values is None:
         return None, None
-    write_npy(replica.folder / LOG_LIKELIHOOD_NAME, estimates.log_likelihood)
-    measures = estimates.summarize(
+    write_npy(replica.folder / measures.LOG_LIKELIHOOD_NAME, estimates.log_likelihood)
+    likelihood = estimates.summarize(
         num_samples,
         datasets.EVALUATION_BINARIZATION_SEED if is_binarized else None,
         math.prod(dataset.image_shape) if replica.model.likelihood.is_discrete else None,
     )
-    return measures, estimates.find_doubt(num_samples, min_fraction=0.1)
+    return likelihood, estimates.find_doubt(num_samples, min_fraction=0.1)
 
 
-def _measure_conditional(replica: Replica, dataset: datasets.Dataset) -> ConditionalMeasures:
+def _measure_conditional(
+    replica: Replica, dataset: datasets.Dataset
+) -> measures.ConditionalMeasures:
     """Measures the classes of a conditional model; its samples too, if they are digits."""
     trained, data = (*replica.model_and_params, replica.root_key), to_batch(dataset.test)
     num_classes, accuracies = replica.model.num_classes, None
@@ -109,7 +111,7 @@ def _measure_conditional(replica: Replica, dataset: datasets.Dataset) -> Conditi
         predictions = digit_classifier.classify(digit_classifier.load_weights(), images)
         accuracies = (predictions.labels == labels).reshape(num_classes, -1).mean(1).tolist()
     guesses = log_likelihood.classify(*trained, data, _NUM_CLASS_SAMPLES)
-    return ConditionalMeasures(
+    return measures.ConditionalMeasures(
         bayes_accuracy=float((guesses == data.labels).mean()),
         num_importance_samples=_NUM_CLASS_SAMPLES,
         sample_accuracy=None if accuracies is None else float(np.mean(accuracies)),
@@ -117,7 +119,7 @@ def _measure_conditional(replica: Replica, dataset: datasets.Dataset) -> Conditi
     )
 
 
-def _describe(evaluation: Evaluation, latent_size: int) -> list[str]:
+def _describe(evaluation: measures.Evaluation, latent_size: int) -> list[str]:
     """Returns the measures as lines to print."""
     posterior, nll = evaluation.posterior, evaluation.likelihood
     conditional = evaluation.conditional

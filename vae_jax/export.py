@@ -29,7 +29,9 @@ def export(run: TrainedRun) -> None:
       UserError: other files are in `export/`, or jax2onnx cannot convert the model.
     """
     for replica in run.replicas:
-        _check_replaceable(replica.folder / _FOLDER)
+        for path in replica.folder.glob(f"{_FOLDER}/*"):
+            if path.name not in (_README, WEIGHTS_NAME) and path.suffix not in _SUFFIXES:
+                raise UserError(f"{path}: is not part of an export, which replaces the folder")
     for replica in run.replicas:
         folder = replica.folder / _FOLDER
         with scratch_folder(replica.folder, ".exporting.") as scratch:
@@ -44,16 +46,6 @@ def export(run: TrainedRun) -> None:
         )
     if not onnx_programs.is_installed():
         print(f"no ONNX, which needs {onnx_programs.PACKAGE}: pip install -e '.[onnx]'")
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Raises UserError if the folder has files that are not of an export: they would be lost."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name not in (_README, WEIGHTS_NAME) and path.suffix not in _SUFFIXES:
-            raise UserError(
-                f"{folder}: holds {path.name}, which is not of an export, and would be lost with "
-                "the export that is replaced; move it to another folder"
-            )
 
 
 def _write_export(folder: Path, replica: Replica, config: ml_collections.ConfigDict) -> None:

@@ -39,7 +39,17 @@ def score(
         numbers = [f"{prefix}{row}" for row in range(len(split))]
         names += numbers if split.names is None else split.names.tolist()
     data = to_batch(join(splits))
-    _check_gray(run, count_gray(data.images))
+    num_gray, is_binary = count_gray(data.images), run.replicas[0].model.likelihood.is_binary
+    if not has_likelihood(run.config.likelihood.kind, run.config.data.binarization):
+        print(
+            "the run was trained on gray pixels, of which a Bernoulli has no likelihood: "
+            "log_likelihood is the bound that it was trained with, importance-weighted"
+        )
+    elif is_binary and num_gray:
+        raise UserError(
+            f"--input has {num_gray} gray pixels, and the run was trained on binarized ones: a "
+            "Bernoulli has no likelihood of them; make them black or white (0 or 255)"
+        )
     indices = log_likelihood.indices_by_pixels(data.images)
     for replica in run.replicas:
         estimates = log_likelihood.estimate(
@@ -58,21 +68,6 @@ def score(
         print(f"wrote {path}: {len(names)} images, the least likely is {least}")
         if doubt := estimates.find_doubt(num_samples):
             print(f"warning: {replica.folder}: {doubt}", file=sys.stderr)
-
-
-def _check_gray(run: TrainedRun, num_gray: int) -> None:
-    """Refuses gray pixels of a run on binarized ones; explains the numbers of other runs."""
-    config = run.config
-    if not has_likelihood(config.likelihood.kind, config.data.binarization):
-        print(
-            "the run was trained on gray pixels, of which a Bernoulli has no likelihood: "
-            "log_likelihood is the bound that it was trained with, importance-weighted"
-        )
-    elif run.replicas[0].model.likelihood.is_binary and num_gray:
-        raise UserError(
-            f"--input has {num_gray} gray pixels, and the run was trained on binarized ones: a "
-            "Bernoulli has no likelihood of them; make them black or white (0 or 255)"
-        )
 
 
 _FLAGS = run_flags(has_input=True)
