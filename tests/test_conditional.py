@@ -12,7 +12,6 @@ from PIL import Image
 import vae_jax
 from tests.support.common import apply, error_of, make_small_config
 from vae_jax import (
-    configuration,
     datasets,
     encode,
     evaluate,
@@ -27,7 +26,6 @@ from vae_jax.evaluation import generation, log_likelihood, onnx_programs
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import create_vae
-from vae_jax.runtime.errors import UserError
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.train_state import init_params
 
@@ -73,9 +71,6 @@ def test_encoder_and_decoder_depend_on_the_label_of_a_conditional_model(encoder,
         means.append(apply(model, params, Batch(IMAGES, labels), method="posterior").mean)
         images.append(apply(model, params, means[0], Batch(None, labels), method="decode"))
     assert np.array_equal(*means) == np.array_equal(*images) == (num_classes == 0)
-    if num_classes:
-        with pytest.raises(ValueError, match="labels are missing"):
-            apply(model, params, Batch(IMAGES), method="posterior")
 
 
 @functools.partial(jax.jit, static_argnames=("model", "name"))
@@ -169,7 +164,7 @@ def test_inputs_have_the_labels_of_the_run(run, digits, pictures, tmp_path):
     assert "has no labels" in error
 
 
-def test_labels_from_python_are_checked(vae, digits):
+def test_labels_from_python_are_checked(vae, trained_run, digits):
     images, labels = digits.images, digits.labels
     assert vae.class_names == tuple("0123456789")
     assert "10 classes" in repr(vae)
@@ -186,11 +181,8 @@ def test_labels_from_python_are_checked(vae, digits):
     ):
         with pytest.raises(error, match=expected):
             vae.encode(images, wrong)
-
-
-def test_a_model_without_condition_takes_no_labels(trained_run, digits):
     with pytest.raises(ValueError, match="not conditional"):
-        vae_jax.load_run(trained_run).encode(digits.images, digits.labels)
+        vae_jax.load_run(trained_run).encode(images, labels)
 
 
 def test_log_likelihoods_and_lines_are_of_the_class(vae, digits):
@@ -252,7 +244,7 @@ def test_an_export_takes_the_label_as_a_second_input(run, vae, digits, tmp_path,
     assert names["images"].shape == (3, 28, 28, 1)
 
 
-def test_sets_without_classes_and_priors_without_labels_are_refused(tmp_path):
+def test_sets_without_classes_are_refused(tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (20, 8, 8), np.uint8)
     np.savez(tmp_path / "images.npz", images=images)
     config = conditional_config()
@@ -261,10 +253,3 @@ def test_sets_without_classes_and_priors_without_labels_are_refused(tmp_path):
     error = error_of(train.train_and_evaluate, config, tmp_path / "run")
     assert "has no labels of two or more classes" in error
     assert not (tmp_path / "run").exists()
-    fields = configuration.flatten(conditional_config().to_dict())
-    with pytest.raises(UserError, match=r"prior\.kind is 'vamp'"):
-        configuration.from_fields(fields, {"prior.kind": "vamp"})
-
-
-def test_the_record_names_the_classes(run):
-    assert json.loads((run.path / "config.json").read_text())["class_names"] == [*"0123456789"]
