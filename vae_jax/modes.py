@@ -22,19 +22,14 @@ from vae_jax.training.run_directory import RunDirectory
 CONFIG = "config"  # a configuration, and the path of a run directory
 RUN = "run"  # a `RunDirectory`
 FOLDER = "folder"  # the path of a folder of runs, and overrides of fields by dotted path
+_RUN_MODES = (
+    *("evaluate", "sample", "interpolate", "encode", "reconstruct"),
+    *("score", "explore", "export", "fit_prior"),
+)
 MODES = {
     "train": CONFIG,
-    "evaluate": RUN,
-    "sample": RUN,
-    "interpolate": RUN,
-    "encode": RUN,
-    "reconstruct": RUN,
-    "score": RUN,
-    "explore": RUN,
-    "export": RUN,
-    "fit_prior": RUN,
-    "experiments": FOLDER,
-    "report": FOLDER,
+    **dict.fromkeys(_RUN_MODES, RUN),
+    **dict.fromkeys(("experiments", "report"), FOLDER),
 }
 
 

@@ -1,6 +1,7 @@
 """Statistics of a trained model's latent space: functions of posteriors and of their means.
 
-Latents are `<float>[n, latent]`. scikit-learn is imported where it is used: it is slow to import.
+Latents are `<float>[n, latent]`. What its input does not define raises NotMeasured. scikit-learn is
+imported where it is used: it is slow to import.
 """
 
 import dataclasses
@@ -42,11 +43,7 @@ def is_collapsed(num_active: int, latent_size: int) -> bool:
 
 
 def kl_per_dimension(prior: Prior, posterior: Posterior) -> list[float]:
-    """Averages each latent variable's KL from the prior over images, in nats; they sum to the KL.
-
-    Raises:
-      NotMeasured: the prior's KL has no dimensions.
-    """
+    """Averages each latent variable's KL from the prior over images; they sum to the KL."""
     if not isinstance(prior, ClosedFormPrior):
         raise NotMeasured("the KL from this prior is that of whole latent vectors")
     with jax.transfer_guard("allow"):  # compiled as one, it would round otherwise
@@ -92,9 +89,6 @@ def linear_probe(
 
     Multinomial logistic regression (scikit-learn, L2 weight 1) on standardized latents; the
     linear classifier probe of Alain and Bengio 2016 (arXiv:1610.01644).
-
-    Raises:
-      NotMeasured: the training images are of one class, or fewer than two a class.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -117,20 +111,6 @@ def _check_spread(latents: np.ndarray) -> None:
         raise NotMeasured(f"the latent means differ by {spread:.3g}, which cannot be mapped")
 
 
-def pca_map(latents: np.ndarray) -> np.ndarray:
-    """Computes the first two principal components, `<float>[n, 2]` (Pearson 1901).
-
-    Raises:
-      NotMeasured: the latents do not differ.
-    """
-    from sklearn.decomposition import PCA
-
-    _check_spread(latents)
-    if latents.shape[1] == 1:
-        return np.concatenate([latents, np.zeros_like(latents)], 1)
-    return PCA(2, random_state=_MAP_SEED).fit_transform(latents)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plane:
     """A plane through the latent space."""
@@ -149,11 +129,7 @@ class Plane:
 
 
 def principal_plane(latents: np.ndarray) -> Plane:
-    """Finds the plane of the first two principal components; all of one or two dimensions.
-
-    Raises:
-      NotMeasured: the latents do not differ.
-    """
+    """Finds the plane of the first two principal components; all of one or two dimensions."""
     from sklearn.decomposition import PCA
 
     _check_spread(latents)
@@ -164,12 +140,13 @@ def principal_plane(latents: np.ndarray) -> Plane:
     return Plane(pca.mean_, pca.components_, float(pca.explained_variance_ratio_.sum()))
 
 
-def tsne_map(latents: np.ndarray) -> np.ndarray:
-    """Computes the t-SNE map, `<float>[n, 2]` (van der Maaten and Hinton 2008).
+def pca_map(latents: np.ndarray) -> np.ndarray:
+    """Projects latents to their principal plane, `<float>[n, 2]` (Pearson 1901)."""
+    return principal_plane(latents).project(latents)
 
-    Raises:
-      NotMeasured: the latents do not differ, which ends scikit-learn, or are too few.
-    """
+
+def tsne_map(latents: np.ndarray) -> np.ndarray:
+    """Computes the t-SNE map, `<float>[n, 2]` (van der Maaten and Hinton 2008)."""
     from sklearn.manifold import TSNE
 
     _check_spread(latents)

@@ -223,23 +223,6 @@ def make_reference(
     )
 
 
-def _class_measures(
-    measured: Measurer, reference: Predictions, predictions: Predictions
-) -> dict[str, Any]:
-    """Measures the classifier's predictions for samples."""
-    fractions, real_fractions = (
-        np.bincount(each.labels, minlength=NUM_DIGITS) / len(each.labels)
-        for each in (predictions, reference)
-    )
-    return {
-        "class_fractions": fractions.tolist(),
-        "class_kl": measured("class_kl", categorical_kl, fractions, real_fractions),
-        "digits_present": int((fractions >= MIN_DIGIT_FRACTION).sum()),
-        "mean_confidence": float(predictions.confidence.mean(dtype=np.float64)),
-        "low_confidence_rate": float((predictions.confidence < MIN_CONFIDENCE).mean()),
-    }
-
-
 def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
     """Measures finite samples `<float>[n, height, width, channels]`, best as many as test images.
 
@@ -256,24 +239,30 @@ def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
             raise NotMeasured("most test images are training images too")
         return float(np.median(distances)) / reference.median_distance
 
-    precision, recall = (
-        measured("precision, recall", precision_and_recall, real, generated) or neither
-    )
-    density, coverage = (
-        measured("density, coverage", density_and_coverage, real, generated) or neither
-    )
-    classes = {}
+    among = measured("precision, recall", precision_and_recall, real, generated) or neither
+    balls = measured("density, coverage", density_and_coverage, real, generated) or neither
+    classes: dict[str, Any] = {}
     if reference.predictions and predictions:
-        classes = _class_measures(measured, reference.predictions, predictions)
-        classes["blank_fraction"] = float(is_blank(samples, reference.min_intensity).mean())
+        fractions, real_fractions = (
+            np.bincount(each.labels, minlength=NUM_DIGITS) / len(each.labels)
+            for each in (predictions, reference.predictions)
+        )
+        classes = {
+            "class_fractions": fractions.tolist(),
+            "class_kl": measured("class_kl", categorical_kl, fractions, real_fractions),
+            "digits_present": int((fractions >= MIN_DIGIT_FRACTION).sum()),
+            "mean_confidence": float(predictions.confidence.mean(dtype=np.float64)),
+            "low_confidence_rate": float((predictions.confidence < MIN_CONFIDENCE).mean()),
+            "blank_fraction": float(is_blank(samples, reference.min_intensity).mean()),
+        }
     return SampleMeasures(
         features="principal components" if predictions is None else "digit classifier",
         num_samples=len(samples),
         frechet_distance=measured("frechet_distance", frechet_distance, real, generated),
-        precision=precision,
-        recall=recall,
-        density=density,
-        coverage=coverage,
+        precision=among[0],
+        recall=among[1],
+        density=balls[0],
+        coverage=balls[1],
         copy_fraction=float((distances < reference.copy_distance).mean()),
         nearest_distance_ratio=measured("nearest_distance_ratio", distance_ratio),
         **classes,

@@ -170,11 +170,10 @@ def restore_to_write(
         for replica in run.replicas
     ]
     folders = {target, *(replica.folder for replica in replicas)}
-    for folder in folders:
-        check_names(folder, names)
-    for folder in folders:
+    recorded = {folder: check_names(folder, names) for folder in folders}
+    for folder, known in recorded.items():
         folder.mkdir(parents=True, exist_ok=True)
-        record_names(folder, names)
+        record_names(folder, names, known)
     return dataclasses.replace(run, workdir=target, replicas=replicas)
 
 
