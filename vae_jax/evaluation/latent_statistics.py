@@ -1,7 +1,7 @@
 """Statistics of a trained model's latent space: functions of posteriors and of their means.
 
-Latents are `<float>[n, latent]`. What its input does not define raises NotMeasured. scikit-learn is
-imported where it is used: it is slow to import.
+Latents are `<float>[n, latent]`. A measure that its input does not define raises NotMeasured.
+scikit-learn is imported where it is used: it is slow to import.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def is_collapsed(num_active: int, latent_size: int) -> bool:
 def kl_per_dimension(prior: Prior, posterior: Posterior) -> list[float]:
     """Averages each latent variable's KL from the prior over images; they sum to the KL."""
     if not isinstance(prior, ClosedFormPrior):
-        raise NotMeasured("the KL from this prior is that of whole latent vectors")
+        raise NotMeasured("the KL from this prior is that of complete latent vectors")
     with jax.transfer_guard("allow"):  # compiled as one, it would round otherwise
         kl = jax.tree.map(jnp.asarray, posterior).kl_per_dimension(prior)
     return np.asarray(kl, np.float64).mean(0).tolist()

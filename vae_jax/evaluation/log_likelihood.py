@@ -1,4 +1,4 @@
-"""Importance-weighted likelihoods of whole splits, in pieces that can be resumed."""
+"""Importance-weighted likelihoods of splits, computed in pieces that can be resumed."""
 
 import dataclasses
 import functools

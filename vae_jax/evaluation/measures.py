@@ -1,4 +1,4 @@
-"""The records of what is measured of a trained model: the JSON files of a run directory.
+"""The records of the measures of a trained model: the JSON files of a run directory.
 
 Losses are in nats per image; fractions and rates are in [0, 1]. Imports no JAX, so that a report
 reads them at once.
@@ -85,7 +85,7 @@ class ConditionalMeasures:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A replica's `evaluation.json`: what mode `evaluate` measures on the test images."""
+    """A replica's `evaluation.json`: measures of mode `evaluate` on the test images."""
 
     units: str
     best_step: int  # of the parameters that were measured
@@ -149,7 +149,7 @@ class SampleMeasures:
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """A replica's `analysis.json`: what a report measures of a model beyond its loss."""
+    """A replica's `analysis.json`: a report's measures of a model beyond its loss."""
 
     version: int  # `ANALYSIS_VERSION` when it was made
     best_step: int  # of the parameters that were measured

@@ -1,4 +1,4 @@
-"""Measuring what may not be defined: a number, or the reason why there is none."""
+"""Measures that their input may not define: a number, or the reason for its absence."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -2,7 +2,7 @@
 
 Features are the digit classifier's, or principal components of images that are not digits:
 `<float>[n, dims]`. Images are `<float>[n, height, width, channels]` of intensities in [0, 1]. All
-distances are Euclidean. What its input does not define raises NotMeasured.
+distances are Euclidean. A measure that its input does not define raises NotMeasured.
 """
 
 import dataclasses
