@@ -45,7 +45,7 @@ def is_collapsed(num_active: int, latent_size: int) -> bool:
 def kl_per_dimension(prior: Prior, posterior: Posterior) -> list[float]:
     """Averages each latent variable's KL from the prior over images; they sum to the KL."""
     if not isinstance(prior, ClosedFormPrior):
-        raise NotMeasured("the KL from this prior is that of complete latent vectors")
+        raise NotMeasured("the KL from this prior is that of whole latent vectors")
     with jax.transfer_guard("allow"):  # compiled as one, it would round otherwise
         kl = jax.tree.map(jnp.asarray, posterior).kl_per_dimension(prior)
     return np.asarray(kl, np.float64).mean(0).tolist()
