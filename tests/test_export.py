@@ -247,7 +247,7 @@ def test_an_export_is_replaced_completely_or_not_at_all(copied_run, monkeypatch,
     assert sorted(copied_run.iterdir()) == before
 
     (folder / "notes.txt").write_text("mine")
-    assert "holds notes.txt" in error_of(export.export, run)
+    assert "notes.txt: is not part of an export" in error_of(export.export, run)
     assert (folder / "notes.txt").exists()
 
 
