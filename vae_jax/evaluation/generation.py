@@ -64,7 +64,7 @@ def _draw_latents(
 
 
 def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
-    """Encodes a batch of at most some hundred: pixels `<uint8>`, or intensities `<float32>`."""
+    """Encodes a batch at once, on the device: pixels `<uint8>`, or intensities `<float32>`."""
     return _call(model, params, _posterior, batch)
 
 

@@ -26,12 +26,7 @@ _MUCH_BETTER = 4.0  # ratio of mean squared errors from which negatives are repo
 def read_splits(
     run: TrainedRun, input: str | os.PathLike[str] | None, own: Sequence[str] = ("test",)
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Reads the user's images, or the run's own.
-
-    Args:
-      run: the run; images are brought to its size.
-      input: a folder of image files, an `.npz` or an `.npy`; None for splits of the run's data.
-      own: these splits.
+    """Reads a folder of images, an `.npz` or an `.npy`; the run's `own` splits if it is None.
 
     Returns:
       The splits, "all" if the input has none of its own, and the names of the classes: the run's,
@@ -99,9 +94,9 @@ def _report_polarity(name: str, images: Split, run: TrainedRun) -> None:
         errors.append(float(((reconstructions - pixels / MAX_PIXEL) ** 2).mean()))
     if errors[1] * _MUCH_BETTER < errors[0]:
         print(
-            f"{name}: the model reconstructs the negatives of these images far better (mean"
-            f" squared error {errors[1]:.2g}, not {errors[0]:.2g}); if these are dark on light and "
-            "the training images light on dark, or the other way round, invert them",
+            f"{name}: the model reconstructs the negatives of these images far better (mean "
+            f"squared error {errors[1]:.2g}, not {errors[0]:.2g}); if their polarity is not that "
+            "of the training images, invert them",
             file=sys.stderr,
         )
 
@@ -118,13 +113,10 @@ def join(splits: dict[str, Split]) -> Split:
 
 
 def write_pngs(folder: Path, images: np.ndarray, names: np.ndarray | None = None) -> None:
-    """Writes each image as a PNG file; intensities beyond [0, 1] are cut.
+    """Writes images `<float>[n, height, width, channels]` as PNG files, cut to [0, 1].
 
-    Args:
-      folder: made if it is missing.
-      images: `<float>[n, height, width, channels]`.
-      names: of the files, `<str>[n]`, subfolders included. If None, numbers replace all files
-        whose names are numbers.
+    Names are `<str>[n]`, subfolders included. If None, numbers replace all files whose names are
+    numbers.
 
     Raises:
       UserError: two files would have the same name.
