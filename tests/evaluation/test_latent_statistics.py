@@ -42,16 +42,6 @@ def test_kl_per_dimension_is_the_integral_and_sums_to_the_loss():
     assert sum(kl) == pytest.approx(total, rel=1e-5)
 
 
-def test_the_aggregate_posterior_of_the_prior_is_standard():
-    # Means of variance 1 - s^2 and variances s^2 make N(0, 1); a unit that is off shows.
-    scale = np.array([0.3, 0.9, 0.3])
-    mean = RANDOM.normal(size=(20_000, 3)) * np.sqrt(1 - scale**2) + [0.0, 0.0, 2.0]
-    log_var = np.broadcast_to(2 * np.log(scale), mean.shape)
-    aggregate_mean, variance = Posterior(mean, log_var).aggregate_moments()
-    np.testing.assert_allclose(aggregate_mean, [0.0, 0.0, 2.0], atol=0.03)
-    np.testing.assert_allclose(variance, 1.0, atol=0.03)
-
-
 def test_the_probe_reads_linear_features_and_nothing_else():
     labels = RANDOM.integers(0, 10, 3000)
     linear = 3 * RANDOM.normal(size=(10, 6))[labels] + 0.1 * RANDOM.normal(size=(3000, 6))
