@@ -19,7 +19,7 @@ import tempfile
 import tracemalloc
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from PIL import Image
 from vae_jax import command_line, configuration, modes, shipped_configs
 from vae_jax.datasets import DataOptions, image_arrays, image_cache, image_files, image_folder
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import read_json
 from vae_jax.training import run_directory
 from vae_jax.training.run_directory import RunDirectory
 
@@ -61,24 +60,19 @@ class Target:
     fraction: float  # of all inputs
 
 
-@contextlib.contextmanager
-def _measured() -> Iterator[Callable[[], int]]:
-    """Gives a function that returns the most bytes allocated at one time since then."""
+def _read(read: Callable[[], Any]) -> tuple[Any, int]:
+    """Returns the value of `read`, None if it refuses in one line, and its peak memory."""
     tracemalloc.start()
+    value = None
     try:
-        yield lambda: tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-def _value_or_none(read: Callable[[], Any]) -> Any:
-    """What `read` returns, or None where it refuses as it should."""
-    try:
-        return read()
+        value = read()
     except UserError as error:
         message = str(error)
         assert message and message.isprintable(), f"not one line: {message!r}"
-        return None
+    finally:
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return value, peak_bytes
 
 
 def _damaged(draw: st.DrawFn, data: bytes) -> bytes:
@@ -120,17 +114,17 @@ def _check_config_json(content: bytes) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.json").write_bytes(content)
-        with _measured() as peak:
-            run = _value_or_none(lambda: RunDirectory.open(folder))
-            _value_or_none(lambda: read_json(folder / "config.json"))
-            spec = None
-            if run:
-                spec = _value_or_none(lambda: run.spec)
-                _value_or_none(lambda: run_directory.check_same_config(run, _DEFAULT))
-                _value_or_none(lambda: run_directory.check_resumes(run, _DEFAULT))
-                _value_or_none(lambda: run_directory.check_same_data(run, "0" * 64))
-                _value_or_none(lambda: run.label_index("--label", "7"))
-            peak_bytes = peak()
+        run, peak_bytes = _read(lambda: RunDirectory.open(folder))
+        spec = None
+        if run:
+            spec, _ = _read(lambda: run.spec)
+            for use in (
+                lambda: run_directory.check_same_config(run, _DEFAULT),
+                lambda: run_directory.check_resumes(run, _DEFAULT),
+                lambda: run_directory.check_same_data(run, "0" * 64),
+                lambda: run.label_index("--label", "7"),
+            ):
+                _read(use)
     assert peak_bytes <= 4 * _MEBIBYTE + 100 * len(content)
     if run:
         _assert_valid(run.config)
@@ -254,10 +248,9 @@ def _check_overrides(arguments: list[str]) -> Outcome:
         _MODES["train"].parse(rest)
         return config
 
-    with _measured() as peak, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python, about an override's value
-        config = _value_or_none(parse)
-        peak_bytes = peak()
+        config, peak_bytes = _read(parse)
     assert peak_bytes <= 8 * _MEBIBYTE + 100 * sum(map(len, arguments))
     if config is not None:
         _assert_valid(config)
@@ -329,9 +322,7 @@ def _check_image_file(value: tuple[str, bytes, dict[str, Any]]) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"image{suffix}").write_bytes(data)
         files = image_folder.list_images(folder)
-        with _measured() as peak:
-            decoded = _value_or_none(lambda: image_files.decode(files, DataOptions(**fitted)))
-            peak_bytes = peak()
+        decoded, peak_bytes = _read(lambda: image_files.decode(files, DataOptions(**fitted)))
     held = 0 if decoded is None else decoded.images.nbytes
     assert peak_bytes <= 8 * _MEBIBYTE + 20 * held
     if decoded is not None:
@@ -370,9 +361,7 @@ def _check_image_arrays(value: tuple[str, bytes, dict[str, Any]]) -> Outcome:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         path = Path(folder) / f"images{suffix}"
         path.write_bytes(data)
-        with _measured() as peak:
-            loaded = _value_or_none(lambda: image_arrays.load(str(path), DataOptions(**fitted)))
-            peak_bytes = peak()
+        loaded, peak_bytes = _read(lambda: image_arrays.load(str(path), DataOptions(**fitted)))
     splits, class_names = loaded or ({}, ())
     for split in splits.values():
         _assert_images(split.images, **fitted)
@@ -441,9 +430,7 @@ def _check_cached_images(damage: tuple[str, bytes]) -> Outcome:
         expected = _cache(folder)
         [path] = Path(folder, "cache").glob(f"*/{name}")
         path.write_bytes(data or path.read_bytes())
-        with _measured() as peak:
-            images = _cache(folder)
-            peak_bytes = peak()
+        images, peak_bytes = _read(lambda: _cache(folder))
     np.testing.assert_array_equal(images, expected)
     assert peak_bytes <= 4 * _MEBIBYTE and printed.getvalue().count("\n") <= 1
     return Outcome(not printed.getvalue(), peak_bytes)
