@@ -140,5 +140,5 @@ def arrange(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray | None, tuple[s
 
 
 def as_text(name: object) -> str:
-    """Returns a name as it is, except that bytes that are not UTF-8 are escaped."""
-    return str(name).encode(errors="backslashreplace").decode()
+    """Returns a name as it is, except that characters that are not Unicode are escaped."""
+    return str(name).encode(errors="backslashreplace").decode(errors="backslashreplace")
