@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vae_jax.datasets import Dataset
 from vae_jax.evaluation import generation
-from vae_jax.evaluation.latent_statistics import Plane, principal_plane
+from vae_jax.evaluation.latent_statistics import principal_plane
 from vae_jax.evaluation.measuring import NotMeasured
 from vae_jax.evaluation.trained_run import Replica
 from vae_jax.model.likelihoods import MAX_PIXEL
@@ -50,26 +50,14 @@ class Exploration:
     """The part of a latent space that a page shows.
 
     Attributes:
-      plane: the plane of the map.
-      corner: `<float>[2]`, the coordinates of the map's upper left corner.
-      side: the length of its sides.
-      rows: `<int>[points]`, the test images that are points of the map.
-      points: `<float>[points, 2]`, their places: 0 to 1 to the right, and downwards.
-      ends: `<int>[ends]`, the points that interpolations lead from and to.
-      starts: `<int>[starts]`, the ends at which traversals start, beside the mean.
-      variables: `<int>[variables]`, the latent variables to traverse, the most active first.
+      places: for the page's script, by name.
+      variance_fraction: the part of the means' variance that lies in the plane of the map.
       latents: `<float32>[n, latent]` to decode, in the base space of the prior, by sheet.
       labels: `<int32>[n]`, their classes, by sheet; empty unless the model is conditional.
     """
 
-    plane: Plane
-    corner: np.ndarray
-    side: float
-    rows: np.ndarray
-    points: np.ndarray
-    ends: np.ndarray
-    starts: np.ndarray
-    variables: np.ndarray
+    places: dict[str, Any]
+    variance_fraction: float
     latents: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
 
@@ -118,8 +106,17 @@ def choose(
             "traversals": start_labels.repeat(len(traversals) // len(start_labels)),
             "interpolations": _interpolation_labels(end_labels),
         }
-    points = (coordinates - corner) / (side, -side)
-    return Exploration(plane, corner, side, rows, points, ends, starts, variables, latents, decoded)
+    places = {
+        "corner": corner.tolist(),  # coordinates of the upper left corner of the map
+        "side": side,  # the length of its sides
+        "rows": rows.tolist(),  # the test images that are points of the map
+        # Where these are, from 0 to 1: to the right, and downwards.
+        "points": ((coordinates - corner) / (side, -side)).round(4).tolist(),
+        "ends": ends.tolist(),  # the points that interpolations lead from and to
+        "starts": [None, *starts.tolist()],  # the ends that traversals start at, after the mean
+        "variables": variables.tolist(),  # the latent variables to traverse, the most active first
+    }
+    return Exploration(places, plane.variance_fraction, latents, decoded)
 
 
 def _spread_out(num: int, max_num: int) -> np.ndarray:
@@ -131,10 +128,8 @@ def _pick_ends(labels: np.ndarray | None, num: int) -> np.ndarray:
     """Picks as many images of each class; evenly spaced ones where there are no labels."""
     if labels is None:
         return _spread_out(num, _MAX_ENDS)
-    copies = np.zeros(num, int)  # for each image, how many of its class come before it
-    for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
-        copies[of_class] = np.arange(len(of_class))
+    # For each image, how many of its class come before it.
+    copies = [np.count_nonzero(labels[:index] == label) for index, label in enumerate(labels)]
     picked = np.lexsort((labels, copies))[:_MAX_ENDS]
     return picked[np.argsort(labels[picked], kind="stable")]
 
@@ -213,7 +208,7 @@ def _make_sheets(
 ) -> dict[str, np.ndarray]:
     """Returns thumbnails by sheet, the test images among them, with a progress bar."""
     model, params = replica.model, replica.params
-    sheets = {"tests": images[shown.rows] / MAX_PIXEL}
+    sheets = {"tests": images[shown.places["rows"]] / MAX_PIXEL}
     total = sum(map(len, shown.latents.values())) + _NUM_SAMPLES
     is_quiet = not sys.stderr.isatty()
     with tqdm(total=total, desc="decoding", unit=" images", disable=is_quiet) as bar:
@@ -230,25 +225,21 @@ def _make_sheets(
     return {name: thumbnails(replica.shown(each)) for name, each in sheets.items()}
 
 
-def _script_data(shown: Exploration, sheets: dict[str, np.ndarray], dataset: Dataset) -> dict:
+def _script_data(
+    shown: Exploration, sheets: dict[str, np.ndarray], dataset: Dataset
+) -> dict[str, Any]:
     """Collects the data that the page's script reads."""
     labels, class_names = dataset.test.labels, dataset.class_names
     height, width = sheets["tests"].shape[1:3]
     return {
         "tile": {"width": width, "height": height, "columns": _COLUMNS},
         "sheets": {name: pack(images) for name, images in sheets.items()},
-        "corner": shown.corner.tolist(),
-        "side": shown.side,
+        **shown.places,
         "cells": _NUM_CELLS,
-        "rows": shown.rows.tolist(),
-        "points": shown.points.round(4).tolist(),
-        "labels": None if labels is None else labels[shown.rows].tolist(),
+        "labels": None if labels is None else labels[shown.places["rows"]].tolist(),
         "classNames": class_names,
         "isColored": labels is not None and 0 < len(class_names) <= _MAX_COLORED_CLASSES,
-        "ends": shown.ends.tolist(),
-        "starts": [None, *shown.starts.tolist()],
         "between": _NUM_BETWEEN,
-        "variables": shown.variables.tolist(),
         "traversal": _TRAVERSAL.round(2).tolist(),
         "samples": _NUM_SAMPLES,
     }
@@ -270,15 +261,14 @@ def render(replica: Replica, dataset: Dataset) -> str:
     num_classes = min(model.num_classes, _MAX_SELECTED)
     shown = choose(base, variance, test.labels, num_classes)
     sheets = _make_sheets(replica, shown, test.images, num_classes)
-    data: dict[str, Any] = _script_data(shown, sheets, dataset)
     return render_template(
         "explorer.html.j2",
-        data=data | {"numSelected": num_classes},
+        data=_script_data(shown, sheets, dataset) | {"numSelected": num_classes},
         name=dataset.name,
         num_tests=len(test),
         image_shape=dataset.image_shape,
         latent_size=base.shape[1],
         epoch=replica.epoch,
         seed=replica.seed,
-        variance_fraction=shown.plane.variance_fraction,
+        variance_fraction=shown.variance_fraction,
     )
