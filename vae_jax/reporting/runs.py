@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vae_jax.configuration import LIKELIHOODS, flatten
+from vae_jax.configuration import BINARY_LIKELIHOODS, flatten
 from vae_jax.evaluation.measures import (
     EVALUATION_NAME,
     SUMMARY_NAME,
@@ -255,7 +255,7 @@ def _title(directory: RunDirectory) -> str:
     if data.binarization != "none":
         pixels = "binarized"
     parts = [Path(data.path).name if data.name == "images" else data.name, f"{pixels} pixels"]
-    if not LIKELIHOODS[kind]:
+    if kind not in BINARY_LIKELIHOODS:
         parts.append(kind.replace("_", " "))
     if config.condition.kind == "label":
         parts.append("given the label")
