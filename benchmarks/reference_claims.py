@@ -20,7 +20,7 @@ from common import ROOT
 from vae_jax import shipped_configs
 from vae_jax.reporting.runs import Group, epochs_to, read_groups
 
-_RUNS = ROOT / "docs" / "runs"
+RUNS = ROOT / "docs" / "runs"
 # The last ten epochs of the log published with the reference project: means, nats per image.
 _REFERENCE_LOG = {"loss": 111.03, "reconstruction": 87.01, "kl": 24.02}
 _LOG_NOTE = """\
@@ -282,10 +282,10 @@ def _table(*rows: Sequence[str]) -> str:
 
 def main() -> None:
     """Writes `docs/results.md`."""
-    report = _RUNS / "report.md"
+    report = RUNS / "report.md"
     if not report.exists():
         sys.exit("error: run python main.py --mode=report --workdir=docs/runs first")
-    groups, _ = read_groups(_RUNS, shipped_configs.get_configs_by_name())
+    groups, _ = read_groups(RUNS, shipped_configs.get_configs_by_name())
     by_name = {group.name: group for group in groups}
     log = _table(["", "total", "reconstruction", "KL"], *rows_of_log(by_name["reference"]))
     header = ["configuration", "claim", "reproduced", "decided by"]
