@@ -103,6 +103,11 @@ def _main(arguments: Sequence[str]) -> None:
         _run(_MODE.value, local_path("--workdir", _WORKDIR.value), arguments)
     except UserError as error:
         _fail(error)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("vae_jax"):
+            raise
+        package = error.name.partition(".")[0]
+        _fail(UserError(f"{package} is not installed; run pip install 'vae-jax[all]'"))
     except interrupts.Interrupted as interrupted:
         number = interrupted.signal_number
         print(interrupts.last_line(number, str(interrupted)), file=sys.stderr)
