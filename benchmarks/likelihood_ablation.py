@@ -2,17 +2,15 @@
 
   python benchmarks/likelihood_ablation.py --workdir=runs/ablation
 
-Ingredients are added one after the other to the baseline on binarized pixels. Weight decay is last,
-on fewer images and for longer: without overfitting it is not needed. Every run is one of `main.py`:
-complete ones are skipped, others resumed. `--only=NAME` does one, so that several processes can
-share the work; the table has all complete runs.
+Ingredients are added one after the other to the baseline on binarized pixels. Every run is one of
+`main.py`: complete ones are skipped, others resumed. `--only=NAME` does one, so that several
+processes can share the work; the table has all complete runs.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +50,7 @@ _OF_LENGTH = ("loss.kl_warmup_steps", "loss.elbo_warmup_epochs")
 _VALIDATION_SIZE = 10_000
 # The last epochs of the whole ladder, one at least.
 _LAST = "importance_weighted"
-# The ladder, without these last epochs, on 10,000 images and for five times the epochs: as many
-# steps as on all of them. The decay was found on about so few images, the flagship's is for its
-# longer run.
-_FEW_IMAGES = {"data.validation_size": 50_000}
-_FEW_IMAGES_EPOCHS = 5
-REGULARIZERS: dict[str, Mapping[str, Any]] = {
-    "few_images": {},
-    "weight_decay": {"train.weight_decay": 0.1},
-}
-NAMES = (*LADDER, _LAST, *REGULARIZERS)
+NAMES = (*LADDER, _LAST)
 
 
 def fields_of(name: str, epochs: int) -> dict[str, Any]:
@@ -77,9 +66,6 @@ def fields_of(name: str, epochs: int) -> dict[str, Any]:
         fields |= {path: flagship[path] for path in added}
         if rung == name:
             return fields
-    if name in REGULARIZERS:
-        epochs *= _FEW_IMAGES_EPOCHS
-        return fields | _FEW_IMAGES | {"train.num_epochs": epochs} | REGULARIZERS[name]
     return fields | {
         "loss.num_importance_samples": flagship["loss.num_importance_samples"],
         "loss.elbo_warmup_epochs": min(flagship["loss.elbo_warmup_epochs"], epochs - 1),
@@ -116,9 +102,7 @@ def rows_of(workdir: Path) -> list[list[str]]:
         for name, folder in folders.items()
         if (folder / "evaluation.json").exists()
     }
-    rungs = [*LADDER, _LAST]
-    below = dict(zip(rungs[1:], rungs, strict=False))
-    below |= {name: "few_images" for name, added in REGULARIZERS.items() if added}
+    below = dict(zip(NAMES[1:], NAMES, strict=False))
     rows = []
     for name, measured in measures.items():
         summary = json.loads((folders[name] / "summary.json").read_text())
@@ -126,7 +110,7 @@ def rows_of(workdir: Path) -> list[list[str]]:
         other = below.get(name)
         rows.append(
             [
-                f"`few_images` and `{name}`" if REGULARIZERS.get(name) else f"`{name}`",
+                f"`{name}`",
                 f"{loss:.2f} ± {measured['standard_error']:.2f}",
                 _gain(folders[other], folders[name]) if other in measures else "-",
                 f"{measured['negative_elbo']:.2f}",
