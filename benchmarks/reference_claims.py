@@ -1,12 +1,13 @@
-"""Judges the claims of the reference project by the runs in `docs/runs`; writes `docs/results.md`.
+"""Judges the claims of the reference project by the runs in `docs/runs`, for `docs/results.md`.
 
   python main.py --mode=report --workdir=docs/runs
   python benchmarks/reference_claims.py
 
-`docs/results.md` is that report and two more sections. The quotations are from the description of
-the reference project (github.com/sumeyye-agac/variational-autoencoder-MNIST-tensorflow), the
-criteria are ours. They compare means over seeds; a claim about two configurations is undecided
-within two standard errors of their difference.
+The report and two more sections replace the end of that page, below `MARKER`. The quotations are
+from the description of the reference project
+(github.com/sumeyye-agac/variational-autoencoder-MNIST-tensorflow), the criteria are ours. They
+compare means over seeds; a claim about two configurations is undecided within two standard errors
+of their difference.
 """
 
 import math
@@ -21,6 +22,7 @@ from vae_jax import shipped_configs
 from vae_jax.reporting.runs import Group, epochs_to, read_groups
 
 RUNS = ROOT / "docs" / "runs"
+MARKER = "<!-- Below this line: benchmarks/reference_claims.py -->"
 # The last ten epochs of the log published with the reference project: means, nats per image.
 _REFERENCE_LOG = {"loss": 111.03, "reconstruction": 87.01, "kl": 24.02}
 _LOG_NOTE = """\
@@ -281,8 +283,8 @@ def _table(*rows: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Writes `docs/results.md`."""
-    report = RUNS / "report.md"
+    """Replaces the end of `docs/results.md`."""
+    report, page = RUNS / "report.md", ROOT / "docs" / "results.md"
     if not report.exists():
         sys.exit("error: run python main.py --mode=report --workdir=docs/runs first")
     groups, _ = read_groups(RUNS, shipped_configs.get_configs_by_name())
@@ -291,11 +293,12 @@ def main() -> None:
     header = ["configuration", "claim", "reproduced", "decided by"]
     claims = _table(header, *rows_of_claims(by_name))
     sections = [
-        report.read_text().rstrip(),
+        page.read_text().partition(MARKER)[0] + MARKER,
+        report.read_text().removeprefix("# Results\n").strip(),
         f"## The reference project's log\n\n{_LOG_NOTE}\n\n{log}",
         f"## Claims of the reference project\n\n{claims}\n",
     ]
-    (ROOT / "docs" / "results.md").write_text("\n\n".join(sections))
+    page.write_text("\n\n".join(sections))
 
 
 if __name__ == "__main__":
