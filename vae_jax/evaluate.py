@@ -33,8 +33,8 @@ from vae_jax.modes import Mode, run_flags
 from vae_jax.runtime import devices
 from vae_jax.runtime.files import write_record
 from vae_jax.training.batches import to_batch
-from vae_jax.training.checkpoints import checksum
 from vae_jax.training.run_directory import RunDirectory
+from vae_jax.training.weights import checksum, named_arrays
 
 _NAMES = ("plots", SUMMARY_NAME, EVALUATION_NAME, LOG_LIKELIHOOD_NAME, log_likelihood.PARTIAL_NAME)
 
@@ -114,7 +114,7 @@ def _measure_likelihood(
     """
     num_samples = config.evaluate.num_importance_samples
     is_binarized = config.data.binarization != "none"
-    parameters = int(devices.to_host(checksum(replica.params)))
+    parameters = checksum(named_arrays(devices.to_host(replica.params)))
     estimates = log_likelihood.estimate(
         replica.model,
         replica.params,

@@ -19,6 +19,7 @@ from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path
 from vae_jax.runtime.output_record import check_names, record_names
 from vae_jax.training import metrics, run_directory
+from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import EvaluationSettings, evaluation_settings
 from vae_jax.training.train_state import init_params
@@ -112,16 +113,12 @@ class _Restored:
 
 
 def _from_checkpoints(run: RunDirectory, settings: EvaluationSettings) -> _Restored:
-    # Not at import: a model that has parameters alone needs no checkpoint library.
-    from vae_jax.training.checkpoints import Checkpoints
-
-    with Checkpoints(run.path, read_only=True) as checkpoints:
-        progress = checkpoints.latest_progress()
-        if progress is None or progress.best is None:
-            raise UserError(f"--workdir={run.path}: holds no finished epoch yet; train first")
-        step, epoch = (int(progress.best[name]) for name in ("step", "epoch"))
-        like = abstract_params(settings)
-        params = checkpoints.restore_params(step, like, devices.single_device())
+    checkpoints = Checkpoints(run.path)
+    progress = checkpoints.latest_progress()
+    if progress is None or progress.best is None:
+        raise UserError(f"--workdir={run.path}: holds no finished epoch yet; train first")
+    step, epoch = (int(progress.best[name]) for name in ("step", "epoch"))
+    params = devices.to_device(checkpoints.restore_params(step, abstract_params(settings)))
     count = settings.num_replicas
     each = [params] if count == 1 else [_replica(params, index) for index in range(count)]
     return _Restored(epoch, step, progress.rows, each)

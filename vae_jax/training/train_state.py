@@ -1,6 +1,4 @@
-"""What a training step changes, and nothing else: with the configuration it makes a run."""
-
-import dataclasses
+"""The train state: everything that a training step changes."""
 
 import jax
 import jax.numpy as jnp
@@ -36,10 +34,6 @@ class MovingAverage:
 
         Kingma and Ba 2015, section 7.2, with their correction for the start: after t steps the
         parameters of step i weigh decay**(t - i), over the sum of these weights.
-
-        Args:
-          params: the newest.
-          decay: above 0 and below 1; 1 / (1 - decay) steps are remembered.
         """
         count = self.count + 1
         # Of the newest parameters; 1 for the first.
@@ -55,7 +49,7 @@ class TrainState:
     Attributes:
       step: `<int32>[]`, number of steps taken.
       params: the model's parameters.
-      average: their moving average; None where the run keeps none.
+      average: their moving average; None if the run has none.
       opt_state: the optimizer's state.
       root_key: the key all others are folded from; it never changes.
     """
@@ -68,22 +62,8 @@ class TrainState:
 
     @property
     def evaluation_params(self) -> Params:
-        """The parameters to evaluate: their average where the run keeps one."""
+        """The parameters to evaluate: their average if the run has one."""
         return self.params if self.average is None else self.average.params
-
-    def split(self) -> tuple[Params, "TrainState"]:
-        """Takes the parameters to evaluate apart; the state returned lacks them."""
-        if self.average is None:
-            return self.params, dataclasses.replace(self, params={})
-        without = dataclasses.replace(self.average, params={})
-        return self.average.params, dataclasses.replace(self, average=without)
-
-    def join(self, params: Params) -> "TrainState":
-        """Puts the parameters to evaluate back into a state that lacks them."""
-        if self.average is None:
-            return dataclasses.replace(self, params=params)
-        average = dataclasses.replace(self.average, params=params)
-        return dataclasses.replace(self, average=average)
 
 
 def init_params(model: VAE, root_key: jax.Array) -> Params:
@@ -102,7 +82,7 @@ def create_train_state(
     pseudo_inputs: jax.Array | None = None,
     keep_average: bool = False,
 ) -> TrainState:
-    """Makes the state before the first step, which the seed decides, or seed and mean image.
+    """Creates the state before the first step of one replica.
 
     Args:
       model: the autoencoder.
@@ -113,10 +93,10 @@ def create_train_state(
         begin at.
       pseudo_inputs: `<float>[components, height, width, channels]`, intensities in [0, 1], of a
         VampPrior that does not learn them.
-      keep_average: whether a moving average of the parameters is kept.
+      keep_average: whether to compute a moving average of the parameters.
 
     Raises:
-      ValueError: the initialization is another one.
+      ValueError: the initialization is unknown.
     """
     if initialization not in INITIALIZATIONS:
         allowed = " or ".join(map(repr, INITIALIZATIONS))
