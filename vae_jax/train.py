@@ -173,8 +173,8 @@ def train_and_evaluate(
 
     Args:
       config: a valid configuration, `configs/default.py` with some fields changed.
-      workdir: the run directory; made if there is none.
-      lock_workdir: whether to keep other processes from training there meanwhile.
+      workdir: the run directory; made if it does not exist.
+      lock_workdir: whether to refuse other processes that train there.
 
     Raises:
       UserError: the data cannot be loaded or do not fit the configuration, the directory cannot
@@ -230,14 +230,14 @@ def train_run(
 
     Args:
       config: from `vae_jax.get_config`, with fields of your own.
-      workdir: the run directory; made if there is none.
-      lock_workdir: whether to keep other processes from training there meanwhile.
+      workdir: the run directory; made if it does not exist.
+      lock_workdir: whether to refuse other processes that train there.
 
     Returns:
       The best epoch's model; with several replicas, that of the first seed.
 
     Raises:
-      UserError: a field has a value that it cannot have, or as `train_and_evaluate` does.
+      UserError: a field has an invalid value, or as `train_and_evaluate` does.
     """
     from vae_jax.evaluation.trained_vae import load_run
 

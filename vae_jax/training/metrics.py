@@ -84,11 +84,9 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def mean_terms(
     terms: Mapping[str, np.ndarray], num_images: int | np.ndarray
 ) -> list[dict[str, float]]:
-    """Averages the loss and its terms over all images, summed in float64.
+    """Averages terms, each `<float>[n]` or `<float>[n, replicas]`, over all images, in float64.
 
-    Args:
-      terms: of images, or sums over some of them, each `<float>[n]`, or `<float>[n, replicas]`.
-      num_images: how many images there are in total, or `<int>[replicas]`.
+    They are of images, or sums over some of the `num_images`, also `<int>[replicas]`.
 
     Returns:
       For each replica each term's name and mean, in nats per image.
@@ -108,15 +106,12 @@ def epoch_means(
 ) -> list[dict[str, float]]:
     """Averages the metrics of an epoch's steps; steps whose loss is not finite do not count.
 
-    Args:
-      steps: `<float>[steps]` or `<float>[steps, replicas]`; at least one loss of each replica is
-        finite.
-      batch_size: images in a step.
-      counts_skipped: whether the number of steps that do not count is a column.
+    At least one loss of each replica must be finite.
 
     Returns:
-      For each replica its columns: "train_" and the term for each term, in nats per image, and the
-      means of the numbers, over the steps that have them.
+      For each replica its columns: "train_" and the term for each term, in nats per image; the
+      means of the numbers, over the steps that have them; if `counts_skipped`, the number of steps
+      that do not count.
     """
     finite = np.isfinite(steps.sums["loss"])
     counted = {name: np.where(finite, sums, 0.0) for name, sums in steps.sums.items()}
@@ -194,13 +189,10 @@ class MetricsWriter:
         folders: Sequence[Path],
         previous_rows: Sequence[Sequence[dict[str, float]]] = (),
     ):
-        """Opens the files.
+        """Opens the files in the run's folder and each replica's; `workdir` if it is one.
 
-        Args:
-          workdir: the run's folder.
-          folders: each replica's; of one replica, `workdir`.
-          previous_rows: for each epoch so far, each replica's row. They replace the rows of an
-            existing `metrics.csv`.
+        The rows of an existing `metrics.csv` are replaced by `previous_rows`: for each epoch so
+        far, each replica's.
         """
         # Not at import: it is slow. And not tensorboardX's `SummaryWriter`, which writes in a
         # thread: when the disk is full, that thread ends and its queue blocks forever.

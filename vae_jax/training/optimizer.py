@@ -20,14 +20,11 @@ _BURDA_STAGES = 8
 def learning_rate_schedule(
     name: str, learning_rate: float, num_steps: int
 ) -> optax.ScalarOrSchedule:
-    """Returns the learning rate of each step of a training of `num_steps`.
+    """Returns the rate, or a function from the number of steps taken before to the rate.
 
-    "cosine" is half a period, to 0 at the end (Loshchilov and Hutter 2017); "burda" has eight
-    stages, each three times as long as the one before, from the rate to a tenth of it (Burda et
-    al. 2016, whose 3,280 epochs are stretched over the steps).
-
-    Returns:
-      The rate itself if it is constant, else a function of the number of steps taken before.
+    "cosine" is half a period, to 0 after `num_steps` (Loshchilov and Hutter 2017); "burda" has
+    eight stages, each three times as long as the one before, from the rate to a tenth of it (Burda
+    et al. 2016, whose 3,280 epochs are stretched over the steps).
     """
     if name == "constant":
         return learning_rate
@@ -53,12 +50,10 @@ def create_optimizer(
 ) -> optax.GradientTransformation:
     """Creates Adam (Kingma and Ba 2015).
 
-    Args:
-      learning_rate: a number, or a function from `learning_rate_schedule`.
-      max_gradient_norm: a gradient of a larger norm, over all parameters, is scaled down to it
-        (Pascanu et al. 2013); 0 for none.
-      weight_decay: every step subtracts this times the learning rate of the kernels from them
-        (AdamW, Loshchilov and Hutter 2019, with the rate in the product); 0 for none.
+    A gradient of a norm above `max_gradient_norm`, over all parameters, is scaled down to it
+    (Pascanu et al. 2013). Every step subtracts `weight_decay` times the learning rate of the
+    kernels from them (AdamW, Loshchilov and Hutter 2019, with the rate in the product). 0 turns
+    either off.
     """
     parts = [optax.clip_by_global_norm(max_gradient_norm)] if max_gradient_norm else []
     if weight_decay:

@@ -53,31 +53,28 @@ class PriorFit:
 
 @struct.dataclass
 class _Encoded:
-    """Encoded images: the rows of training data, and the parameters that do not change.
+    """Training data of a prior, and the parameters of the model that do not change.
 
     Attributes:
-      posterior: of the images.
-      batch: the images' labels.
+      batch: posteriors in place of the images, and labels.
       params: the model's parameters except the prior's.
     """
 
-    posterior: Posterior
     batch: Batch
     params: Params
 
     def __len__(self) -> int:
-        return len(jax.tree.leaves(self.posterior)[0])
+        return len(self.batch)
 
     def __getitem__(self, rows: jax.Array) -> "_Encoded":
-        posterior, batch = jax.tree.map(lambda array: array[rows], (self.posterior, self.batch))
-        return _Encoded(posterior, batch, self.params)
+        return _Encoded(self.batch[rows], self.params)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "is_binarized"))
 def _encode_batch(
     model: VAE, params: Params, key: jax.Array, is_binarized: bool, batch: Batch, indices: jax.Array
 ) -> Posterior:
-    """Encodes images; if binarized, an image's index decides its pixels."""
+    """Encodes images; if binarized, key and index of an image decide its pixels."""
     batch = batch.to_intensities()
     if is_binarized:
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
@@ -91,14 +88,14 @@ def _encode(
     encode = functools.partial(_encode_batch, model, params, key, is_binarized)
     indices = np.arange(len(data), dtype=np.int32)
     posterior = map_batches(encode, _ENCODE_BATCH_SIZE, data, indices)
-    return devices.to_device(_Encoded(posterior, data.without_images(), params))
+    return devices.to_device(_Encoded(Batch(posterior, data.labels), params))
 
 
 def _loss(
     settings: TrainSettings, prior: Params, data: _Encoded, key: jax.Array, step: jax.Array
 ) -> tuple[jax.Array, tuple[Terms, StepNumbers]]:
     """Computes -log p(z) of one sample of each posterior."""
-    latents = data.posterior.sample(stream_key(key, Stream.POSTERIOR, step)).latents
+    latents = data.batch.images.sample(stream_key(key, Stream.POSTERIOR, step)).latents
     loss = -apply(
         settings.evaluation.model,
         {**data.params, "prior": prior},
@@ -124,15 +121,16 @@ def fit_prior(
 ) -> tuple[Params, PriorFit]:
     """Fits a prior's parameters to posterior samples; the validation images choose the epoch.
 
-    Adam with a rate of 0.001 that falls by a cosine, batches of 100 images or of all.
+    Adam with a rate of 0.001 that falls by a cosine, batches of 100 images or of all. If binarized,
+    the training images' pixels are drawn anew in each epoch.
 
     Args:
       model: the autoencoder, with that prior.
-      params: its other parameters.
+      params: its other parameters, which do not change.
       prior: the prior's initial parameters.
       root_key: decides samples and order.
       dataset: the images.
-      is_binarized: whether the training images' pixels are drawn anew in each epoch.
+      is_binarized: as above.
 
     Returns:
       The prior's parameters, and their losses.
@@ -149,18 +147,14 @@ def fit_prior(
         EvaluationSettings(model), optax.adam(rate), rate, batch_size, loss=_loss
     )
     held_out = _encode(model, params, held_out_data, key)
-    latents = held_out.posterior.sample(stream_key(key, Stream.POSTERIOR)).latents
+    latents = held_out.batch.images.sample(stream_key(key, Stream.POSTERIOR)).latents
     standard_normal = -StandardNormal(latents.shape[-1]).log_density(latents).mean()
     opt_state = settings.optimizer.init(prior)
     state = TrainState(jnp.int32(0), prior, average=None, opt_state=opt_state, root_key=key)
     validation = [float(_validation_loss(settings, prior, held_out, key))]
     best, train, data = jax.device_get(prior), [], None
-    bar = tqdm(
-        total=num_steps * batch_size,
-        unit=" images",
-        unit_scale=True,
-        disable=not sys.stderr.isatty(),
-    )
+    num_images = num_steps * batch_size
+    bar = tqdm(total=num_images, unit=" images", unit_scale=True, disable=not sys.stderr.isatty())
     for epoch in range(1, _NUM_EPOCHS + 1):
         if data is None or is_binarized:
             pixel_key = stream_key(root_key, Stream.PRIOR_FIT_PIXELS, epoch)

@@ -51,12 +51,9 @@ class EvaluationSettings:
     def for_each_replica(
         self, function: Callable, in_axes: Sequence[int | None], out_axes: Any = 0
     ) -> Callable:
-        """Maps a function of one replica over all of them; to be called inside `jax.jit`.
+        """Maps a function of one replica over all of them, as `jax.vmap`; to be used in `jax.jit`.
 
-        Args:
-          function: from one replica's arrays to a tree of arrays.
-          in_axes: for each argument the axis of its replicas, 0, or None if all share it.
-          out_axes: the axis of the replicas in the result, or one for each part of it.
+        The axes are those of the replicas: for an argument 0, or None if all share it.
         """
         if self.num_replicas == 1:
             return function
@@ -95,7 +92,7 @@ class TrainSettings:
       optimizer: the Optax transformation of the gradients.
       learning_rate: a number, or a function of the number of steps taken before.
       batch_size: images in a step.
-      initialization: where the parameters begin, as for `create_train_state`.
+      initialization: "flax" (its defaults) or "tensorflow" (version 1's).
       ema_decay: of the parameters' moving average, which is then evaluated; 0 for none.
       binarize: whether each pixel is drawn anew, 1 with the probability of its intensity.
       skip_nonfinite: whether a step whose loss or gradient is not finite leaves the parameters

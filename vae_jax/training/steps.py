@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vae_jax.model.initialization import tensorflow_params, with_data_bias, with_pseudo_inputs
 from vae_jax.model.objective import training_loss
-from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.rng_streams import Stream, make_root_key, stream_key
 from vae_jax.model.structs import Batch, StepNumbers, Terms
 from vae_jax.model.vae import Params
 from vae_jax.runtime import devices
 from vae_jax.training.metrics import StepMetrics
 from vae_jax.training.settings import TrainSettings
-from vae_jax.training.train_state import TrainState, create_train_state
+from vae_jax.training.train_state import MovingAverage, TrainState, init_params
 
 MAX_CHUNK_STEPS = 32
 # The norm of the gradient is one more pass over all of it, too long for every step on CPU.
@@ -33,15 +34,22 @@ def _initial_state(
     mean_image: jax.Array | None = None,
     pseudo_inputs: jax.Array | None = None,
 ) -> TrainState:
-    create = functools.partial(
-        create_train_state,
-        settings.evaluation.model,
-        settings.optimizer,
-        initialization=settings.initialization,
-        mean_image=mean_image,
-        pseudo_inputs=pseudo_inputs,
-        keep_average=settings.ema_decay > 0.0,
-    )
+    model = settings.evaluation.model
+
+    def create(seed: jax.Array | np.ndarray) -> TrainState:
+        root_key = make_root_key(seed)
+        params = init_params(model, root_key)
+        if settings.initialization == "tensorflow":
+            params = tensorflow_params(params, stream_key(root_key, Stream.PARAMETERS))
+        if mean_image is not None:
+            params = with_data_bias(model, params, mean_image)
+        if pseudo_inputs is not None:
+            params = with_pseudo_inputs(params, pseudo_inputs)
+        zero, average = jnp.zeros((), jnp.int32), None
+        if settings.ema_decay > 0.0:
+            average = MovingAverage(zero, jax.tree.map(jnp.copy, params))
+        return TrainState(zero, params, average, settings.optimizer.init(params), root_key)
+
     # One after another, not by vmap: batched QR decompositions, which make the LSTM's orthogonal
     # kernels, can wait for each other forever on a CPU of two cores.
     return create(seeds) if settings.evaluation.num_replicas == 1 else jax.lax.map(create, seeds)
@@ -61,7 +69,9 @@ def initial_state(
 ) -> TrainState:
     """Creates the state before the first step; replica i has the seed `seed + i`.
 
-    The other arguments are those of `create_train_state`.
+    The decoder begins at `mean_image`, `<float>[height, width, channels]`. `pseudo_inputs`,
+    `<float>[components, height, width, channels]`, belong to a VampPrior that does not learn them.
+    Both are intensities in [0, 1].
     """
     # On one device, then sent to the others: see `_initial_state` for what could hang.
     given = devices.to_device((_seeds(settings, seed), mean_image, pseudo_inputs))
@@ -165,25 +175,6 @@ def _train_step(
 
 
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
-def train_step(
-    settings: TrainSettings, state: TrainState, batch: Batch
-) -> tuple[TrainState, StepMetrics]:
-    """Updates the parameters once.
-
-    Args:
-      settings: model, optimizer and loss.
-      state: consumed: its buffers hold the new state.
-      batch: pixels, `<uint8>[..., batch, height, width, channels]`.
-
-    Returns:
-      The new state, and the step's metrics, each `<float>[...]`. The loss is NaN if it or its
-      gradient is not finite.
-    """
-    step = functools.partial(_train_step, settings, has_norm=True)
-    return settings.evaluation.for_each_replica(step, in_axes=(0, 0))(state, batch)
-
-
-@functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 def train_chunk(
     settings: TrainSettings,
     state: TrainState,
@@ -198,7 +189,7 @@ def train_chunk(
 
     Args:
       settings: model, optimizer and loss.
-      state: consumed: its buffers hold the new state.
+      state: consumed; its buffers hold the new state.
       data: all training images, a `Batch` or another struct whose rows can be indexed.
       order: `<int32>[..., num_images]`, the epoch's order.
       first_batch: the epoch's batch to begin with, from 0.

@@ -2,17 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
-from vae_jax.model.initialization import (
-    INITIALIZATIONS,
-    tensorflow_params,
-    with_data_bias,
-    with_pseudo_inputs,
-)
-from vae_jax.model.rng_streams import Stream, make_root_key, stream_key
+from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params
 
@@ -71,52 +64,6 @@ def init_params(model: VAE, root_key: jax.Array) -> Params:
     # Neither images and labels nor the latent sample's key decide the parameters.
     batch = Batch(jnp.zeros((1, *model.image_shape), jnp.float32), jnp.zeros(1, jnp.int32))
     return dict(model.init(stream_key(root_key, Stream.PARAMETERS), batch, root_key)["params"])
-
-
-def create_train_state(
-    model: VAE,
-    optimizer: optax.GradientTransformation,
-    seed: int | jax.Array | np.ndarray,
-    initialization: str = "flax",
-    mean_image: jax.Array | None = None,
-    pseudo_inputs: jax.Array | None = None,
-    keep_average: bool = False,
-) -> TrainState:
-    """Creates the state before the first step of one replica.
-
-    Args:
-      model: the autoencoder.
-      optimizer: the Optax transformation of its gradients.
-      seed: of the run.
-      initialization: "flax" (its defaults) or "tensorflow" (version 1's).
-      mean_image: `<float>[height, width, channels]`, intensities in [0, 1], which the decoder is to
-        begin at.
-      pseudo_inputs: `<float>[components, height, width, channels]`, intensities in [0, 1], of a
-        VampPrior that does not learn them.
-      keep_average: whether to compute a moving average of the parameters.
-
-    Raises:
-      ValueError: the initialization is unknown.
-    """
-    if initialization not in INITIALIZATIONS:
-        allowed = " or ".join(map(repr, INITIALIZATIONS))
-        raise ValueError(f"initialization is {initialization!r}, must be {allowed}")
-    root_key = make_root_key(seed)
-    params = init_params(model, root_key)
-    if initialization == "tensorflow":
-        params = tensorflow_params(params, stream_key(root_key, Stream.PARAMETERS))
-    if mean_image is not None:
-        params = with_data_bias(model, params, mean_image)
-    if pseudo_inputs is not None:
-        params = with_pseudo_inputs(params, pseudo_inputs)
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-        step=zero,
-        params=params,
-        average=MovingAverage(zero, jax.tree.map(jnp.copy, params)) if keep_average else None,
-        opt_state=optimizer.init(params),
-        root_key=root_key,
-    )
 
 
 def num_parameters(params: Params) -> int:

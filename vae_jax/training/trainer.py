@@ -1,7 +1,6 @@
 """The epochs of a run: training in chunks of steps, validation, rows and checkpoints."""
 
 import contextlib
-import dataclasses
 import math
 import signal
 import sys
@@ -40,10 +39,6 @@ class NotFiniteError(Exception):
         self.step = step
 
 
-class _StopRequested(Exception):
-    """A signal arrived during validation."""
-
-
 class _Pace:
     """Chooses how many steps one call to the device takes, the same in every process."""
 
@@ -76,16 +71,15 @@ def train_one_epoch(
 
     Args:
       settings: model, optimizer and loss.
-      state: consumed: its buffers hold the new state.
+      state: consumed; its buffers hold the new state.
       data: all training images, on the devices, as `steps.train_chunk` takes them.
-      epoch: the epoch's number, from 1: it decides the order.
+      epoch: its number, from 1, decides the order.
       bar: advanced by the images of each finished chunk.
       previous_steps: the steps of this epoch that an interrupted call returned.
       should_stop: asked between chunks; True leaves the rest of the epoch out.
 
     Returns:
-      The new state, and the metrics of each step of the epoch so far, `<float32>[steps, ...]` in
-      NumPy.
+      The new state, and the metrics of each step so far, `<float32>[steps, ...]` in NumPy.
 
     Raises:
       NotFiniteError: a loss or gradient is not finite, and the settings do not skip it.
@@ -187,30 +181,22 @@ class Trainer:
     def _should_stop(self) -> bool:
         return devices.any_process_true(self._request.signal_number is not None)
 
-    def _raise_if_requested(self) -> None:
-        if self._should_stop():
-            raise _StopRequested
-
-    def _save(self) -> None:
-        self._checkpoints.save(self._step, self._state, self._progress)
+    def _save(self, progress: Progress) -> None:
+        self._progress = progress
+        self._checkpoints.save(self._step, self._state, progress)
 
     def _stop(self) -> NoReturn:
         number = self._request.signal_number or signal.SIGTERM  # another process was asked
         raise Interrupted(number, f"saved after {self._place()}")
 
-    def _fail(self, problem: str, advice: str) -> NoReturn:
-        """Raises UserError; a run with a checkpoint keeps the values of its fields."""
+    def _fail(self, problem: str) -> NoReturn:
+        train = self._config.train
+        skip = "" if train.skip_nonfinite else ", or set --config.train.skip_nonfinite=True"
+        # A run with a checkpoint keeps the values of its fields.
         elsewhere = ", with another --workdir" if self._step else ""
         raise UserError(
-            f"{problem}: {advice}{elsewhere}; the checkpoints are from before the problem"
-        )
-
-    def _fail_not_finite(self, name: str, step: int, epoch: int) -> NoReturn:
-        rate = self._config.train.learning_rate
-        self._fail(
-            f"the {name} is not finite at step {step}, in epoch {epoch}, at train.learning_rate "
-            f"{rate}",
-            "lower the rate, or set --config.train.skip_nonfinite=True",
+            f"{problem}: lower train.learning_rate, which is {train.learning_rate}{skip}"
+            f"{elsewhere}; the checkpoints are from before the problem"
         )
 
     def run(self) -> None:
@@ -244,8 +230,7 @@ class Trainer:
                 # The rows first: a resumed run drops rows that no checkpoint holds.
                 if writer:
                     writer.write(rows)
-                self._progress = Progress((*self._progress.rows, rows))
-                self._save()
+                self._save(Progress((*self._progress.rows, rows)))
                 # Before the line is printed: a signal in answer to it falls into the next epoch.
                 should_stop = self._should_stop()
                 if is_first and bar.disable:
@@ -263,28 +248,25 @@ class Trainer:
                 settings, self._state, self._data, epoch, bar, epoch_steps, self._should_stop
             )
         except NotFiniteError as error:
-            self._fail_not_finite("loss or its gradient", error.step, epoch)
+            place = f"at step {error.step}, in epoch {epoch}"
+            self._fail(f"the loss or its gradient is not finite {place}")
         seconds = self._progress.seconds + time.perf_counter() - start
-        try:
-            if len(epoch_steps) < self._steps_per_epoch:
-                raise _StopRequested
-            means = evaluate_split(
-                settings.evaluation,
-                self._state.evaluation_params,
-                self._state.root_key,
-                self._validation,
-                before_batch=self._raise_if_requested,
-            )
-        except _StopRequested:
-            self._progress = dataclasses.replace(self._progress, steps=epoch_steps, seconds=seconds)
-            self._save()
-            self._stop()
+
+        def stop_if_requested() -> None:
+            if len(epoch_steps) < self._steps_per_epoch or self._should_stop():
+                self._save(Progress(self._progress.rows, epoch_steps, seconds))
+                self._stop()
+
+        stop_if_requested()
+        params, key = self._state.evaluation_params, self._state.root_key
+        means = evaluate_split(
+            settings.evaluation, params, key, self._validation, before_batch=stop_if_requested
+        )
         if not np.isfinite(epoch_steps.sums["loss"]).any(axis=0).all():
-            problem = f"every update of epoch {epoch} was skipped: no loss or gradient was finite"
-            self._fail(problem, "lower train.learning_rate")
+            self._fail(f"every update of epoch {epoch} was skipped, none was finite")
         step = epoch * self._steps_per_epoch
         if not all(math.isfinite(terms["loss"]) for terms in means):
-            self._fail_not_finite("validation loss", step, epoch)
+            self._fail(f"the validation loss is not finite at step {step}, in epoch {epoch}")
         speed = round(self._steps_per_epoch * settings.batch_size / seconds, 1)
         rows = metrics.epoch_means(epoch_steps, settings.batch_size, settings.skip_nonfinite)
         for row, terms in zip(rows, means, strict=True):

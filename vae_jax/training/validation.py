@@ -29,12 +29,8 @@ def evaluate_split(
 ) -> list[dict[str, float]]:
     """Computes each replica's mean loss and terms over all images, in nats per image.
 
-    Args:
-      settings: model and loss.
-      params: the parameters to evaluate.
-      root_key: the run's root key.
-      data: pixels, `<uint8>[n, height, width, channels]`.
-      before_batch: called before each batch of images; an exception of it ends the evaluation.
+    The images are pixels, `<uint8>[n, height, width, channels]`. An exception of `before_batch`,
+    called before each batch of images, ends the evaluation.
 
     Raises:
       TypeError: the images are not `uint8`.
@@ -64,14 +60,8 @@ def evaluate_batch(
 ) -> Terms:
     """Computes loss and terms of each image, dropout off, with the objective's samples.
 
-    An image's noise depends on its index in the split, not on the batch size or the epoch.
-
-    Args:
-      settings: model and loss.
-      params: the model's parameters.
-      root_key: the run's root key.
-      batch: pixels, `<uint8>[batch, height, width, channels]`.
-      indices: `<int>[batch]`, each image's place in its split.
+    An image's noise depends on its index in the split, not on the batch size or the epoch: the
+    `indices`, `<int>[batch]`.
 
     Returns:
       The loss and its terms, each `<float>[batch, ...]`, nats per image.

@@ -25,7 +25,7 @@ def _name(path: Any) -> str:
 def named_arrays(tree: Any) -> dict[str, np.ndarray]:
     """Returns the arrays of a tree on the host by their names in the tree, joined by dots."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(path): np.ascontiguousarray(leaf) for path, leaf in leaves}
+    return {_name(path): np.asarray(leaf, order="C") for path, leaf in leaves}
 
 
 def fill(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
