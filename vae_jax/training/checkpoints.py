@@ -70,12 +70,15 @@ def _read(path: Path) -> dict[str, np.ndarray]:
       UserError: the system does not let it be read.
     """
     try:
-        return orbax_checkpoints.read(path) if path.is_dir() else read_arrays(path)[0]
+        arrays = orbax_checkpoints.read(path) if path.is_dir() else read_arrays(path)[0]
     except OSError as error:
         raise UserError(
             f"{path}: cannot read the checkpoint ({error.strerror or error}); it may be intact and "
             "was not changed. Fix the problem and rerun the same command"
         ) from error
+    if "progress" not in arrays:
+        raise ValueError("is damaged: it has no progress")
+    return arrays
 
 
 def _to_progress(arrays: Mapping[str, np.ndarray]) -> Progress:
@@ -136,7 +139,7 @@ class Checkpoints:
             return fill(like, average or _select(arrays, "state.params."))
         except ValueError as error:
             raise UserError(
-                f"{path}: the checkpoint is damaged ({error}); move it away to use the others"
+                f"{path}: the checkpoint {error}; move it away to use the others"
             ) from error
 
     def restore_latest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
@@ -171,12 +174,12 @@ class Checkpoints:
         for path in paths:
             try:
                 return convert(_read(path))
-            except (ValueError, KeyError) as error:
+            except ValueError as error:
                 target = self._quarantine(path) if renames else path
                 if devices.is_first_process():
                     print(
-                        f"the checkpoint of step {path.stem} is damaged ({error}); the one before "
-                        f"it is used, the damaged one is {target}",
+                        f"the checkpoint of step {path.stem} {error}; the one before it is used, "
+                        f"this one is {target}",
                         file=sys.stderr,
                     )
         if paths:

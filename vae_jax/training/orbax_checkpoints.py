@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vae_jax.runtime.errors import describe
 from vae_jax.training.weights import named_arrays
 
 # The order in which the checksum of a train state counts its fields.
@@ -49,12 +50,12 @@ def read(folder: Path) -> dict[str, np.ndarray]:
         content = record["content"]
         params, state = (_restore(folder / name) for name in ("params", "state"))
     except Exception as error:  # the library's errors are of every kind
-        raise ValueError(f"{type(error).__name__}: {str(error)[:200]}") from error
+        raise ValueError(f"is damaged ({describe(error)[:200]})") from error
     crc = zlib.crc32(json.dumps(content, sort_keys=True).encode())
     ordered = [state.get(name) for name in _FIELDS]
     checksums = {"params": _checksum(params), "state": _checksum(ordered)}
     if crc != record["crc32"] or checksums != content["checksums"]:
-        raise ValueError("its values have another checksum")
+        raise ValueError("is damaged: its values have another checksum")
     if state.get("average"):
         state["average"]["params"] = params
     else:
