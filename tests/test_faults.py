@@ -55,7 +55,7 @@ def test_a_full_disk_stops_the_run_which_resumes_later(
     small_config, tmp_path, trained_run, monkeypatch, owner, name, number
 ):
     failing_on_call(monkeypatch, owner, name, number, lambda: full_disk(64))
-    with pytest.raises(UserError, match="File too large; what was saved before is kept"):
+    with pytest.raises(UserError, match="File too large; everything saved before is intact"):
         run(small_config, tmp_path)
     assert not (tmp_path / "summary.json").exists()
     rows = read_rows(tmp_path / "metrics.csv")  # complete rows, whatever happened
@@ -184,8 +184,8 @@ def test_an_infinite_gradient_of_a_finite_loss_is_seen(
         run(small_config, tmp_path / "stopped")
 
     small_config.train.skip_nonfinite = True
-    run(small_config, tmp_path)
-    for folder in RunDirectory.open(tmp_path).replica_folders:
+    run(small_config, tmp_path / "skipping")
+    for folder in RunDirectory.open(tmp_path / "skipping").replica_folders:
         [row] = read_rows(folder / "metrics.csv")
         assert row["skipped_updates"] == 1
         assert row["validation_loss"] < 300
