@@ -73,12 +73,10 @@ def _check_against_data(config: ml_collections.ConfigDict, dataset: datasets.Dat
 
 def _warn_of_long_warmup(config: ml_collections.ConfigDict, num_images: int) -> None:
     num_steps = config.train.num_epochs * (num_images // config.train.batch_size)
-    if config.loss.kl_warmup_steps > num_steps:
-        print(
-            f"warning: loss.kl_warmup_steps is {config.loss.kl_warmup_steps}, and the run has "
-            f"{num_steps} steps: loss.kl_weight is never reached",
-            file=sys.stderr,
-        )
+    warmup = config.loss.kl_warmup_steps
+    if warmup > num_steps:
+        problem = f"loss.kl_warmup_steps is {warmup}, and the run has {num_steps} steps"
+        print(f"warning: {problem}: loss.kl_weight is never reached", file=sys.stderr)
 
 
 def _git_commit() -> str | None:
@@ -228,10 +226,8 @@ def train_run(
 ) -> "TrainedVAE":
     """Trains a model, or resumes, evaluates it, and returns it, as `load_run` does.
 
-    Args:
-      config: from `vae_jax.get_config`, with fields of your own.
-      workdir: the run directory; made if it does not exist.
-      lock_workdir: whether to refuse other processes that train there.
+    The configuration is from `vae_jax.get_config`, with fields of your own; the other arguments are
+    those of `train_and_evaluate`.
 
     Returns:
       The best epoch's model; with several replicas, that of the first seed.

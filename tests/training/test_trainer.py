@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import older_versions
 from tests.support.common import assert_trees_equal
-from tests.support.processes import assert_same_training, latest_state
+from tests.support.processes import latest_state
 from tests.support.reading import rows_without_timing
 from vae_jax import train
 from vae_jax.datasets import Split
@@ -93,15 +93,6 @@ def test_labels_go_to_the_device_as_indices_if_there_are_some():
     assert batch.labels.dtype == np.int32
     np.testing.assert_array_equal(batch.labels, [2, 0, 1])
     assert to_batch(Split(images, None)).labels is None
-
-
-@pytest.mark.slow
-def test_the_length_of_chunks_does_not_change_a_run(
-    small_config, tmp_path, trained_run, monkeypatch
-):
-    monkeypatch.setattr(trainer, "_CHUNK_SECONDS", 0.0)  # a step each
-    train.train_and_evaluate(small_config, tmp_path)
-    assert_same_training(tmp_path, trained_run)
 
 
 @pytest.mark.slow

@@ -157,7 +157,8 @@ class Checkpoints:
 
         def convert(arrays: Mapping[str, np.ndarray]) -> tuple[TrainState, Progress]:
             state = fill(like, _select(arrays, "state."))
-            root_key = jax.random.wrap_key_data(state.root_key)
+            key_data = devices.to_device(state.root_key)
+            root_key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
             return dataclasses.replace(state, root_key=root_key), _to_progress(arrays)
 
         return self._latest_valid(convert, renames=True)

@@ -122,15 +122,8 @@ def fit_prior(
     """Fits a prior's parameters to posterior samples; the validation images choose the epoch.
 
     Adam with a rate of 0.001 that falls by a cosine, batches of 100 images or of all. If binarized,
-    the training images' pixels are drawn anew in each epoch.
-
-    Args:
-      model: the autoencoder, with that prior.
-      params: its other parameters, which do not change.
-      prior: the prior's initial parameters.
-      root_key: decides samples and order.
-      dataset: the images.
-      is_binarized: as above.
+    the training images' pixels are drawn anew in each epoch. The model has that prior, which begins
+    at the parameters `prior`; `params` are the model's others, which do not change.
 
     Returns:
       The prior's parameters, and their losses.

@@ -47,11 +47,8 @@ _MAX_SIZE = 2**31 - 1  # larger sizes overflow in JAX
 def locked(workdir: Path, lock: bool = True) -> Iterator[None]:
     """Makes the run directory, and refuses other processes that train there.
 
-    The lock ends with the process. Unfinished files of an earlier process are removed.
-
-    Args:
-      workdir: the run directory.
-      lock: False on a file system without locks.
+    The lock ends with the process; `lock` is False on a file system without locks. Unfinished files
+    of an earlier process are removed.
 
     Raises:
       UserError: the folder cannot be made or locked, or another process is training there.
