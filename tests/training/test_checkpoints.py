@@ -183,6 +183,8 @@ def test_checkpoints_of_orbax_are_read_and_replaced(tmp_path, capsys):
     assert_trees_equal(Checkpoints(tmp_path).restore_params(20, LIKE.params), state_of(2).params)
 
 
+# Threads of Orbax that fail end after the event loop they wait for.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("item", ["params", "state", "progress"])
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_a_damaged_checkpoint_of_orbax_is_passed_over(tmp_path, item, is_lost):
