@@ -12,7 +12,6 @@ from vae_jax import datasets
 from vae_jax.model.initialization import tensorflow_params
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.training import steps
-from vae_jax.training.train_state import create_train_state
 
 
 @pytest.fixture
@@ -80,12 +79,6 @@ def test_no_two_kernels_and_no_two_seeds_are_alike(small_config, params):
     cell = params["encoder"]["lstm"]
     assert not np.allclose(cell["ii"]["kernel"], cell["if"]["kernel"])
     assert not np.allclose(cell["ii"]["kernel"], other["encoder"]["lstm"]["ii"]["kernel"])
-
-
-def test_another_name_is_an_error(small_config):
-    settings = settings_of(small_config)
-    with pytest.raises(ValueError, match="initialization is 'keras', must be 'flax' or 'tensor"):
-        create_train_state(settings.evaluation.model, settings.optimizer, 0, "keras")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from tests.support.common import apply, make_settings, small_vae
+from tests.support.common import apply, make_settings, small_vae, train_step
 from vae_jax.model import distributions, losses
 from vae_jax.model.objective import Objective, evaluation_terms, training_loss
 from vae_jax.model.priors import GaussianMixture
@@ -264,7 +264,7 @@ def test_a_step_takes_the_gradient_of_its_objective(state, options):
 
     expected = step_of_sgd(state.params)
     batch = Batch((PIXELS * 255).astype(np.uint8))
-    after, _ = steps.train_step(settings, jax.tree.map(jnp.copy, before), batch)
+    after, _ = train_step(settings, jax.tree.map(jnp.copy, before), batch)
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5), after.params, expected
     )

@@ -14,7 +14,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
-from tests.support.common import ROOT, apply, make_settings, small_vae
+from tests.support.common import ROOT, apply, make_settings, small_vae, train_step
 from vae_jax.evaluation import generation, latent_statistics
 from vae_jax.model import distributions, vae
 from vae_jax.model.objective import Objective, evaluation_terms, training_loss
@@ -167,7 +167,7 @@ def test_the_documented_prior_is_used_by_the_objective(documented_prior, monkeyp
     pixels = Batch(np.uint8(255 * batch.images))
     losses = []
     for _ in range(40):
-        state, metrics = steps.train_step(settings, state, pixels)
+        state, metrics = train_step(settings, state, pixels)
         losses.append(float(metrics.sums["loss"]))
     assert losses[-1] < 0.9 * losses[0]
 
