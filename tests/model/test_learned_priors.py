@@ -10,12 +10,11 @@ import scipy.special
 import scipy.stats
 
 from tests.support.common import apply, make_settings, small_vae
-from vae_jax import configuration
 from vae_jax.model import distributions, vae
 from vae_jax.model.coupling_flow import CouplingFlow
 from vae_jax.model.objective import Objective, training_loss
 from vae_jax.model.posterior import Posterior
-from vae_jax.model.priors import PRIORS, GaussianMixture
+from vae_jax.model.priors import GaussianMixture
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import create_vae
 from vae_jax.training import steps
@@ -33,10 +32,6 @@ def make_model(prior):
 def log_prior(model, latents):
     """The log-density of the prior, a method for `apply`."""
     return model.prior(BATCH).log_density(latents)
-
-
-def test_the_names_a_configuration_may_hold_are_the_priors():
-    assert tuple(PRIORS) == configuration.PRIORS
 
 
 def test_a_mixture_is_scipys():

@@ -8,7 +8,6 @@ import scipy.special
 import scipy.stats
 from jax.test_util import check_grads
 
-from vae_jax import configuration
 from vae_jax.model.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
@@ -99,12 +98,6 @@ def test_bytes_become_intensities():
 def test_intensities_are_not_taken_for_bytes():
     with pytest.raises(TypeError, match="pixels are float32, must be uint8, from 0 to 255"):
         to_intensities(jnp.zeros(3))
-
-
-def test_the_names_in_a_configuration_are_the_likelihoods():
-    is_binary = {name: kind().is_binary for name, kind in LIKELIHOODS.items()}
-    assert is_binary == configuration.LIKELIHOODS
-    assert list(is_binary) == list(configuration.LIKELIHOODS)
 
 
 def test_bits_per_dimension():
