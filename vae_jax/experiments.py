@@ -22,7 +22,7 @@ from vae_jax.training.run_directory import DATA_PATH_FIELDS
 def _train_each(
     configs: Mapping[str, ml_collections.ConfigDict], workdir: Path, lock_workdir: bool
 ) -> dict[str, str]:
-    """Trains each in a folder of its name; returns what went wrong, by name."""
+    """Trains each in a folder of its name; returns the errors by name."""
     failed = {}
     for number, (name, config) in enumerate(configs.items(), 1):
         if devices.is_first_process():
@@ -31,11 +31,9 @@ def _train_each(
         try:
             with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
                 train.train_and_evaluate(config, workdir / name, lock_workdir)
-        except BrokenPipeError:
-            raise  # nobody reads what is printed
-        except Exception as error:  # whatever it is, the others are trained and reported
+        except Exception as error:  # the other runs are trained, whatever is wrong with this one
             failed[name] = describe(error)
-        jax.clear_caches()  # the next one's programs are others
+        jax.clear_caches()  # the next run has other programs
     return failed
 
 
@@ -54,7 +52,7 @@ def run_experiments(
       lock_workdir: as for `train.train_and_evaluate`.
 
     Raises:
-      UserError: a name or a value cannot be, or, after the report, some runs failed: it names them.
+      UserError: a name or a value is invalid; or, after the report, some runs failed.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
     workdir = local_path("workdir", workdir)
