@@ -3,7 +3,7 @@
   python main.py --mode=report --workdir=docs/runs
   python benchmarks/reference_claims.py
 
-writes that report and two more sections below the marker in `docs/results.md`. The quotations are
+The report and two more sections replace the end of that page, below `MARKER`. The quotations are
 from the description of the reference project
 (github.com/sumeyye-agac/variational-autoencoder-MNIST-tensorflow), the criteria are ours. They
 compare means over seeds; a claim about two configurations is undecided within two standard errors
@@ -21,9 +21,8 @@ from common import ROOT
 from vae_jax import shipped_configs
 from vae_jax.reporting.runs import Group, epochs_to, read_groups
 
-_RUNS = ROOT / "docs" / "runs"
-_PAGE = ROOT / "docs" / "results.md"
-_MARKER = "<!-- Below this line: benchmarks/reference_claims.py -->"
+RUNS = ROOT / "docs" / "runs"
+MARKER = "<!-- Below this line: benchmarks/reference_claims.py -->"
 # The last ten epochs of the log published with the reference project: means, nats per image.
 _REFERENCE_LOG = {"loss": 111.03, "reconstruction": 87.01, "kl": 24.02}
 _LOG_NOTE = """\
@@ -284,23 +283,22 @@ def _table(*rows: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Writes `docs/results.md` below the marker."""
-    report = _RUNS / "report.md"
+    """Replaces the end of `docs/results.md`."""
+    report, page = RUNS / "report.md", ROOT / "docs" / "results.md"
     if not report.exists():
         sys.exit("error: run python main.py --mode=report --workdir=docs/runs first")
-    groups, _ = read_groups(_RUNS, shipped_configs.get_configs_by_name())
+    groups, _ = read_groups(RUNS, shipped_configs.get_configs_by_name())
     by_name = {group.name: group for group in groups}
     log = _table(["", "total", "reconstruction", "KL"], *rows_of_log(by_name["reference"]))
     header = ["configuration", "claim", "reproduced", "decided by"]
     claims = _table(header, *rows_of_claims(by_name))
-    written_by_hand = _PAGE.read_text().partition(_MARKER)[0]
     sections = [
-        written_by_hand + _MARKER,
-        report.read_text().removeprefix("# Results").strip(),
+        page.read_text().partition(MARKER)[0] + MARKER,
+        report.read_text().removeprefix("# Results\n").strip(),
         f"## The reference project's log\n\n{_LOG_NOTE}\n\n{log}",
         f"## Claims of the reference project\n\n{claims}\n",
     ]
-    _PAGE.write_text("\n\n".join(sections))
+    page.write_text("\n\n".join(sections))
 
 
 if __name__ == "__main__":

@@ -1,34 +1,17 @@
 """Measures of a trained model beyond its loss, which a report stores beside its summary."""
 
 import functools
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
-from tqdm import tqdm
 
 from vae_jax import datasets
-from vae_jax.evaluation import (
-    digit_classifier,
-    generation,
-    latent_statistics,
-    plots,
-    sample_quality,
-)
-from vae_jax.evaluation.measures import (
-    ANALYSIS_NAME,
-    ANALYSIS_VERSION,
-    Analysis,
-    InterpolationMeasures,
-    LatentMeasures,
-    ReconstructionMeasures,
-    SampleMeasures,
-)
+from vae_jax.evaluation import digit_classifier, generation, latent_statistics, measures, plots
+from vae_jax.evaluation import sample_quality as quality
 from vae_jax.evaluation.measuring import Measurer
-from vae_jax.evaluation.sample_quality import Reference
 from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.rng_streams import Stream
@@ -49,7 +32,7 @@ def _intensities(images: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _reference_and_ceiling(**data: Any) -> tuple[Reference, SampleMeasures | None]:
+def _reference_and_ceiling(**data: Any) -> tuple[quality.Reference, measures.SampleMeasures | None]:
     """Makes the reference for samples, and measures as many real training images against it.
 
     The arguments are those of `datasets.load`. No generator can be expected to do better than this
@@ -59,11 +42,11 @@ def _reference_and_ceiling(**data: Any) -> tuple[Reference, SampleMeasures | Non
     is_digits = datasets.SOURCES[dataset.name].is_digits
     params = digit_classifier.load_weights() if is_digits else None
     train, test = _intensities(dataset.train.images), _intensities(dataset.test.images)
-    reference = sample_quality.make_reference(params, train, test)
+    reference = quality.make_reference(params, train, test)
     if len(train) <= len(test):
         return reference, None
-    others = sample_quality.make_reference(params, train[len(test) :], test)
-    return reference, sample_quality.measure(others, train[: len(test)])
+    others = quality.make_reference(params, train[len(test) :], test)
+    return reference, quality.measure(others, train[: len(test)])
 
 
 def _save_latent_plots(
@@ -86,7 +69,7 @@ def _save_latent_plots(
         plots.save_image_grid(replica.plots / "manifold.png", replica.shown(grid), title)
 
 
-def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasures:
+def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> measures.LatentMeasures:
     """Measures and plots the test images' posteriors."""
     train, test, measured = dataset.train, dataset.test, Measurer()
     posterior = generation.encode(replica.model, replica.params, to_batch(test))
@@ -100,7 +83,7 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasu
         train_mean = generation.encode(replica.model, replica.params, to_batch(train)).mean
         inputs = (train_mean, train.labels, mean, test.labels)
         accuracy = measured("probe_accuracy", latent_statistics.linear_probe, *inputs)
-    return LatentMeasures(
+    return measures.LatentMeasures(
         active_units=measured("active_units", latent_statistics.active_units, mean),
         kl_per_dimension=measured("kl_per_dimension", kl, *posterior.to_arrays().values()),
         probe_accuracy=accuracy,
@@ -110,7 +93,7 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasu
 
 def _measure_reconstructions(
     replica: Replica, test: datasets.Split, params: Params | None
-) -> ReconstructionMeasures:
+) -> measures.ReconstructionMeasures:
     """Measures the test images' reconstructions; `params` are the digit classifier's."""
     originals, labels = _intensities(test.images), test.labels
     images = generation.reconstruct(replica.model, replica.params, to_batch(test))
@@ -120,13 +103,13 @@ def _measure_reconstructions(
         return float(((images - originals) ** 2).mean(dtype=np.float64))
 
     def classifier_accuracy(images: np.ndarray) -> float:
-        return float((digit_classifier.classify(params, images).labels == labels).mean())
+        return float((digit_classifier.classify(params or {}, images).labels == labels).mean())
 
     if params is not None and labels is not None:
         accuracy = measured("classifier_accuracy", classifier_accuracy, images)
-    return ReconstructionMeasures(
+    return measures.ReconstructionMeasures(
         mean_squared_error=measured("mean_squared_error", mean_squared_error, images, originals),
-        sharpness=measured("sharpness", sample_quality.sharpness, images, originals),
+        sharpness=measured("sharpness", quality.sharpness, images, originals),
         classifier_accuracy=accuracy,
         not_measured=measured.not_measured,
     )
@@ -134,13 +117,13 @@ def _measure_reconstructions(
 
 def _measure_interpolations(
     replica: Replica, test: datasets.Split, params: Params | None
-) -> InterpolationMeasures:
+) -> measures.InterpolationMeasures:
     """Measures lines between test images, the first to the second and so on."""
     data = to_batch(test[: 2 * _NUM_PATHS])
     first, last = data[0::2], data[1::2]
     if not len(last):
         reason = {"max_mean_step_ratio": "there is a single test image"}
-        return InterpolationMeasures(None, None, reason)
+        return measures.InterpolationMeasures(None, None, reason)
     paths = generation.interpolate(
         replica.model, replica.params, first[: len(last)], last, _NUM_PATH_STEPS
     )
@@ -148,17 +131,18 @@ def _measure_interpolations(
 
     def mean_confidence(paths: np.ndarray) -> float:
         between = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
-        return float(digit_classifier.classify(params, between).confidence.mean(dtype=np.float64))
+        confidence = digit_classifier.classify(params or {}, between).confidence
+        return float(confidence.mean(dtype=np.float64))
 
     if params is not None:
         confidence = measured("mean_confidence", mean_confidence, paths)
-    ratio = measured("max_mean_step_ratio", sample_quality.max_mean_step_ratio, paths)
-    return InterpolationMeasures(ratio, confidence, measured.not_measured)
+    ratio = measured("max_mean_step_ratio", quality.max_mean_step_ratio, paths)
+    return measures.InterpolationMeasures(ratio, confidence, measured.not_measured)
 
 
 def _analyze(
     replica: Replica, dataset: datasets.Dataset, config: ml_collections.ConfigDict
-) -> Analysis:
+) -> measures.Analysis:
     """Measures one model."""
     # Samples are means of gray pixels, and are measured against gray images.
     reference, ceiling = _reference_and_ceiling(**{**config.data, "binarization": "none"})
@@ -173,13 +157,13 @@ def _analyze(
     )
     samples, reasons = None, {}
     if np.isfinite(images).all():
-        samples = sample_quality.measure(reference, images)
+        samples = quality.measure(reference, images)
     else:
         reasons["samples"] = "they are not finite"
     if ceiling is None:
         reasons["ceiling"] = "there are no more training images than test images"
-    return Analysis(
-        version=ANALYSIS_VERSION,
+    return measures.Analysis(
+        version=measures.ANALYSIS_VERSION,
         best_step=replica.step,
         latents=_measure_latents(replica, dataset),
         reconstructions=_measure_reconstructions(replica, test, reference.classifier_params),
@@ -198,7 +182,7 @@ def _analyze_run(run: Run, data_paths: Mapping[str, Any]) -> None:
     for model in run.models:
         replica = replicas[model.seed]
         model.analysis = _analyze(replica, dataset, trained.config)
-        write_record(replica.folder / ANALYSIS_NAME, model.analysis)
+        write_record(replica.folder / measures.ANALYSIS_NAME, model.analysis)
 
 
 def analyze_missing(groups: Sequence[Group], data_paths: Mapping[str, Any]) -> dict[Path, str]:
@@ -212,17 +196,15 @@ def analyze_missing(groups: Sequence[Group], data_paths: Mapping[str, Any]) -> d
       What was not measured, and why, by folder.
     """
     problems = {}
-    runs = [run for group in groups for run in group.runs]
-    missing = [run for run in runs if not all(model.analysis for model in run.models)]
-    bar = tqdm(missing, desc="analyzing", unit=" runs", disable=not sys.stderr.isatty())
-    for run in bar:
-        if bar.disable:
-            print(f"analyzing {run.directory.path}", flush=True)
+    for run in (run for group in groups for run in group.runs):
+        if all(model.analysis for model in run.models):
+            continue
+        print(f"analyzing {run.directory.path}", flush=True)
         try:
             _analyze_run(run, data_paths)
         except Exception as error:  # the other runs are reported, whatever is wrong with this one
             problems[run.directory.path] = f"not analyzed: {describe(error)}"
-    for model in (model for run in runs for model in run.models):
+    for model in (model for group in groups for model in group.models):
         if model.analysis and (reasons := model.analysis.reasons()):
             lines = (f"{name} is not measured: {why}" for name, why in reasons.items())
             problems[model.folder] = "; ".join(lines)

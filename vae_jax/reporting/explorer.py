@@ -1,18 +1,13 @@
-"""The page on which a trained model is explored in a browser, as one file.
-
-A browser does not decode latents: all images are decoded here, and the page looks them up.
-"""
+"""A page to explore a trained model in a browser, in one file with every image decoded."""
 
 import base64
 import dataclasses
 import io
 import itertools
-import sys
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from vae_jax.datasets import Dataset
 from vae_jax.evaluation import generation
@@ -37,7 +32,6 @@ _MAX_POINTS = 2_000
 _MAX_VARIABLES = 10
 _TRAVERSAL = np.linspace(-3.0, 3.0, 15)  # in standard deviations
 _MAX_ENDS = 20
-_MAX_STARTS = 5  # of traversals, beside the mean
 _MAX_SELECTED = 10  # classes of a conditional model to select from
 _NUM_BETWEEN = 7  # places between two ends, these not among them
 _NUM_SAMPLES = 320
@@ -71,7 +65,7 @@ def choose(
       mean: `<float>[n, latent]`, of the test images' posteriors.
       variance: `<float>[latent]`, of each latent variable over all of these together.
       labels: `<int>[n]`; None where there are none.
-      num_classes: to decode in; map, traversals of the mean and samples are repeated in each.
+      num_classes: to decode in; map, traversals and samples are repeated in each.
 
     Raises:
       UserError: the means do not differ, so that there is no map.
@@ -86,25 +80,22 @@ def choose(
     side = float((high - low).max()) * (1.0 + 2.0 * _MARGIN)
     corner = (low + high) / 2.0 + np.array([-side, side]) / 2.0
     ends = _pick_ends(None if labels is None else labels[rows], len(rows))
-    starts = _spread_out(len(ends), _MAX_STARTS)
     variables = np.argsort(-mean.var(0, dtype=np.float64), kind="stable")[:_MAX_VARIABLES]
     copies = max(num_classes, 1)
     cells = plane.latents_at(_cell_centers(corner, side))
-    means = np.tile(mean.mean(0, dtype=np.float64), (copies, 1))
-    traversals = _traversals(np.concatenate([means, mean[rows[ends[starts]]]]), variance, variables)
+    traversals = _traversals(mean.mean(0, dtype=np.float64), variance, variables)
     latents = {
         "map": np.tile(cells, (copies, 1)),
-        "traversals": traversals,
+        "traversals": np.tile(traversals, (copies, 1)),
         "interpolations": _interpolations(mean[rows[ends]]),
     }
     decoded = {}
     if labels is not None and num_classes:
-        classes, end_labels = np.arange(copies, dtype=np.int32), labels[rows[ends]].astype(np.int32)
-        start_labels = np.concatenate([classes, end_labels[starts]])
+        classes = np.arange(copies, dtype=np.int32)
         decoded = {
             "map": classes.repeat(len(cells)),
-            "traversals": start_labels.repeat(len(traversals) // len(start_labels)),
-            "interpolations": _interpolation_labels(end_labels),
+            "traversals": classes.repeat(len(traversals)),
+            "interpolations": _interpolation_labels(labels[rows[ends]].astype(np.int32)),
         }
     places = {
         "corner": corner.tolist(),  # coordinates of the upper left corner of the map
@@ -113,7 +104,6 @@ def choose(
         # Where these are, from 0 to 1: to the right, and downwards.
         "points": ((coordinates - corner) / (side, -side)).round(4).tolist(),
         "ends": ends.tolist(),  # the points that interpolations lead from and to
-        "starts": [None, *starts.tolist()],  # the ends that traversals start at, after the mean
         "variables": variables.tolist(),  # the latent variables to traverse, the most active first
     }
     return Exploration(places, plane.variance_fraction, latents, decoded)
@@ -141,12 +131,12 @@ def _cell_centers(corner: np.ndarray, side: float) -> np.ndarray:
     return np.stack([across, up], -1).reshape(-1, 2)
 
 
-def _traversals(origins: np.ndarray, variance: np.ndarray, variables: np.ndarray) -> np.ndarray:
-    """Moves one latent variable after the other away from each origin, `<float>[n, latent]`."""
-    latents = np.tile(origins[:, None, None], (1, len(variables), len(_TRAVERSAL), 1))
+def _traversals(origin: np.ndarray, variance: np.ndarray, variables: np.ndarray) -> np.ndarray:
+    """Moves one latent variable after the other away from the origin, `<float>[n, latent]`."""
+    latents = np.tile(origin, (len(variables), len(_TRAVERSAL), 1))
     for row, variable in enumerate(variables):
-        latents[:, row, :, variable] += _TRAVERSAL * np.sqrt(variance[variable])
-    return latents.reshape(-1, origins.shape[1]).astype(np.float32)
+        latents[row, :, variable] += _TRAVERSAL * np.sqrt(variance[variable])
+    return latents.reshape(-1, len(origin)).astype(np.float32)
 
 
 def _interpolations(ends: np.ndarray) -> np.ndarray:
@@ -164,18 +154,16 @@ def _interpolation_labels(ends: np.ndarray) -> np.ndarray:
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """Makes `<uint8>` of intensities `<float>[n, height, width, channels]`.
+    """Makes `<uint8>` images, of at most 32 pixels to a side, of intensities.
 
-    Images with more than 32 pixels to a side become as large as that.
+    Intensities are `<float>[n, height, width, channels]`.
     """
     pixels = (images.clip(0.0, 1.0) * MAX_PIXEL).round().astype(np.uint8)
-    height, width, channels = images.shape[1:]
-    scale = _MAX_SIDE / max(height, width)
-    if scale >= 1.0:
-        return pixels
-    height, width = max(1, round(height * scale)), max(1, round(width * scale))
-    small = [_picture(each).resize((width, height), Image.Resampling.BOX) for each in pixels]
-    return np.stack([np.asarray(each) for each in small]).reshape(-1, height, width, channels)
+    pictures = [_picture(each) for each in pixels]
+    for picture in pictures:
+        picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.BOX)
+    shape = (pictures[0].height, pictures[0].width, images.shape[-1])
+    return np.stack([np.asarray(picture).reshape(shape) for picture in pictures])
 
 
 def pack(images: np.ndarray) -> str:
@@ -189,13 +177,11 @@ def pack(images: np.ndarray) -> str:
     padded = np.pad(images, [(0, rows * _COLUMNS - num), (0, 0), (0, 0), (0, 0)])
     tiles = padded.reshape(rows, _COLUMNS, height, width, channels).swapaxes(1, 2)
     sheet = _picture(tiles.reshape(rows * height, _COLUMNS * width, channels))
-    content = b""
     for options in _ENCODINGS:
-        file = io.BytesIO()
-        sheet.save(file, "webp", **options)
-        content = file.getvalue()
-        if len(content) <= _MAX_BYTES_PER_IMAGE * num:
+        sheet.save(file := io.BytesIO(), "webp", **options)
+        if file.tell() <= _MAX_BYTES_PER_IMAGE * num:
             break
+    content = file.getvalue()
     return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
 
 
@@ -206,43 +192,17 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 def _make_sheets(
     replica: Replica, shown: Exploration, images: np.ndarray, num_classes: int
 ) -> dict[str, np.ndarray]:
-    """Returns thumbnails by sheet, the test images among them, with a progress bar."""
+    """Returns the thumbnails of each sheet; the test images are one of them."""
     model, params = replica.model, replica.params
     sheets = {"tests": images[shown.places["rows"]] / MAX_PIXEL}
-    total = sum(map(len, shown.latents.values())) + _NUM_SAMPLES
-    is_quiet = not sys.stderr.isatty()
-    with tqdm(total=total, desc="decoding", unit=" images", disable=is_quiet) as bar:
-        for name, latents in shown.latents.items():
-            data = Batch(labels=shown.labels.get(name))
-            latents = generation.from_base(model, params, latents, data)
-            sheets[name] = generation.decode(model, params, latents, data)
-            bar.update(len(latents))
-        data = Batch(labels=generation.spread_labels(_NUM_SAMPLES, num_classes))
-        sheets["samples"] = generation.sample(
-            model, params, replica.root_key, _NUM_SAMPLES, data=data
-        )
-        bar.update(_NUM_SAMPLES)
+    for name, latents in shown.latents.items():
+        print(f"decoding {len(latents)} images: {name}", flush=True)
+        data = Batch(labels=shown.labels.get(name))
+        latents = generation.from_base(model, params, latents, data)
+        sheets[name] = generation.decode(model, params, latents, data)
+    data = Batch(labels=generation.spread_labels(_NUM_SAMPLES, num_classes))
+    sheets["samples"] = generation.sample(model, params, replica.root_key, _NUM_SAMPLES, data=data)
     return {name: thumbnails(replica.shown(each)) for name, each in sheets.items()}
-
-
-def _script_data(
-    shown: Exploration, sheets: dict[str, np.ndarray], dataset: Dataset
-) -> dict[str, Any]:
-    """Collects the data that the page's script reads."""
-    labels, class_names = dataset.test.labels, dataset.class_names
-    height, width = sheets["tests"].shape[1:3]
-    return {
-        "tile": {"width": width, "height": height, "columns": _COLUMNS},
-        "sheets": {name: pack(images) for name, images in sheets.items()},
-        **shown.places,
-        "cells": _NUM_CELLS,
-        "labels": None if labels is None else labels[shown.places["rows"]].tolist(),
-        "classNames": class_names,
-        "isColored": labels is not None and 0 < len(class_names) <= _MAX_COLORED_CLASSES,
-        "between": _NUM_BETWEEN,
-        "traversal": _TRAVERSAL.round(2).tolist(),
-        "samples": _NUM_SAMPLES,
-    }
 
 
 def render(replica: Replica, dataset: Dataset) -> str:
@@ -251,7 +211,7 @@ def render(replica: Replica, dataset: Dataset) -> str:
     Raises:
       UserError: all test images have the same latent mean.
     """
-    model, test = replica.model, dataset.test
+    model, test, labels = replica.model, dataset.test, dataset.test.labels
     posterior = generation.encode(model, replica.params, to_batch(test))
     # Lines and planes are straight in the space in which the prior is simple.
     base, variance = posterior.mean, posterior.aggregate_moments()[1]
@@ -259,11 +219,25 @@ def render(replica: Replica, dataset: Dataset) -> str:
         base = generation.to_base(model, replica.params, base, to_batch(test))
         variance = base.var(0, dtype=np.float64)  # of the means: posteriors are not Gaussian there
     num_classes = min(model.num_classes, _MAX_SELECTED)
-    shown = choose(base, variance, test.labels, num_classes)
+    shown = choose(base, variance, labels, num_classes)
     sheets = _make_sheets(replica, shown, test.images, num_classes)
+    height, width = sheets["tests"].shape[1:3]
+    num_names = len(dataset.class_names)
+    script_data = shown.places | {
+        "tile": {"width": width, "height": height, "columns": _COLUMNS},
+        "sheets": {name: pack(images) for name, images in sheets.items()},
+        "cells": _NUM_CELLS,
+        "labels": None if labels is None else labels[shown.places["rows"]].tolist(),
+        "classNames": dataset.class_names,
+        "isColored": labels is not None and 0 < num_names <= _MAX_COLORED_CLASSES,
+        "between": _NUM_BETWEEN,
+        "traversal": _TRAVERSAL.round(2).tolist(),
+        "samples": _NUM_SAMPLES,
+        "numSelected": num_classes,
+    }
     return render_template(
         "explorer.html.j2",
-        data=_script_data(shown, sheets, dataset) | {"numSelected": num_classes},
+        data=script_data,
         name=dataset.name,
         num_tests=len(test),
         image_shape=dataset.image_shape,

@@ -84,7 +84,6 @@ class Section:
       level: of the heading: 2, or 3 below a section of level 2.
       text: a paragraph.
       table: rows of cells, the titles first; `Best` cells are marked.
-      wraps: whether the table's cells are texts that break into lines.
       pictures: PNG files by title, None in a section without; only the HTML page shows them.
       links: addresses by text, beside the pictures.
     """
@@ -93,7 +92,6 @@ class Section:
     level: int = 3
     text: str = ""
     table: Sequence[Sequence[str]] = ()
-    wraps: bool = False
     pictures: Mapping[str, bytes] | None = None
     links: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -219,11 +217,11 @@ def _latent_size_section(groups: Sequence[Group]) -> Section:
     for group in groups:
         fields = {p: v for p, v in group.runs[0].identity.items() if p != "latent_size"}
         families.setdefault(str(sorted(fields.items())), []).append(group)
-    lines = {
-        family[0].name: sorted(map(_latent_size_point, family), key=lambda p: p.latent_size)
-        for family in families.values()
-        if len(family) > 1
-    }
+    lines: dict[str, list[plots.LatentSizePoint]] = {}
+    for family in families.values():
+        if len(family) > 1:
+            points = map(_latent_size_point, family)
+            lines[family[0].name] = sorted(points, key=lambda point: point.latent_size)
     if not lines:
         return Section("Latent size")
     rows = [
@@ -271,10 +269,7 @@ def _comparison(title: str, groups: Sequence[Group]) -> Iterable[Section]:
 
 
 def _gallery(group: Group, folder: Path) -> Section:
-    """Shows the plots of a group's first model, and links to the explorers as seen from `folder`.
-
-    Relative addresses work wherever the folder is moved to.
-    """
+    """Shows the plots of a group's first model, with links relative to the page's folder."""
     first = group.models[0]
     paths = {title: first.folder / "plots" / f"{name}.png" for name, title in _PLOTS.items()}
     pictures = {title: path.read_bytes() for title, path in paths.items() if path.is_file()}
@@ -288,28 +283,21 @@ def _gallery(group: Group, folder: Path) -> Section:
 
 
 def describe(groups: Sequence[Group], problems: Mapping[Path, str], folder: Path) -> list[Section]:
-    """Lists the sections of the report.
-
-    Args:
-      groups: at least one.
-      problems: the folders that are not reported, or not completely, and the reasons.
-      folder: the folder of the page.
-    """
+    """Lists the sections of the report: of at least one group, for a page in `folder`."""
     sections = []
     for title, comparable in _comparable(groups).items():
-        for section in _comparison(title, comparable):
-            if section.table or section.pictures or section.level == 2:
-                sections.append(section)
+        sections += _comparison(title, comparable)
+    sections = [s for s in sections if s.table or s.pictures or s.level == 2]
     sections.append(Section("Plots", level=2, pictures={}))
     sections += [_gallery(group, folder) for group in groups]
     provenance = [(group.name, run.provenance) for group in groups for run in group.runs]
     rows = [["configuration", *provenance[0][1]]]
     rows += [[name, *texts.values()] for name, texts in provenance]
-    sections.append(Section("Provenance", level=2, table=rows, wraps=True))
+    sections.append(Section("Provenance", level=2, table=rows))
     if problems:
         rows = [["folder", "reason"], *([str(path), why] for path, why in problems.items())]
         title = "Skipped runs, completely or in part"
-        sections.append(Section(title, level=2, table=rows, wraps=True))
+        sections.append(Section(title, level=2, table=rows))
     return sections
 
 

@@ -55,17 +55,16 @@ class Model:
     @property
     def measures(self) -> dict[str, Any]:
         """Everything measured, by dotted name: `test.loss`, `samples.recall`; None if it is not."""
-        records = [each for each in (self.summary, self.analysis, self.evaluation) if each]
-        measures = {}
-        for record in records:
-            measures |= flatten(dataclasses.asdict(record))
+        measures: dict[str, Any] = {}
+        for record in (self.summary, self.analysis, self.evaluation):
+            measures |= flatten(dataclasses.asdict(record)) if record else {}
         for split in ("test", "validation"):
-            terms = [measures.get(f"{split}.{term}") for term in ("reconstruction", "kl")]
-            measures[f"{split}.negative_elbo"] = None if None in terms else sum(terms)
+            terms = (measures[f"{split}.{term}"] for term in ("reconstruction", "kl"))
+            measures[f"{split}.negative_elbo"] = sum(terms)
         losses = np.array([row["validation_loss"] for row in self.rows])
         measures["epochs_to_within_1_nat"] = epochs_to(losses, losses.min() + 1.0)
-        accuracies = measures.get("conditional.sample_accuracies")
-        measures["conditional.worst_accuracy"] = min(accuracies) if accuracies else None
+        if accuracies := measures.get("conditional.sample_accuracies"):
+            measures["conditional.worst_accuracy"] = min(accuracies)
         return measures
 
 
@@ -201,13 +200,10 @@ def _read_run(workdir: Path, name: str, configs: Configs) -> Run:
     """
     directory = RunDirectory.open(workdir)
     config, path = directory.config, workdir / SUMMARY_NAME
-    num_epochs = config.train.num_epochs
-    if path.exists():
-        num_trained = read_record(path, Summary).epochs_trained
-    else:
+    summary = read_record(path, Summary) if path.exists() else None
+    if summary is None or summary.epochs_trained < config.train.num_epochs:
         num_trained = len(metrics.read_rows(workdir / "metrics.csv"))
-    if not path.exists() or num_trained < num_epochs:
-        raise UserError(f"{num_trained} of {num_epochs} epochs")
+        raise UserError(f"{num_trained} of {config.train.num_epochs} epochs")
     models = [
         _read_model(folder, config.seed + index)
         for index, folder in enumerate(directory.replica_folders)
@@ -216,9 +212,14 @@ def _read_run(workdir: Path, name: str, configs: Configs) -> Run:
     if directory.parent:  # a prior fitted afterwards is not one trained with the model
         identity["prior_fitted"] = True
     comparison = _title(directory), str(directory.record.get("data_sha256", "unknown"))
-    provenance = _provenance(directory, name, configs)
-    seconds = max(model.summary.training_seconds for model in models)
-    provenance["training"] = f"{seconds / 3600:.1f} h"
+    record = directory.record
+    provenance = {
+        "command": _command(directory, name, configs),
+        "device": f"{record.get('device_count', 1)} x {record.get('device_kind')}",
+        "versions": ", ".join(f"{n} {v}" for n, v in record.get("versions", {}).items()),
+        "commit": (record.get("git_commit") or "unknown")[:7],
+        "training": f"{max(m.summary.training_seconds for m in models) / 3600:.1f} h",
+    }
     return Run(directory, name, models, identity, comparison, provenance)
 
 
@@ -260,16 +261,6 @@ def _title(directory: RunDirectory) -> str:
     if config.condition.kind == "label":
         parts.append("given the label")
     return ", ".join(parts)
-
-
-def _provenance(directory: RunDirectory, name: str, configs: Configs) -> dict[str, str]:
-    record = directory.record
-    return {
-        "command": _command(directory, name, configs),
-        "device": f"{record.get('device_count', 1)} x {record.get('device_kind')}",
-        "versions": ", ".join(f"{n} {v}" for n, v in record.get("versions", {}).items()),
-        "commit": (record.get("git_commit") or "unknown")[:7],
-    }
 
 
 def _command(directory: RunDirectory, name: str, configs: Configs) -> str:
