@@ -18,8 +18,7 @@ def explore(source: RunDirectory, output: str | os.PathLike[str] | None = None) 
       output: the folder of the page; the run directory if None.
 
     Raises:
-      UserError: there is no run, its data are missing or have changed, or all test images have the
-        same latent mean.
+      UserError: the run or its data are missing or changed, or all latent means are the same.
     """
     run = restore_to_write(source, output, [EXPLORER_NAME])
     dataset = load_data(run)

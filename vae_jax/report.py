@@ -25,8 +25,7 @@ def write_report(
       overrides: places of the data, by dotted path, if not those that the runs name.
 
     Raises:
-      UserError: a field is not a place of data, there is no complete run below `workdir`, or it
-        cannot be written to.
+      UserError: no run is complete, `workdir` cannot be written to, or a field is another one.
     """
     workdir, data_paths = local_path("workdir", workdir), overrides or {}
     for path, folder in data_paths.items():

@@ -55,10 +55,8 @@ class Trainer:
         return metrics
 
     def _call_each(self, first: int, count: int) -> StepMetrics:
-        size = self._settings.batch_size
         for batch in range(first, first + count):
-            data = self._data[self._order[batch * size : (batch + 1) * size]]
-            self._state, metrics = steps.train_step(self._settings, self._state, data)
+            metrics = self._call_once(batch, 1)
         return metrics
 
 

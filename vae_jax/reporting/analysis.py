@@ -190,7 +190,7 @@ def analyze_missing(groups: Sequence[Group], data_paths: Mapping[str, Any]) -> d
 
     Args:
       groups: complete runs.
-      data_paths: places of the data, by dotted path, if not those that the runs name.
+      data_paths: places of the data, by dotted path, if not the recorded ones.
 
     Returns:
       What was not measured, and why, by folder.
