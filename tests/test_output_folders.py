@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.support.common import error_of
-from vae_jax import encode, evaluate, explore, export, report, sample
+from vae_jax import encode, evaluate, explore, export, reconstruct, report, sample
 from vae_jax.datasets import image_folder
 from vae_jax.evaluation.input_images import write_pngs
 from vae_jax.runtime.files import write_atomically
@@ -83,6 +83,16 @@ def test_recorded_output_is_never_data(tmp_path):
     assert "is a run's output" in error_of(image_folder.list_images, str(tmp_path / "out"))
     # A folder that is named itself is the one that the user wants.
     assert len(image_folder.list_images(str(tmp_path / "out" / "samples")).files) == 3
+
+
+@pytest.mark.parametrize("place", [".", "out", ".."])
+@pytest.mark.parametrize("mode", [reconstruct.reconstruct, encode.encode])
+def test_input_and_output_are_apart(run, tmp_path, place, mode):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    before = contents(tmp_path)
+    assert "overlaps --input" in error_of(mode, run, pictures / place, input=pictures)
+    assert contents(tmp_path) == before
 
 
 def test_each_image_has_a_file_of_its_own(tmp_path):

@@ -86,8 +86,10 @@ def run_mode(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]
         def mode(
             source: RunDirectory, output: str | os.PathLike[str] | None = None, **given: Any
         ) -> None:
-            from vae_jax.evaluation.trained_run import restore_to_write
+            from vae_jax.evaluation.trained_run import check_apart, restore_to_write
 
+            if given.get("input"):
+                check_apart(given["input"], source.path if output is None else output)
             function(restore_to_write(source, output, names), **given)
 
         return mode

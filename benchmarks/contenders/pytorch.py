@@ -247,7 +247,7 @@ def main() -> None:
     config = json.loads(arguments.config)
     batch_size = config["train"]["batch_size"]
     torch.manual_seed(0)
-    images = torch.from_numpy(common.read_images(arguments.data)).float() / 255
+    images = torch.tensor(common.read_images(arguments.data)).float() / 255
     held_out = DataLoader(TensorDataset(images[: arguments.validation_size]), batch_size)
     loader = DataLoader(
         TensorDataset(images[arguments.validation_size :]), batch_size, shuffle=True, drop_last=True

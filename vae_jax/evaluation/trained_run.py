@@ -177,6 +177,16 @@ def restore_to_write(
     return dataclasses.replace(run, workdir=target, replicas=replicas)
 
 
+def check_apart(images: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Raises UserError if the folder of images contains the output folder, or lies in it."""
+    first, second = Path(images).resolve(), Path(target).resolve()
+    if first.is_dir() and (first.is_relative_to(second) or second.is_relative_to(first)):
+        raise UserError(
+            f"--output={target} overlaps --input={images}; use folders that do not contain each "
+            "other"
+        )
+
+
 def load_data(run: TrainedRun) -> Dataset:
     """Loads the data that a run was made from.
 
