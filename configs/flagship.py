@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.head = "conv"
     config.prior.kind = "coupling_flow"
     config.prior.num_layers = 32
-    config.prior.hidden_size = 96  # more and narrower layers are better: docs/priors.md
+    config.prior.hidden_size = 96  # more and narrower layers are better: docs/modeling.md
     config.loss.path_gradient = True
     config.loss.kl_warmup_steps = 10_000
     config.loss.num_importance_samples = 5

@@ -35,11 +35,25 @@ def test_every_name_of_the_api_is_there_and_importing_it_needs_no_jax():
         _ = vae_jax.lossess
 
 
-def test_the_readme_s_python_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
+def python_block(path, word):
+    """The one Python block of a page that has this word."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+    [code] = (block for block in blocks if word in block)
+    return code
+
+
+@pytest.mark.slow
+def test_the_readme_s_python_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    exec(python_block("README.md", "load_run"), names := {})
+    assert names["samples"].shape == (16, 28, 28, 1)
+    assert names["mean"].shape == (16, 40)
+    assert names["path"].shape == (10, 28, 28, 1)
+
+
+def test_the_documented_pure_functions_run():
     names = {}
-    exec(blocks[0], names)
+    exec(python_block("docs/python.md", "negative_elbo("), names)
     terms = names["terms"]
     # 784 pixels of probability one half, and a posterior that is the prior.
     assert terms["loss"].shape == (8,)
@@ -81,13 +95,9 @@ def test_training_from_python_is_that_of_the_command_line(trained_run, tmp_path,
 
 @pytest.mark.slow
 def test_the_documented_training_from_python_runs(tmp_path, monkeypatch):
-    blocks = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL
-    )
-    [code] = (block for block in blocks if "train_run" in block)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(vae_jax, "get_config", lambda name: make_small_config())
-    exec(code, names := {})
+    exec(python_block("docs/python.md", "train_run"), names := {})
     assert names["images"].shape == (16, 28, 28, 1)
     assert (tmp_path / "runs" / "notebook" / "summary.json").exists()
 

@@ -85,8 +85,8 @@ def test_another_prior_is_asked_by_losses_bound_generation_and_statistics():
 
 @pytest.fixture(scope="module")
 def documented_prior():
-    """The class that docs/contributing.md shows for a prior of one's own."""
-    text = (ROOT / "docs" / "contributing.md").read_text()
+    """The class that docs/extending.md shows for a prior of one's own."""
+    text = (ROOT / "docs" / "extending.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     [code] = [block for block in blocks if "class Laplace" in block]
     names = {"ClassVar": ClassVar, "dataclasses": dataclasses, "jax": jax, "jnp": jnp, "math": math}

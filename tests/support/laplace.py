@@ -1,4 +1,4 @@
-"""The prior that docs/contributing.md takes as an example, as a user would add it."""
+"""The prior that docs/extending.md takes as an example, as a user would add it."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from vae_jax.model import priors
 
 def add_laplace_prior(monkeypatch) -> None:
     """Names the documented prior "laplace", in the places that the documentation says."""
-    text = (ROOT / "docs" / "contributing.md").read_text()
+    text = (ROOT / "docs" / "extending.md").read_text()
     [code] = (
         block
         for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
