@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.common import ROOT
 from vae_jax import configuration, shipped_configs
-from vae_jax.model import activations, decoders, encoders, initialization, priors
+from vae_jax.model import decoders, dense, encoders, initialization, priors
 from vae_jax.model.objective import Objective
 from vae_jax.training import optimizer
 
@@ -81,7 +81,7 @@ def test_a_mistake_is_answered_without_jax(module):
 def test_the_names_a_configuration_may_hold_are_those_there_are():
     assert (*encoders.ENCODERS,) == configuration.ENCODERS
     assert (*decoders.DECODERS,) == configuration.DECODERS
-    assert (*activations.ACTIVATIONS,) == configuration.ACTIVATIONS
+    assert (*dense.ACTIVATIONS,) == configuration.ACTIVATIONS
     assert configuration.HEADS == decoders.HEADS
     assert configuration.INITIALIZATIONS == initialization.INITIALIZATIONS
     assert configuration.SCHEDULES == optimizer.SCHEDULES

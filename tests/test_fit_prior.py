@@ -173,7 +173,7 @@ def test_the_base_space_of_a_flow_is_where_lines_are_straight():
     import jax
 
     from tests.support.common import make_settings, small_vae
-    from vae_jax.model.coupling_flow import CouplingFlow
+    from vae_jax.model.priors import CouplingFlow
     from vae_jax.training import steps
 
     model = dataclasses.replace(small_vae(2), prior=CouplingFlow(2, 3, 8))
