@@ -24,9 +24,7 @@ def test_gaussian_kl_equals_quadrature():
     expected = np.vectorize(kl)(np.float64(MEAN), np.float64(LOG_VAR))
     each = distributions.gaussian_kl_per_dimension(MEAN, LOG_VAR)
     np.testing.assert_allclose(each, expected, rtol=1e-4)
-    np.testing.assert_allclose(
-        distributions.gaussian_kl(MEAN, LOG_VAR), expected.sum(1), rtol=1e-5
-    )
+    np.testing.assert_allclose(distributions.gaussian_kl(MEAN, LOG_VAR), expected.sum(1), rtol=1e-5)
 
 
 def test_gaussian_kl_is_zero_at_the_prior_and_precise_near_it():

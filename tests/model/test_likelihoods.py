@@ -103,11 +103,11 @@ def test_gaussian_equals_scipy():
 
 def test_discretized_logistic_sums_to_1_over_the_levels_with_its_mean():
     extremes = [-1e4, -50.0, -3.0, 0.0, 0.3, 5.0, 50.0, 1e4]
-    levels = jnp.arange(256.0) / 255.0
+    levels = np.arange(256.0) / 255.0
     for location in extremes:
         for raw in extremes:
             outputs = jnp.broadcast_to(jnp.array([location, raw]), (256, 2))
-            log_probs = DiscretizedLogistic().log_prob(outputs, levels[:, None])
+            log_probs = DiscretizedLogistic().log_prob(outputs, jnp.float32(levels)[:, None])
             probs = np.exp(np.asarray(log_probs, np.float64))
             assert probs.sum() == pytest.approx(1.0, abs=2e-4), (location, raw)
             [[mean]] = DiscretizedLogistic().mean(outputs[:1])
