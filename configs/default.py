@@ -1,7 +1,7 @@
-"""Every field of a configuration with its default: the baseline of the reference configurations.
+"""Every field of a configuration, its default and its allowed values.
 
-The other configurations are this tree with a few fields changed. Any field can be set on
-the command line too: `--config.train.num_epochs=5`.
+The defaults are the baseline of the reference configurations; the other configurations change a
+few fields. The command line can set any field: `--config.train.num_epochs=5`.
 """
 
 import ml_collections
@@ -90,3 +90,84 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluate = ml_collections.ConfigDict()
     config.evaluate.num_importance_samples = 100  # for each image, of binarized data
     return config
+
+
+_SIZE = range(1, 2**31)
+_COUNT = range(2**31)
+_SMALL_COUNT = range(101)
+_WEIGHT = (0.0, 1e30)
+_ACTIVATIONS = ("relu", "swish")
+
+# Allowed values of a field, or of each entry of a tuple: a tuple of choices, a range of integers,
+# or the lowest and the highest float. Paths and booleans have no entry.
+ALLOWED = {
+    "seed": range(2**32),
+    "latent_size": _SIZE,
+    "initialization": ("flax", "tensorflow"),
+    "output_bias_init": ("zeros", "data_mean"),
+    "data.name": ("mnist", "fashion_mnist", "kmnist", "mnist_5k", "images"),
+    "data.image_size": range(1, 4097),
+    "data.channels": (0, 1, 3),
+    "data.levels": range(2**16 + 1),
+    "data.validation_size": _SIZE,
+    "data.test_size": _SIZE,
+    "data.binarization": ("none", "dynamic"),
+    "prior.kind": ("standard_normal", "coupling_flow", "mixture", "vamp"),
+    "prior.num_layers": _SIZE,
+    "prior.hidden_size": _SIZE,
+    "prior.num_components": _SIZE,
+    "prior.pseudo_inputs": ("learned", "data"),
+    "likelihood.kind": ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"),
+    "condition.kind": ("none", "label"),
+    "encoder.kind": ("lstm", "dense"),
+    "encoder.hidden_size": _SIZE,
+    "encoder.num_layers": range(1, 101),
+    "encoder.mlp_sizes": _SIZE,
+    "encoder.dense_sizes": _SIZE,
+    "encoder.activation": _ACTIVATIONS,
+    "encoder.mean_activation": ("none", "relu"),
+    "decoder.kind": ("conv_transpose",),
+    "decoder.dense_sizes": _SIZE,
+    "decoder.grid_channels": _SIZE,
+    "decoder.filters": _SIZE,
+    "decoder.strides": _SIZE,
+    "decoder.dropout_rate": (0.0, 0.999),
+    "decoder.dropout_after": _SMALL_COUNT,
+    "decoder.residual_blocks": _SMALL_COUNT,
+    "decoder.activation": _ACTIVATIONS,
+    "decoder.head": ("dense", "conv"),
+    "loss.kl_weight": _WEIGHT,
+    "loss.kl_warmup_steps": _COUNT,
+    "loss.free_bits": _WEIGHT,
+    "loss.num_importance_samples": _SIZE,
+    "loss.elbo_warmup_epochs": _COUNT,
+    "train.num_epochs": _SIZE,
+    "train.batch_size": _SIZE,
+    "train.learning_rate": (1e-30, 1e30),
+    "train.learning_rate_schedule": ("constant", "cosine", "burda"),
+    "train.max_gradient_norm": _WEIGHT,
+    "train.weight_decay": _WEIGHT,
+    "train.ema_decay": (0.0, 0.9999999),
+    "train.num_replicas": _SIZE,
+    "evaluate.num_importance_samples": _SIZE,
+}
+
+# Fields that have an effect only for some values of another field.
+EFFECTIVE_IF = {
+    **dict.fromkeys(
+        ("encoder.hidden_size", "encoder.num_layers", "encoder.bidirectional", "encoder.mlp_sizes"),
+        ("encoder.kind", ("lstm",)),
+    ),
+    "encoder.dense_sizes": ("encoder.kind", ("dense",)),
+    "prior.num_layers": ("prior.kind", ("coupling_flow",)),
+    "prior.hidden_size": ("prior.kind", ("coupling_flow",)),
+    "prior.num_components": ("prior.kind", ("mixture", "vamp")),
+    "prior.pseudo_inputs": ("prior.kind", ("vamp",)),
+    **dict.fromkeys(
+        ("data.image_size", "data.channels", "data.levels", "data.skip_damaged", "data.test_size"),
+        ("data.name", ("images",)),
+    ),
+    "data.data_dir": ("data.name", ("mnist", "fashion_mnist", "kmnist", "images")),
+    "data.manual_dir": ("data.name", ("mnist", "fashion_mnist", "kmnist")),
+    "data.validation_size": ("data.name", ("mnist", "fashion_mnist", "kmnist", "images")),
+}

@@ -1,4 +1,4 @@
-"""What makes tests short: small configurations, shared runs, no program compiled twice."""
+"""Fixtures that make tests short: small configurations, shared runs, one cache of programs."""
 
 import fcntl
 import gc
@@ -78,10 +78,10 @@ def cleared_caches():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(pytestconfig, worker_id):
-    """Keeps compiled programs for later sessions, those of processes that tests start too."""
+def compilation_cache(pytestconfig):
+    """Stores compiled programs for all workers, for processes of tests and for later sessions."""
     minimum = "jax_persistent_cache_min_compile_time_secs"
-    folder = pytestconfig.cache.mkdir(f"compilation_{worker_id}")
+    folder = pytestconfig.cache.mkdir("compilation")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update(minimum, 0.1)
     with pytest.MonkeyPatch.context() as patch:
@@ -102,8 +102,12 @@ def prepared_mnist(make_once):
     return str(make_once("mnist", lambda path: datasets.load("mnist", str(path), MNIST_DIR)))
 
 
-def pytest_collection_modifyitems(items):
-    """Puts the files with slow tests first: two workers then end at about the same time."""
+def pytest_collection_modifyitems(config, items):
+    """Leaves nightly tests out unless `-m` names them; puts the files with slow tests first."""
+    if "nightly" not in config.option.markexpr:
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if item not in nightly]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

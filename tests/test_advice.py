@@ -14,7 +14,7 @@ from vae_jax.runtime.files import read_json
 from vae_jax.runtime.system_errors import system_errors_as_user_errors
 from vae_jax.training import trainer
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture

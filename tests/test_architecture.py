@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.support.common import ROOT
-from vae_jax import configuration, shipped_configs
-from vae_jax.model import decoders, dense, encoders, initialization, priors
+from vae_jax import configuration, datasets, shipped_configs
+from vae_jax.model import decoders, dense, encoders, initialization, likelihoods, priors
 from vae_jax.model.objective import Objective
 from vae_jax.training import optimizer
 
@@ -79,12 +79,22 @@ def test_a_mistake_is_answered_without_jax(module):
 
 
 def test_the_names_a_configuration_may_hold_are_those_there_are():
-    assert (*encoders.ENCODERS,) == configuration.ENCODERS
-    assert (*decoders.DECODERS,) == configuration.DECODERS
-    assert (*dense.ACTIVATIONS,) == configuration.ACTIVATIONS
-    assert configuration.HEADS == decoders.HEADS
-    assert configuration.INITIALIZATIONS == initialization.INITIALIZATIONS
-    assert configuration.SCHEDULES == optimizer.SCHEDULES
+    allowed = shipped_configs.allowed_values()
+    assert (*encoders.ENCODERS,) == allowed["encoder.kind"]
+    assert (*decoders.DECODERS,) == allowed["decoder.kind"]
+    assert (*priors.PRIORS,) == allowed["prior.kind"]
+    assert (*likelihoods.LIKELIHOODS,) == allowed["likelihood.kind"]
+    assert (*dense.ACTIVATIONS,) == allowed["encoder.activation"]
+    assert (*dense.ACTIVATIONS,) == allowed["decoder.activation"]
+    assert (*encoders.MEAN_ACTIVATIONS,) == allowed["encoder.mean_activation"]
+    assert allowed["decoder.head"] == decoders.HEADS
+    assert allowed["initialization"] == initialization.INITIALIZATIONS
+    assert allowed["train.learning_rate_schedule"] == optimizer.SCHEDULES
+    assert (*datasets.SOURCES,) == allowed["data.name"]
+    assert allowed["data.binarization"] == datasets.BINARIZATIONS
+    assert allowed["data.levels"][-1] == datasets.MAX_LEVELS
+    is_binary = {name: kind().is_binary for name, kind in likelihoods.LIKELIHOODS.items()}
+    assert [name for name in is_binary if is_binary[name]] == [*configuration.BINARY_LIKELIHOODS]
 
 
 def fields_of(kind):

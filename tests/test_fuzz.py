@@ -6,7 +6,7 @@ import pytest
 from tests.support import fuzzing
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("target", fuzzing.TARGETS, ids=lambda target: target.name)
 def test_every_input_is_read_or_refused_in_one_line(target):
     outcomes = set()

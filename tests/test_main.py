@@ -75,7 +75,6 @@ def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
     for arguments, expected in (
         (["--config.train.num_epochz=5"], "closest match: train.num_epochs"),
         (["--config.train.batch_size=4001"], "train.batch_size is 4001, must be at most 4000"),
-        (["--mode=report", "--config=x"], "--config has no meaning in --mode=report"),
     ):
         message = process_error_of(QUICKSTART, f"--workdir={tmp_path / 'run'}", *arguments)
         assert message.startswith("error: ")
@@ -84,6 +83,9 @@ def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
 
 
 def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
+    of_sample = run("--help", "--mode=sample").stdout
+    assert "\n  --num: " in of_sample
+    assert "--input" not in of_sample.partition("\nflags:\n")[2]  # of other modes
     result = run("--help", interpreter=("-X", "importtime"))
     for name in (*modes.MODES, "--workdir", "--config"):
         assert name in result.stdout
@@ -93,13 +95,6 @@ def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
     assert not imported & slow
 
 
-def test_help_of_a_mode_lists_its_flags_too():
-    result = run("--help", "--mode=sample")
-    for name in ("--workdir", "--output", "--num", "--seed"):
-        assert f"\n  {name}: " in result.stdout
-    assert "--input" not in result.stdout.partition("\nflags:\n")[2]
-
-
 def test_the_entry_of_a_source_tree_is_thin():
     assert len((ROOT / "main.py").read_text().splitlines()) <= 100
 
@@ -107,71 +102,54 @@ def test_the_entry_of_a_source_tree_is_thin():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--config.train.num_epochz=5"], "train.num_epochz is no field"),
         (["--config.train.num_epochz=5"], "closest match: train.num_epochs"),
-        (["--config.=5"], " is no field of a configuration; closest match: "),
-        (["--noconfig.sed"], "sed is no field of a configuration; closest match: seed"),
-        (
-            ["-noconfig.train.skip_nonfinite=1"],
-            "does not take an argument; train.skip_nonfinite must",
-        ),
-        (["--config.a\nb=5"], "a\\nb is no field of a configuration; closest match: "),
-        (["--config.decoder.filters=" + "-" * 5_000 + "1"], "is nested too deeply"),
+        (["--config.=5"], "not a field"),
+        (["--noconfig.sed"], "closest match: seed"),
+        (["-noconfig.train.skip_nonfinite=1"], "train.skip_nonfinite must be bool"),
+        (["--config.a\nb=5"], "a\\nb is not a field"),
+        (["--config.decoder.filters=" + "-" * 5_000 + "1"], "nested too deeply"),
         (["--config.train.num_epochs=five"], "train.num_epochs must be int"),
-        (["--config.decoder.filters=(1,'a')"], "decoder.filters is (1, 'a'), must be a tuple of"),
-        (["--config.train.learning_rate=-0.1"], "train.learning_rate is -0.1, must be finite"),
-        (["--config.train.batch_size=4001"], "train.batch_size is 4001, must be at most 4000"),
-        (
-            ["--config.decoder.strides=(4,10)"],
-            "decoder.strides is (4, 10), whose product, 40, must be at most 28",
-        ),
-        (["--config.data.name=minst"], "data.name is 'minst', must be one of mnist, fashion_mnist"),
-        (["--mode=trian"], "--mode is 'trian', must be one of train, evaluate, sample, interp"),
-        (["--mdoe=train"], "--mdoe is no flag; --help lists them, and with --mode=NAME"),
-        (["train"], "'train' is not understood"),
-        (["--num=3"], "--num has no meaning in this mode, but in sample"),
-        (["--input=x"], "no meaning in this mode, but in interpolate, encode, reconstruct"),
-        (["--mode=sample", "--lock_workdir"], "no meaning in this mode, but in train, experiments"),
-        (["--configs=baseline"], "--configs has no meaning in this mode, but in experiments"),
+        (["--config.decoder.filters=(1,'a')"], "decoder.filters is (1, 'a'), must be a tuple"),
+        (["--config.train.learning_rate=-0.1"], "train.learning_rate is -0.1"),
+        (["--config.train.batch_size=4001"], "must be at most 4000"),
+        (["--config.decoder.strides=(4,10)"], "must be at most 28"),
+        (["--mode=trian"], "closest match: train"),
+        (["--mdoe=train"], "--mdoe"),
+        (["train"], "'train'"),
+        (["--num=3"], "in sample"),
+        (["--input=x"], "in interpolate, encode, reconstruct"),
+        (["--mode=sample", "--lock_workdir"], "in train, experiments"),
         (["--mode=report"], "--config has no meaning in --mode=report"),
         (["--mode=experiments"], "--config has no meaning in --mode=experiments"),
+        (["--nocompilation_cache=1"], "does not take an argument"),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, error_of, arguments, expected):
-    workdir = tmp_path / "run"
-    message = error_of(QUICKSTART, f"--workdir={workdir}", *arguments)
+    message = error_of(QUICKSTART, f"--workdir={tmp_path / 'run'}", *arguments)
     assert message.startswith("error: ")
     assert expected in message
-    assert not workdir.exists()
-
-
-def test_missing_flags(tmp_path, error_of):
-    assert "--workdir is missing" in error_of(QUICKSTART)
-    assert "--config is missing" in error_of(f"--workdir={tmp_path}")
-    message = error_of(f"--workdir={tmp_path}", "--config.seed=3")
-    assert "--config is missing; give a file" in message
-    assert "holds no run" in error_of(f"--workdir={tmp_path}", "--mode=sample")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--mode=experiments", "--configs=baselin"], "--configs is 'baselin', must be one of bas"),
-        (["--mode=experiments", "--configs=default"], "--configs is 'default', must be one of bas"),
-        (["--mode=experiments", "--config.sed=1"], "sed is no field of a configuration; closest"),
-        (["--mode", "experiments", "--config.seed=-1"], "seed is -1, must be between 0 and"),
-        (["--mode=report"], "holds no complete run"),
-        (
-            ["--mode=report", "--configs=baseline"],
-            "--configs has no meaning in this mode, but in experiments",
-        ),
-        (["--mode=report", "--config.seed=1"], "--config.seed has no meaning in --mode=report"),
+        (["--mode=experiments", "--configs=baselin"], "closest match: baseline"),
+        (["--mode=experiments", "--config.sed=1"], "closest match: seed"),
+        (["--mode", "experiments", "--config.seed=-1"], "seed is -1"),
+        (["--mode=report"], "complete run"),
+        (["--mode=report", "--configs=baseline"], "in experiments"),
+        (["--mode=report", "--config.seed=1"], "no meaning in --mode=report"),
+        (["--config.seed=3"], "--config is missing"),
+        (["--mode=sample"], "holds no run"),
     ],
+    ids=str,
 )
-def test_mistakes_in_the_modes_of_a_folder(tmp_path, error_of, arguments, expected):
-    workdir = tmp_path / "runs"
-    assert expected in error_of(f"--workdir={workdir}", *arguments)
-    assert not workdir.exists()
+def test_mistakes_without_a_configuration(tmp_path, error_of, arguments, expected):
+    assert expected in error_of(f"--workdir={tmp_path / 'runs'}", *arguments)
+    assert not (tmp_path / "runs").exists()
+    assert "--workdir is missing" in error_of(QUICKSTART)
 
 
 MNIST = (QUICKSTART, "--config.data.name=mnist")
@@ -183,80 +161,49 @@ MNIST = (QUICKSTART, "--config.data.name=mnist")
         ("--config", ()),
         ("--workdir", (QUICKSTART,)),
         ("--workdir", ("--mode=report",)),
-        ("data.data_dir", MNIST),
-        ("data.manual_dir", MNIST),
-    ],
-)
-def test_the_home_folder_of_nobody(tmp_path, monkeypatch, error_of, name, arguments):
-    path = "~no_such_user/folder"
-    workdir = f"--workdir={tmp_path / 'run'}"
-    flag = name if name.startswith("--") else f"--config.{name}"
-    message = error_of(workdir, *arguments, f"{flag}={path}")
-    assert message == f"error: {name}={path}: there is no such home folder; give the whole path\n"
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("--config", ()),
-        ("--workdir", (QUICKSTART,)),
-        ("--workdir", ("--mode=report",)),
         ("--workdir", ("--mode=sample",)),
         ("data.data_dir", MNIST),
-        ("data.manual_dir", MNIST),
         ("data.manual_dir", ("--mode=experiments",)),
-        ("data.manual_dir", ("--mode=report",)),
     ],
 )
-@pytest.mark.parametrize("path", ["gs://bucket/run", "s3:/bucket", "file:///run", "hdfs://a:1/b"])
-def test_addresses_are_refused_at_once(tmp_path, error_of, name, arguments, path):
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3:/bucket", "~no_such_user/folder"])
+def test_paths_that_no_folder_has_are_refused(tmp_path, error_of, name, arguments, path):
+    if path.startswith("~") and name.startswith("data.") and arguments != MNIST:
+        pytest.skip("read when its data are read")
     flag = name if name.startswith("--") else f"--config.{name}"
     message = error_of(f"--workdir={tmp_path / 'run'}", *arguments, f"{flag}={path}")
     assert name in message
     assert path in message
-    assert "of this machine" in message
     assert not os.path.exists(ROOT / path.partition("/")[0])
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_with_a_colon_is_no_address():
+def test_a_folder_with_a_colon_is_a_path():
     for path in ("a:b/c", "./gs:/b", "C:/runs", "runs/x://y", "lr=1e-3:2/a"):
         assert not files.is_address(path)
 
 
-def test_a_user_without_a_home_folder_names_one(tmp_path, error_of, monkeypatch, no_home):
+def test_a_user_without_a_home_folder_is_asked_for_one(tmp_path, error_of, monkeypatch, no_home):
     from tensorflow_datasets.core import constants
 
     monkeypatch.setattr(constants, "DATA_DIR", "~/tensorflow_datasets")  # as it is then
     message = error_of(f"--workdir={tmp_path / 'run'}", *MNIST)
-    assert "data.data_dir=~/tensorflow_datasets: there is no such home folder" in message
+    assert "data.data_dir=~/tensorflow_datasets" in message
 
 
 @pytest.mark.parametrize(
-    ("lines", "arguments", "expected"),
+    ("lines", "expected"),
     [
-        (["--config=configs/quickstart.py", "--config.seed=-1"], [], "seed is -1, must be"),
-        (["--config configs/quickstart.py", "--config.seed -1"], [], "seed is -1, must be"),
-        (["--config.seed=3", "# why"], [QUICKSTART, "--config.seed=-1"], "seed is -1, must be"),
-        (["--config.decoder.strides (1, 0)"], [QUICKSTART], "decoder.strides is (1, 0), must"),
-        (["--mode=experiments", "--configs=quickstart", "--config.seed=-2"], [], "seed is -2"),
-        (["--config.sed=1"], ["--mode=experiments"], "closest match: seed"),
-        (["--flagfile=missing"], [QUICKSTART], "Unable to open flagfile: [Errno 2] No such file"),
-        (["\udcff"], [QUICKSTART], "the file that --flagfile names is no text"),
-        (["--nocompilation_cache=1"], [QUICKSTART], "does not take an argument"),
+        (["--config=configs/quickstart.py", "# why", "--config.seed=-1"], "seed is -1"),
+        (["--mode=experiments", "--configs=quickstart", "--config.sed=1"], "closest match: seed"),
+        (["--flagfile=missing"], "No such file"),
+        (["\udcff"], "decode"),
     ],
 )
-def test_flags_from_a_file(tmp_path, error_of, lines, arguments, expected):
+def test_flags_from_a_file(tmp_path, error_of, lines, expected):
     path = tmp_path / "flags"
     path.write_text("\n".join(lines), errors="surrogateescape")
-    workdir = tmp_path / "run"
-    assert expected in error_of(f"--flagfile={path}", f"--workdir={workdir}", *arguments)
-    assert not workdir.exists()
-
-
-def test_a_missing_file_of_flags(error_of):
-    message = error_of(QUICKSTART, "--flagfile=missing")
-    assert message.startswith("error: Unable to open flagfile: [Errno 2] No such file")
+    assert expected in error_of(f"--flagfile={path}", f"--workdir={tmp_path / 'run'}")
 
 
 @pytest.mark.parametrize(
@@ -265,12 +212,12 @@ def test_a_missing_file_of_flags(error_of):
         (None, "No such file"),
         ("import wibble", "No module named 'wibble'"),
         ("x = 1", "has no attribute 'get_config'"),
-        ("raise NotImplementedError", "cannot be used: NotImplementedError"),
+        ("raise NotImplementedError", "NotImplementedError"),
         ("def get_config(): return 3", "'int' object has no attribute"),
         (
             "from configs import default\ndef get_config():\n  config = default.get_config()\n"
             "  config.train.bach_size = 3\n  return config",
-            "train.bach_size is no field of a configuration; closest match: train.batch_size",
+            "closest match: train.batch_size",
         ),
     ],
 )
@@ -279,6 +226,7 @@ def test_a_configuration_file_that_cannot_be_used(tmp_path, error_of, content, e
     if content is not None:
         path.write_text(content)
     assert expected in error_of(f"--config={path}", f"--workdir={tmp_path / 'run'}")
+    assert "closest match: baseline" in error_of("--config=baselin", f"--workdir={tmp_path}")
 
 
 def run_in_a_terminal(*arguments):

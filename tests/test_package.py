@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from packaging.requirements import Requirement
 
+import vae_jax
 from tests.support import processes
 from tests.support.common import ROOT
 from vae_jax import shipped_configs
@@ -68,9 +69,58 @@ def normalized(requirements):
     return {str(Requirement(requirement)) for requirement in requirements}
 
 
-def test_the_requirements_are_those_of_the_package_and_its_tests():
-    expected = normalized(PROJECT["dependencies"]) | normalized(EXTRAS["test"])
+def with_extras(requirements):
+    """Requirements, in which an extra of this package stands for what it requires."""
+    expanded = set()
+    for requirement in map(Requirement, requirements):
+        if requirement.name == "vae-jax":
+            for extra in requirement.extras:
+                expanded |= with_extras(EXTRAS[extra])
+        else:
+            expanded.add(str(requirement))
+    return expanded
+
+
+def test_the_requirements_are_those_of_the_package_its_extras_and_its_tests():
+    expected = with_extras([*PROJECT["dependencies"], "vae-jax[all,test]"])
     assert read_requirements(ROOT / "requirements.txt") == expected
+
+
+_USE_A_MODEL = """
+import sys
+for name in {extras}:
+    sys.modules[name] = None  # as if it were not installed
+import numpy as np, vae_jax
+vae = vae_jax.load_run("models/small")
+images = np.zeros((2, 28, 28), bool)
+vae.encode(images), vae.reconstruct(images), vae.sample(2)
+vae.log_likelihood(images, num_samples=2)
+"""
+
+
+def test_a_trained_model_needs_no_extra():
+    extras = ["tensorflow_datasets", "array_record", "requests", "PIL", "mlxtend", "matplotlib"]
+    extras += ["jinja2", "sklearn", "tensorboardX", "flatbuffers", "scipy"]
+    code = _USE_A_MODEL.format(extras=extras)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_missing_extra_is_one_line(tmp_path):
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from vae_jax.__main__ import main; "
+        "sys.argv[1:] = ['--mode=sample', '--workdir=models/small', f'--output={sys.argv[1]}']; "
+        "main()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: matplotlib is not installed"), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_citation_has_the_version():
+    assert f"version: {vae_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_the_benchmarks_requirements_are_those_of_the_extra():
@@ -79,7 +129,7 @@ def test_the_benchmarks_requirements_are_those_of_the_extra():
 
 
 def test_the_package_pulls_in_neither_tensorflow_nor_pytorch():
-    names = {Requirement(each).name for each in PROJECT["dependencies"] + EXTRAS["test"]}
+    names = {Requirement(r).name for r in with_extras([*PROJECT["dependencies"], "vae-jax[dev]"])}
     assert not names & {"tensorflow", "torch", "keras", "clu"}
 
 
@@ -124,7 +174,7 @@ def test_an_installed_package_has_the_configurations(installed, tmp_path):
         result = run_installed(
             installed, tmp_path, f"--config={name}", "--workdir=run", "--config.seed=-1"
         )
-        assert result.stderr == "error: seed is -1, must be between 0 and 4294967295\n"
+        assert result.stderr == "error: seed is -1, must be from 0 to 4294967295\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vae_jax.shipped_configs import get_config
     from vae_jax.train import train_run
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Batch",
     "ConvTranspose",

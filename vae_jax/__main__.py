@@ -36,8 +36,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a folder of them
 _COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache", True, "Keep compiled programs in the user's cache folder."
 )
-_DETECT_CLUSTER = flags.DEFINE_bool(
-    "detect_cluster", True, "Look for other processes of the run: SLURM, Kubernetes, MPI, TPU."
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of the run: SLURM, Kubernetes, MPI, TPU."
 )
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "-?")
 
@@ -87,7 +87,7 @@ def _start_jax() -> bool:
     compilation.set_cpu_flags()
     if _COMPILATION_CACHE.value:
         compilation.use_cache()
-    devices.connect(_DETECT_CLUSTER.value)
+    devices.connect(_DISTRIBUTED.value)
     devices.check_platform()
     return devices.is_first_process()
 
@@ -103,6 +103,11 @@ def _main(arguments: Sequence[str]) -> None:
         _run(_MODE.value, local_path("--workdir", _WORKDIR.value), arguments)
     except UserError as error:
         _fail(error)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("vae_jax"):
+            raise
+        package = error.name.partition(".")[0]
+        _fail(UserError(f"{package} is not installed; run pip install 'vae-jax[all]'"))
     except interrupts.Interrupted as interrupted:
         number = interrupted.signal_number
         print(interrupts.last_line(number, str(interrupted)), file=sys.stderr)
@@ -129,7 +134,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _print_help() -> NoReturn:
     """Prints the docstring, the flags that all modes share and those of a mode that is given."""
-    shown = [_MODE, _CONFIG, _WORKDIR, _COMPILATION_CACHE, _DETECT_CLUSTER]
+    shown = [_MODE, _CONFIG, _WORKDIR, _COMPILATION_CACHE, _DISTRIBUTED]
     names = [flag.name for flag in shown]
     if flags.FLAGS["mode"].present and _MODE.value in modes.MODES:
         of_mode = modes.get_mode(_MODE.value).flags

@@ -1,7 +1,4 @@
-"""Configurations from the command line: the file that --config names, and single fields.
-
-Imports no JAX, so that a mistake is answered at once.
-"""
+"""Configurations from the command line: the file of --config, and fields. Imports no JAX."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,41 +9,28 @@ from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from vae_jax import configuration, shipped_configs
-from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.errors import UserError, closest_match
 from vae_jax.runtime.files import local_path
 
 
 def parse_known(argv: Sequence[str], known: flags.FlagValues) -> list[str]:
-    """Parses the flags that are known; returns the program's name and the other arguments.
+    """Parses known flags; returns the program's name and the other arguments.
 
     Raises:
       UserError: a flag lacks its value, or has a wrong one; a file of flags cannot be read.
     """
     known.set_gnu_getopt(True)
     try:
-        arguments = known.read_flags_from_files(argv[1:])
-        separate = (part for argument in arguments for part in _separate(argument))
-        return known([argv[0], *separate], known_only=True)
-    except UnicodeDecodeError as error:
-        raise UserError(f"the file that --flagfile names is no text ({error})") from error
+        return known(argv, known_only=True)
     except (flags.Error, ValueError) as error:
         raise UserError(" ".join(str(error).split()).removeprefix("ERROR:: ")) from error
 
 
-def _separate(argument: str) -> list[str]:
-    """Takes a flag and its value apart that are a line of a file, a space between them."""
-    found = re.fullmatch(r"(--?[\w.]+)[ \t]+(.+)", argument)
-    return [*found.groups()] if found else [argument]
-
-
 def load_config(path: str) -> dict[str, Any]:
-    """Loads a configuration, as nested dictionaries.
-
-    Args:
-      path: of a file, or the name of a file in `configs/`.
+    """Loads a configuration, a file or a name in `configs/`, as nested dictionaries.
 
     Raises:
-      UserError: whatever the file's code raises, or it describes something else.
+      UserError: the file's code fails, or it does not define a configuration.
     """
     if path in shipped_configs.get_names():
         return shipped_configs.get_config(path).to_dict()
@@ -54,11 +38,11 @@ def load_config(path: str) -> dict[str, Any]:
     try:
         return ConfigFileFlagParser("config").parse(expanded).to_dict()
     except Exception as error:
-        # With a traceback in it: its last line says what is wrong.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"the file that --config names cannot be used: {lines[-1].strip()}"
-        ) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]  # with a traceback
+        reason = lines[-1].strip()
+        if "/" not in path and not path.endswith(".py"):
+            reason += f"; closest match: {closest_match(path, shipped_configs.get_names())}"
+        raise UserError(f"cannot use the file that --config names: {reason}") from error
 
 
 def read_overrides(
@@ -67,21 +51,20 @@ def read_overrides(
     """Reads the arguments that set single fields of a configuration.
 
     Args:
-      arguments: the part of the command line that `parse_known` returns, the program's name first.
-      fields: the configuration that is changed, by dotted path, valid or not.
+      arguments: the result of `parse_known`, the program's name first.
+      fields: the configuration to change, by dotted path; its values may be invalid.
 
     Returns:
-      The values by dotted path; and the arguments that are about something else.
+      The values by dotted path, and the other arguments.
 
     Raises:
-      UserError: an argument names no field, or has a wrong type.
+      UserError: an argument does not name a field, or has a wrong type.
     """
     for argument in arguments[1:]:
         name = argument.lstrip("-").partition("=")[0].removeprefix("no")
         if argument.startswith("-") and name.startswith("config."):
             configuration.check_field(name.removeprefix("config."))
     config = shipped_configs.get_config()
-    # Values are checked when the overrides are in: a file may leave some of them to these.
     configuration.check_types(fields)
     config.update_from_flattened_dict(fields)
     parsed = flags.FlagValues()
@@ -93,7 +76,7 @@ def read_overrides(
         rest = parsed(arguments, known_only=True)[1:]
     except (flags.Error, ValueError) as error:
         raise UserError(_explain(" ".join(str(error).split()))) from error
-    except (RecursionError, MemoryError) as error:  # how Python's parser gives up on "((((...
+    except (RecursionError, MemoryError) as error:  # Python's parser, of "((((...
         raise UserError(
             "a value on the command line is nested too deeply; values are numbers, names and "
             "tuples of numbers"
@@ -102,7 +85,7 @@ def read_overrides(
 
 
 def _explain(message: str) -> str:
-    """Adds to a flag parser's error what the field it is about allows."""
+    """Adds the type of the field to a flag parser's error."""
     named = re.search(r"--?(?:no)?config\.([^=\s]*)", message)
     if not named:
         return message

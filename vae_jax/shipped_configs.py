@@ -1,15 +1,16 @@
-"""The configurations in `configs/` by name, in a source tree and in an installed package."""
+"""The configurations in `configs/` by name, in a source tree or an installed package."""
 
 import functools
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import ml_collections
 
 from vae_jax.runtime.errors import UserError, check_choice
 
-# Those that are compared with the reference project, in the order of the tables.
+# Configurations that are compared with the reference project, in the order of the tables.
 REFERENCE_CONFIGS = (
     "baseline",
     "deeper_decoder",
@@ -23,13 +24,13 @@ _DEFAULT = "default"
 
 
 def _folder() -> Path:
-    """Returns the folder of the files: in an installed package, or beside it in a source tree."""
+    """Returns the folder `configs`: inside an installed package, beside it in a source tree."""
     installed = Path(__file__).parent / "configs"
     return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
 
 
 def get_names() -> list[str]:
-    """Lists the configurations but the default; the reference configurations come first."""
+    """Lists the configurations except the default, the reference configurations first."""
     stems = {path.stem for path in _folder().glob("*.py")}
     return [*REFERENCE_CONFIGS, *sorted(stems - {*REFERENCE_CONFIGS, _DEFAULT, "__init__"})]
 
@@ -46,7 +47,7 @@ def _load(name: str) -> ModuleType:
 
 
 def get_config(name: str = _DEFAULT) -> ml_collections.ConfigDict:
-    """Returns a configuration to change fields of and to train: `config.train.num_epochs = 5`.
+    """Returns a configuration, whose fields can be set: `config.train.num_epochs = 5`.
 
     Args:
       name: of a file in `configs/`, such as "baseline".
@@ -61,6 +62,16 @@ def get_config(name: str = _DEFAULT) -> ml_collections.ConfigDict:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
+def allowed_values() -> dict[str, Any]:
+    """Returns the allowed values of each field; see `configs/default.py`."""
+    return _load(_DEFAULT).ALLOWED
+
+
+def effective_if() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Returns, for a field, another field and the values for which the first has an effect."""
+    return _load(_DEFAULT).EFFECTIVE_IF
+
+
 def get_configs_by_name() -> dict[str, ml_collections.ConfigDict]:
-    """Returns every configuration but the default, the reference configurations first."""
+    """Returns every configuration except the default, the reference configurations first."""
     return {name: get_config(name) for name in get_names()}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tests.support.common import ROOT
-from vae_jax import configuration
+from vae_jax import shipped_configs
 from vae_jax.model import priors
 
 
@@ -31,4 +31,5 @@ def add_laplace_prior(monkeypatch) -> None:
     }
     exec(code, names)
     monkeypatch.setitem(priors.PRIORS, "laplace", names["Laplace"])
-    monkeypatch.setattr(configuration, "PRIORS", (*configuration.PRIORS, "laplace"))
+    allowed = shipped_configs.allowed_values()
+    monkeypatch.setitem(allowed, "prior.kind", (*allowed["prior.kind"], "laplace"))

@@ -232,7 +232,7 @@ def test_a_config_that_is_no_record_says_nothing_of_the_data(tmp_path, content):
 def test_what_a_damaged_config_holds_is_shown_in_one_line(tmp_path):
     record = {"config": RECORD["config"] | {"a\nb\x1b[2J\u2028": 1}}
     write_json(tmp_path / "config.json", record)
-    with pytest.raises(UserError, match=r"config\.json: a\\nb\\x1b\[2J\\u2028 is no field"):
+    with pytest.raises(UserError, match=r"config\.json: a\\nb\\x1b\[2J\\u2028 is not a field"):
         RunDirectory.open(tmp_path)
     write_json(tmp_path / "config.json", RECORD | {"data_sha256": "x\ny"})
     with pytest.raises(UserError, match=r"SHA-256 x\\ny, this is abc"):

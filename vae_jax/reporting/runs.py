@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import ml_collections
 import numpy as np
 
-from vae_jax.configuration import LIKELIHOODS, flatten
+from vae_jax.configuration import BINARY_LIKELIHOODS, flatten
 from vae_jax.evaluation.measures import (
     ANALYSIS_NAME,
     EVALUATION_NAME,
@@ -144,7 +144,7 @@ class Run:
     def _pixels(self) -> str:
         """Says how pixels are seen, by which likelihood unless it is one of binary pixels."""
         kind = self.config.likelihood.kind
-        likelihood = "" if LIKELIHOODS[kind] else f", {kind.replace('_', ' ')}"
+        likelihood = "" if kind in BINARY_LIKELIHOODS else f", {kind.replace('_', ' ')}"
         if self.config.condition.kind == "label":
             likelihood += ", given the label"
         if self.config.data.binarization != "none":

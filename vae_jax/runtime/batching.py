@@ -10,14 +10,14 @@ from vae_jax.runtime import devices
 
 
 def map_batches(function: Callable[..., Any], batch_size: int, *inputs: Any) -> Any:
-    """Applies a function that maps rows one by one, and puts its results together.
+    """Applies a function to batches of rows and concatenates its results.
 
-    The last batch is filled up to the batch size, so that one compiled program serves all.
+    The last batch is padded to the batch size, so that one compiled program serves all.
 
     Args:
       function: from a batch of each input to a tree of arrays with as many rows.
-      batch_size: rows given to it at a time.
-      *inputs: NumPy arrays `[n, ...]` with at least one row, or structs of them that can be sliced.
+      batch_size: rows per call.
+      *inputs: NumPy arrays `[n, ...]` with at least one row, or structs that can be sliced.
 
     Returns:
       A tree of NumPy arrays with n rows.
@@ -38,7 +38,7 @@ def map_batches(function: Callable[..., Any], batch_size: int, *inputs: Any) -> 
 
 
 def pad_rows(tree: Any, num_rows: int) -> Any:
-    """Fills up the arrays of a tree with rows of zeros, to `[num_rows, ...]`."""
+    """Pads the arrays of a tree with rows of zeros, to `[num_rows, ...]`."""
     return jax.tree.map(
         lambda array: np.pad(array, [(0, num_rows - len(array))] + [(0, 0)] * (array.ndim - 1)),
         tree,

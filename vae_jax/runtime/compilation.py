@@ -1,36 +1,30 @@
-"""How XLA compiles in this process, and where compiled programs are kept.
-
-Both must be said before anything is computed.
-"""
+"""XLA's options and the cache of compiled programs, both set before anything is computed."""
 
 import contextlib
 import hashlib
-import importlib
 import os
 import platform
 import sys
-import tempfile
 import threading
-import zlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-# What makes training faster on CPU, measured by `benchmarks/train_step.py`; other platforms
-# ignore it. Matrix products by Eigen (the newer library is slower where the inner dimension
-# is long), fewer passes over memory to update a parameter and its two moments, no copy of
-# parameters that are updated in place.
+from vae_jax.runtime.errors import describe
+
+# Flags that make training faster on CPU, measured by `benchmarks/train_step.py`: matrix products
+# by Eigen (the newer library is slower if the inner dimension is long), fewer passes over memory
+# to update a parameter and its two moments, no copy of parameters that are updated in place.
 _CPU_FLAGS = (
     "--xla_cpu_experimental_ynn_fusion_type=",
     "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion",
     "--xla_cpu_copy_insertion_use_region_analysis=true",
 )
 _MIN_COMPILE_SECONDS = 0.1
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how its files begin (RFC 8878)
-# What decides which numbers are drawn, and in which precision: part of what a run is, so no
-# matter of the environment.
+# Options that decide which numbers are drawn and in which precision, whatever the environment.
 _FIXED_OPTIONS = {
     "jax_enable_x64": False,
     "jax_threefry_partitionable": True,
@@ -40,7 +34,7 @@ _FIXED_OPTIONS = {
 # Programs compiled with these flags that run side by side in two threads disturb each other's
 # numbers on CPU (JAX 0.10.2: `--xla_cpu_experimental_ynn_fusion_type=` does it).
 _one_at_a_time = threading.RLock()
-# What a user may set, and what changes results: recorded with a run.
+# Options that a user may set and that change results; a run records them.
 _RECORDED_OPTIONS = ("jax_default_matmul_precision",)
 
 
@@ -58,9 +52,9 @@ def fix_options() -> None:
 
 @contextlib.contextmanager
 def fixed_options() -> Iterator[None]:
-    """Has the options on which results depend in this thread, and only until it is left.
+    """Sets the options on which results depend, in this thread, while the context is open.
 
-    What is computed meanwhile must be done when it is left: other threads wait for that.
+    Other threads wait; computations must be finished when the context closes.
     """
     with (
         _one_at_a_time,
@@ -71,13 +65,13 @@ def fixed_options() -> Iterator[None]:
 
 
 def set_cpu_flags() -> None:
-    """Adds the flags that make training fast on CPU to `XLA_FLAGS`; the user's own win."""
+    """Adds the flags that make training fast on CPU to `XLA_FLAGS`; the user's flags override."""
     flags = (*_CPU_FLAGS, os.environ.get("XLA_FLAGS", ""))
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 
 def _processor() -> str:
-    """Reads the processor's instruction sets: a program compiled for others may not run."""
+    """Returns the processor's instruction sets, for which a program is compiled."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -86,76 +80,52 @@ def _processor() -> str:
 
 
 def cache_folder() -> Path:
-    """Returns where compiled programs are kept: the user's cache folder, by processor."""
+    """Returns the folder of compiled programs: the user's cache folder, by processor."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches) / "vae_jax" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
 
 
-def _remove_damaged(folder: Path) -> None:
-    """Removes the programs that a killed process or a full disk left half-written.
+def _empty_if_damaged(folder: Path) -> None:
+    """Empties the cache, once and with a line, when JAX warns that it cannot read a program.
 
-    JAX itself writes them in place, and never again where there is one. Those that were written
-    since the last look are looked at. What another process is writing just then it writes anew.
+    A killed process or a full disk leaves truncated programs, which JAX never writes again.
     """
-    with contextlib.suppress(OSError):
-        marker = folder / "looked_at"
-        last = marker.stat().st_mtime if marker.exists() else 0.0
-        # Its time is the file system's, which may not be this machine's.
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as beginning:
-            pass
-        for path in folder.glob("*-cache"):
-            if path.stat().st_mtime >= last and not _is_whole(path):
-                path.unlink()
-        os.replace(beginning.name, marker)
+    show, was_emptied = warnings.showwarning, False
 
+    def show_or_empty(message: Warning | str, *arguments: Any, **named: Any) -> None:
+        nonlocal was_emptied
+        if "persistent compilation cache" not in str(message):
+            show(message, *arguments, **named)
+        elif not was_emptied:
+            was_emptied = True
+            for path in folder.glob("*-cache"):
+                path.unlink(missing_ok=True)
+            print(f"{folder}: a program is damaged; the cache was emptied", file=sys.stderr)
 
-def _is_whole(path: Path) -> bool:
-    """Tells whether a compressed program ends where it should; its format has a checksum."""
-    content = path.read_bytes()
-    try:
-        decompressor = _decompressor(content)
-    except ImportError:  # of another installation, which can read it
-        return True
-    try:
-        decompressor.decompress(content)
-    except Exception:  # each library has an error of its own
-        return False
-    return decompressor.eof
-
-
-def _decompressor(content: bytes) -> Any:
-    """Returns what undoes the compression that JAX chose: the best that is installed."""
-    if not content.startswith(_ZSTANDARD):
-        return zlib.decompressobj()
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-
-        return zstd.ZstdDecompressor()
-    return importlib.import_module("zstandard").ZstdDecompressor().decompressobj()
+    warnings.showwarning = show_or_empty
 
 
 def use_cache() -> None:
-    """Keeps compiled programs on disk for the next start.
+    """Stores compiled programs on disk for the next start.
 
-    A folder the user has given JAX (`JAX_COMPILATION_CACHE_DIR`) is left as it is. Where none
-    can be made, programs are compiled anew each time, and standard error says so.
+    A folder that the user gives JAX (`JAX_COMPILATION_CACHE_DIR`) is used unchanged. If the
+    cache cannot be written, programs are compiled each time, and standard error says so.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    folder = None
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK | os.X_OK)
-    except (OSError, RuntimeError):  # of a user without a home folder
-        writable = False
-    if folder is None or not writable:
-        problem = f"{folder}: cannot be written" if folder else "there is no home folder"
+        problem = "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder}: cannot be written"
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
+        problem = describe(error)
+    if problem:
         print(
-            f"{problem}, so programs are compiled anew; --nocompilation_cache says this is meant",
+            f"{problem}, so programs are compiled each time; pass --nocompilation_cache to "
+            "silence this",
             file=sys.stderr,
         )
         return
-    _remove_damaged(folder)
+    _empty_if_damaged(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)

@@ -1,15 +1,13 @@
-"""Which devices compute what: the processes of a cluster, the mesh, where arrays lie.
+"""Processes, the device mesh and the placement of arrays.
 
-A run computes on every device that JAX shows, in one process or several. Each device has some
-of the replicas if they divide evenly, otherwise some images of each batch; parameters and
-images are then on every device. One device is the mesh of one.
+A run computes on every device that JAX shows, in one process or several. Each device has some of
+the replicas if they divide evenly, otherwise some images of each batch; parameters and images are
+then on every device.
 """
 
 import concurrent.futures
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -27,108 +25,55 @@ DATA_AXIS = "data"
 
 Value = TypeVar("Value")
 
-# A process that JAX cannot place by itself is told by these, as the coordinator's address is.
+_COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _NUM_PROCESSES = "JAX_NUM_PROCESSES"
 _PROCESS_ID = "JAX_PROCESS_ID"
-# How many processes there are, each set by what starts them; the first that is set is right: an
-# interactive step of SLURM has one task, whatever its allocation has.
-_COUNTS = (_NUM_PROCESSES, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-_KUBERNETES = "KUBERNETES_SERVICE_HOST"
-# Without it JAX cannot tell the pods of a job apart.
-_POD_INDEX = "JOB_COMPLETION_INDEX"
-# What tells a process whom it waits for.
-_NAMED = (
-    "JAX_COORDINATOR_ADDRESS",
-    _PROCESS_ID,
-    *_COUNTS,
-    "SLURM_PROCID",
-    "SLURM_STEP_NODELIST",
-    "OMPI_COMM_WORLD_RANK",
-    _POD_INDEX,
-    _KUBERNETES,
-    "TPU_WORKER_HOSTNAMES",
-)
 _PATIENCE_SECONDS = 10.0
 
 
-def connect(detect_cluster: bool = True) -> None:
-    """Joins the other processes of the run, if there are others.
+def connect(distributed: bool = False) -> None:
+    """Joins the other processes of the run. Call it before anything is computed.
 
-    JAX finds them under SLURM, Open MPI, Kubernetes and on Cloud TPU. Elsewhere the environment
-    names them: `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES` and
-    `JAX_PROCESS_ID`. To be called before anything is computed. Signals are obeyed meanwhile.
+    The environment names them: `JAX_COORDINATOR_ADDRESS` (host:port of process 0),
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`. JAX itself finds the rest under SLURM, Open MPI,
+    Kubernetes and on Cloud TPU.
 
     Args:
-      detect_cluster: whether to look for others that the environment does not name.
+      distributed: joins them although the environment has no coordinator's address.
 
     Raises:
       UserError: the environment does not fit, or the others cannot be reached.
     """
-    # Else it would take SIGTERM, which `interrupts.py` has its own way with.
+    # Otherwise JAX handles SIGTERM, which `interrupts.py` does.
     jax.config.update("jax_enable_preemption_service", False)
-    numbers = {}
+    is_named = {_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID} & {*os.environ}
+    if os.environ.get(_NUM_PROCESSES) == "1" or not (distributed or is_named):
+        return
+    fields = (("num_processes", _NUM_PROCESSES), ("process_id", _PROCESS_ID))
     try:
-        for field, name in (("num_processes", _NUM_PROCESSES), ("process_id", _PROCESS_ID)):
-            if name in os.environ:
-                numbers[field] = int(os.environ[name])
-        if _is_alone(detect_cluster):
-            return
-        with _no_pod_without_index():
-            _initialize(
-                cluster_detection_method=None if detect_cluster else "deactivate", **numbers
-            )
+        numbers = {name: int(os.environ[var]) for name, var in fields if var in os.environ}
+        _initialize(cluster_detection_method=None if distributed else "deactivate", **numbers)
     except Exception as error:  # a cluster's own package may raise anything
-        if not numbers and "coordinator_address should be defined" in str(error):
-            return  # No cluster: this process alone.
         raise UserError(
-            f"cannot join the other processes ({_told_by() or 'a cluster'}): {describe(error)}; "
-            f"JAX_COORDINATOR_ADDRESS (host:port of process 0), {_NUM_PROCESSES} and {_PROCESS_ID} "
-            "must fit together; with --nodetect_cluster a cluster is not looked for"
+            f"cannot join the other processes of the run ({describe(error)}); {_COORDINATOR} "
+            f"(host:port of process 0), {_NUM_PROCESSES} and {_PROCESS_ID} must fit together"
         ) from error
 
 
-def _is_alone(detect_cluster: bool) -> bool:
-    """Tells whether the environment says that this is the one process there is."""
-    names = _COUNTS if detect_cluster else (_NUM_PROCESSES,)
-    count = next((os.environ[name] for name in names if name in os.environ), None)
-    return count == "1" and os.environ.get(_PROCESS_ID, "0") == "0"
-
-
-@contextlib.contextmanager
-def _no_pod_without_index() -> Iterator[None]:
-    """Keeps JAX from asking Kubernetes about a pod that is none of several of a job."""
-    hidden = {} if _POD_INDEX in os.environ else {_KUBERNETES: os.environ.pop(_KUBERNETES, None)}
-    try:
-        yield
-    finally:
-        os.environ.update({name: value for name, value in hidden.items() if value is not None})
-
-
-def _told_by() -> str:
-    """Lists what the environment says of the other processes."""
-    return " ".join(f"{name}={os.environ[name]}" for name in _NAMED if name in os.environ)
-
-
 def _initialize(**arguments: Any) -> None:
-    """Joins the others in a thread: its wait is native code, in which no signal is handled."""
+    """Joins the others in a thread: native code waits, in which no signal is handled."""
     with ThreadPoolExecutor(1) as pool:
         joined = pool.submit(jax.distributed.initialize, **arguments)
-        done, _ = concurrent.futures.wait([joined], _PATIENCE_SECONDS)
-        if not done:
-            print(
-                f"waiting for the other processes of the run ({_told_by() or 'a cluster'}); with "
-                "--nodetect_cluster a cluster is not looked for",
-                file=sys.stderr,
-                flush=True,
-            )
+        if not concurrent.futures.wait([joined], _PATIENCE_SECONDS).done:
+            print("waiting for the other processes of the run", file=sys.stderr, flush=True)
         joined.result()
 
 
 def check_platform() -> None:
-    """Raises UserError where JAX cannot compute on what the environment names."""
+    """Raises UserError if JAX cannot compute on the platform that the environment names."""
     try:
         jax.devices()
-    except Exception as error:  # an AssertionError where a package lacks, a RuntimeError elsewhere
+    except Exception as error:  # AssertionError or RuntimeError
         raise UserError(
             f"JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS')!r}, on which JAX cannot compute "
             f"here ({describe(error)}); unset it, set JAX_PLATFORMS=cpu, or install JAX for that "
@@ -137,11 +82,11 @@ def check_platform() -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tells whether a device, or the machine, had too little memory."""
+    """Whether a device or the machine had too little memory."""
     if isinstance(error, MemoryError):
         return True
-    told = ("RESOURCE_EXHAUSTED", "Out of memory")
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(t in str(error) for t in told)
+    reasons = ("RESOURCE_EXHAUSTED", "Out of memory")
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(r in str(error) for r in reasons)
 
 
 def by_platform(cpu: Value, accelerator: Value) -> Value:
@@ -150,24 +95,24 @@ def by_platform(cpu: Value, accelerator: Value) -> Value:
 
 
 def is_first_process() -> bool:
-    """Tells whether this is the one process that writes."""
+    """Whether this is the one process that writes."""
     return jax.process_index() == 0
 
 
 def any_process_true(flag: bool) -> bool:
-    """Tells whether the flag is set in any of the run's processes; all of them must ask."""
+    """Whether the flag is set in any process of the run; every process must call this."""
     return bool(max_over_processes(flag))
 
 
 def max_over_processes(value: float) -> float:
-    """Returns the largest of the values in the run's processes; all of them must ask."""
+    """Returns the largest value of the run's processes; every process must call this."""
     if jax.process_count() == 1:
         return value
     return float(multihost_utils.process_allgather(np.array(value, np.float32)).max())
 
 
 def barrier(name: str) -> None:
-    """Waits until every process of the run has come here."""
+    """Waits until every process of the run calls this."""
     multihost_utils.sync_global_devices(name)
 
 
@@ -195,24 +140,24 @@ def make_mesh(num_replicas: int, batch_size: int) -> Mesh:
         below = batch_size // count * count
         nearest = " or ".join(str(size) for size in (below, below + count) if size)
         raise UserError(
-            f"train.batch_size is {batch_size}, which {count} devices do not divide; "
-            f"nearest: {nearest}; or a multiple of {count} as train.num_replicas"
+            f"train.batch_size is {batch_size}, not a multiple of the {count} devices; "
+            f"nearest: {nearest}; or set train.num_replicas to a multiple of {count}"
         )
     return jax.make_mesh(shape, (REPLICA_AXIS, DATA_AXIS), axis_types=(AxisType.Auto,) * 2)
 
 
 def state_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns where a train state lies: replicas apart, or the whole of it on every device."""
+    """Returns a train state's sharding: replicas divided, or all of it on every device."""
     return NamedSharding(mesh, P(REPLICA_AXIS) if mesh.shape[REPLICA_AXIS] > 1 else P())
 
 
 def shard_state(state: Any, mesh: Mesh) -> Any:
-    """Puts a train state, the same in every process, where `state_sharding` says."""
+    """Places a train state, the same in every process, by `state_sharding`."""
     return jax.tree.map(lambda leaf: _place(leaf, state_sharding(mesh)), state)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a tree's arrays, the same in every process, on every device."""
+    """Places a tree's arrays, the same in every process, on every device."""
     return jax.tree.map(lambda array: _place(array, NamedSharding(mesh, P())), tree)
 
 
@@ -227,16 +172,15 @@ def _place(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 
 def to_device(tree: Any) -> Any:
-    """Sends a tree's NumPy arrays and numbers to this process's device, in so many words.
+    """Sends a tree's NumPy arrays and numbers to this process's device, explicitly.
 
-    So that nothing is sent unnoticed (`JAX_TRANSFER_GUARD`). With several processes a compiled
-    program takes them as they are, as the same in each.
+    With several processes, compiled programs take them from the host, the same in each.
     """
     return jax.device_put(tree) if jax.process_count() == 1 else tree
 
 
 def to_host(tree: Any) -> Any:
-    """Copies a tree's arrays to NumPy arrays, whichever devices and processes they are on."""
+    """Copies a tree's arrays to NumPy arrays, from any device and process."""
     return jax.tree.map(_to_host, tree)
 
 

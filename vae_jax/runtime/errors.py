@@ -1,4 +1,4 @@
-"""The one exception this package raises for mistakes a user can mend."""
+"""The exception for mistakes that a user can fix."""
 
 import difflib
 import errno
@@ -6,17 +6,16 @@ import os
 import re
 from collections.abc import Sequence
 
-# A name is shorter; comparing a hundred thousand characters would take a second.
+# Comparing a hundred thousand characters would take a second.
 _COMPARED_CHARACTERS = 100
 _LONG_NAME = re.compile(r"[^\s/]{256,}")
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: the message is one line that says what to do.
+    """A mistake of the user, whose message is one line that says what to do.
 
-    The command line prints the message without a traceback and exits with status 1. It may quote
-    what a damaged file or the command line holds: line breaks, and whatever else a terminal would
-    act upon, are shown escaped. Names longer than a file's can be are cut.
+    The command line prints it without a traceback and exits with status 1. The message escapes line
+    breaks and control characters, and shortens names longer than a file's name can be.
     """
 
     def __init__(self, message: str):
@@ -26,7 +25,7 @@ class UserError(Exception):
 
 
 def describe(error: Exception) -> str:
-    """Describes an error of whatever type in one line, to be shown beside what went well."""
+    """Describes any error in one line."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -36,15 +35,15 @@ def describe(error: Exception) -> str:
 
 
 def system_reason(error: Exception) -> str:
-    """Returns the system's words for what is wrong: native libraries quote them in other errors."""
+    """Returns the operating system's message, which native libraries quote in their errors."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     words = (os.strerror(number) for number in errno.errorcode)
-    return next((each for each in words if each in str(error)), describe(error))
+    return next((word for word in words if word in str(error)), describe(error))
 
 
 def closest_match(name: str, allowed: Sequence[str]) -> str:
-    """Returns the allowed name that is most like `name`."""
+    """Returns the allowed name that is most similar to `name`."""
     name = name[:_COMPARED_CHARACTERS].lower()
     return max(allowed, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, JSON, records of dataclasses."""
+"""Paths, atomic writes, JSON files, and records of dataclasses."""
 
 import contextlib
 import dataclasses
@@ -16,45 +16,40 @@ import dacite
 from vae_jax.runtime import interrupts, locks
 from vae_jax.runtime.errors import UserError
 
-# What a file begins with that is not whole yet.
+# Prefix of files that are being written.
 PARTIAL_PREFIX = ".partial."
-# Far beyond what this package writes, and far below what recursive functions can follow.
+# Deeper than any file of this package, and within Python's recursion limit.
 _MAX_DEPTH = 20
 
 Record = TypeVar("Record")
 
 
 def is_address(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a path is an address, as gs://bucket, of which one slash may be left."""
+    """Whether a path is an address, like gs://bucket or gs:/bucket."""
     return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)))
 
 
 def local_path(name: str, path: str | os.PathLike[str]) -> Path:
-    """Makes a path of what the user gave; `~` or `~user` becomes that user's home folder.
-
-    Args:
-      name: what the path is, for the error.
-      path: as the user gave it.
+    """Makes a path, in which `~` or `~user` becomes that user's home folder.
 
     Raises:
-      UserError: it is an address, or there is no such user or no home folder.
+      UserError: names the flag `name`; the path is an address, or the home folder does not exist.
     """
     if is_address(path):
-        raise UserError(f"{name}={os.fspath(path)}: is an address; give a path of this machine")
+        raise UserError(f"{name}={os.fspath(path)}: is an address; give a path on this machine")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(
-            f"{name}={os.fspath(path)}: there is no such home folder; give the whole path"
+            f"{name}={os.fspath(path)}: this home folder does not exist; give the full path"
         ) from error
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Makes a folder below `parent`, itself made where it is not there, that does not last.
+    """Makes a temporary folder in `parent`, whose content `move_unless_there` puts in its place.
 
-    What is to be there whole is made in it, then put in its place by `move_unless_there`. A signal
-    too removes it; what a killed process left is removed by the next one.
+    A signal removes it too; the next call removes the folder of a killed process.
     """
     parent.mkdir(parents=True, exist_ok=True)
     locks.remove_abandoned(parent, prefix)
@@ -71,7 +66,7 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def move_unless_there(source: Path, target: Path) -> None:
-    """Renames a folder; where another run was quicker, what that run put there stays."""
+    """Renames a folder, unless another run has already put one in its place."""
     try:
         source.rename(target)
     except OSError:
@@ -81,7 +76,7 @@ def move_unless_there(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def errors_that_name(path: Path) -> Iterator[None]:
-    """Makes errors of writing name the file: those of an open one do not, as of a full disk."""
+    """Makes errors of writing name the file, which errors of an open file (a full disk) do not."""
     try:
         yield
     except OSError as error:
@@ -90,10 +85,10 @@ def errors_that_name(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that is, at any moment, either the old one or the new one, whole.
+    """Writes a file that is at any moment either the old one or the complete new one.
 
     Raises:
-      OSError: it cannot be written; names `path`.
+      OSError: names `path`.
     """
     with errors_that_name(path):
         _write_atomically(path, content)
@@ -101,7 +96,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def _write_atomically(path: Path, content: str | bytes) -> None:
     if isinstance(content, str):
-        # A file's name may hold bytes that are no text.
+        # A file's name may contain bytes that are not text.
         content = content.encode(errors="backslashreplace")
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL_PREFIX)
     try:
@@ -120,15 +115,14 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically.
 
     Raises:
-      UserError: a number in it is not finite, which JSON cannot hold.
+      UserError: a number is not finite, which JSON does not allow.
     """
     try:
         content = json.dumps(value, indent=2, allow_nan=False)
     except ValueError as error:
         raise UserError(
-            f"{path}: is not written, for a number in it is not finite (nan or infinite): the "
-            "model's parameters or outputs are beyond what can be measured; train with a lower "
-            "train.learning_rate"
+            f"{path}: not written, because a number in it is not finite: the model's parameters "
+            "or outputs are too large; train with a lower train.learning_rate"
         ) from error
     write_atomically(path, content + "\n")
 
@@ -137,7 +131,7 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-      UserError: the file is missing, is not JSON, or is nested too deeply to be of this package.
+      UserError: the file is missing, not JSON, or nested too deeply.
     """
     try:
         value = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: asked for at any moment, obeyed where nothing is lost."""
+"""Ctrl-C and SIGTERM, handled where nothing is lost."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A signal asked the process to end; like KeyboardInterrupt, no error.
+    """A signal asked the process to end; like KeyboardInterrupt, not an error.
 
     Attributes:
       signal_number: which signal.
@@ -24,31 +24,31 @@ class Interrupted(BaseException):
 
 
 class Request:
-    """A request to end, once there is one."""
+    """A request to end; `signal_number` is None until a signal arrives."""
 
     signal_number: int | None = None
 
 
 def last_line(signal_number: int, message: str = "") -> str:
-    """Returns what the user is told when a signal has ended the process."""
+    """Returns the message that a signal ended the process."""
     name = signal.Signals(signal_number).name
     return "; ".join(filter(None, (f"ended by {name}", message, "the same command goes on")))
 
 
 def status(signal_number: int) -> int:
-    """Returns the exit status of a process that a signal has ended, as shells count it."""
+    """Returns the exit status of a process that a signal ended, by the convention of shells."""
     return 128 + signal_number
 
 
 def exit_on_signal() -> None:
     """Makes Ctrl-C and SIGTERM end the process at once, with a line that says so.
 
-    Without an exception: where native code calls Python, as JAX does to compare static arguments,
-    that would come out as another one or abort the process. No file is half-written at any moment.
+    It raises no exception: in Python code that native code calls, as JAX does to compare static
+    arguments, an exception would turn into another or abort the process. All writes are atomic.
     """
 
     def handler(signal_number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(RuntimeError, OSError):  # amid a print, or nobody reads it
+        with contextlib.suppress(RuntimeError, OSError):  # during a print, or without a reader
             sys.stdout.flush()
         behind_bar = "\n" if sys.stderr.isatty() else ""
         with contextlib.suppress(OSError):
@@ -61,9 +61,9 @@ def exit_on_signal() -> None:
 
 @contextlib.contextmanager
 def _at_first_signal(handle: Callable[[int], None]) -> Iterator[None]:
-    """Calls `handle` at the first Ctrl-C or SIGTERM; the second does what it would have done.
+    """Calls `handle` at the first Ctrl-C or SIGTERM; the second gets the handler of before.
 
-    Outside the main thread, which alone can handle signals, it changes nothing.
+    Does nothing outside the main thread, which alone can handle signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -95,11 +95,10 @@ def _at_first_signal(handle: Callable[[int], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[Request]:
-    """Notes Ctrl-C and SIGTERM instead of obeying them; the second one is obeyed at once.
+    """Records Ctrl-C and SIGTERM for the caller to handle; a second one is obeyed at once.
 
     Yields:
-      The request, to be looked at wherever ending is safe. Outside the main thread there never is
-      one.
+      The request, which the caller checks wherever ending is safe.
     """
     request = Request()
 
@@ -112,9 +111,9 @@ def defer_signals() -> Iterator[Request]:
 
 @contextlib.contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Makes Ctrl-C and SIGTERM raise `Interrupted`, for code that cleans up behind itself.
+    """Makes Ctrl-C and SIGTERM raise `Interrupted`, for code that cleans up after itself.
 
-    Not around JAX's: see `exit_on_signal`. The second one is obeyed at once.
+    Must not enclose calls of JAX: see `exit_on_signal`. A second one is obeyed at once.
     """
 
     def raise_interrupted(signal_number: int) -> None:

@@ -1,4 +1,4 @@
-"""Locks that end with the process, whatever ends it; systems without fcntl (Windows) have none."""
+"""Locks that end with their process; systems without fcntl (Windows) have none."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ except ImportError:
     fcntl = None
 
 HAS_LOCKS = fcntl is not None
-# After which a folder that nobody has locked is abandoned: one made by this machine, by another.
+# Age at which an unlocked folder is abandoned: made on this machine, on another.
 _SECONDS_HERE, _SECONDS_ELSEWHERE = 1.0, 86_400.0
 
 
 def lock(descriptor: int) -> None:
-    """Locks an open file or folder until it is closed; where there are no locks, does nothing.
+    """Locks an open file or folder until it is closed; does nothing without fcntl.
 
     Raises:
       BlockingIOError: another process has locked it.

@@ -1,4 +1,4 @@
-"""Standard output and error, which may carry less than is said, or have no reader any more."""
+"""Standard output and error whose encoding or reader does not take everything."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from vae_jax.runtime import interrupts
 
 
 def escape_what_cannot_be_encoded() -> None:
-    """Makes characters that an output's encoding lacks come out escaped, not as an error."""
+    """Escapes characters that an output's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -19,10 +19,9 @@ def escape_what_cannot_be_encoded() -> None:
 
 @contextlib.contextmanager
 def quiet_without_reader() -> Iterator[None]:
-    """Ends the process without a word once nobody reads its output, as behind `| head -1`.
+    """Ends the process silently if its output has no reader, as in `| head -1`.
 
-    Whatever is told has been saved before. Where the output cannot be written for another
-    reason, a line says so.
+    If the output cannot be written for another reason, one line reports it.
     """
     try:
         try:
@@ -35,20 +34,20 @@ def quiet_without_reader() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Writes what is still in the buffer."""
+    """Writes the buffer of standard output."""
     try:
         if sys.stdout:
             sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"error: standard output: {error.strerror}; what was done is saved", file=sys.stderr)
+        print(f"error: standard output: {error.strerror}; results are saved", file=sys.stderr)
         _silence()
         sys.exit(1)
 
 
 def _silence() -> None:
-    """Lets what is still in the buffers not be an error again when the interpreter ends."""
+    """Discards the buffers, which would raise again when the interpreter ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)

@@ -1,4 +1,4 @@
-"""Whose files are in a folder of output: a record there lists the names that modes wrote."""
+"""The record, in an output folder, of the files that modes wrote."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_atomically
 
-# One name a line, relative to its folder. An empty file marks the whole folder as output.
+# One name per line, relative to the folder. An empty file marks the entire folder as output.
 OUTPUT_MARKER = ".vae_jax_output"
 
 
@@ -20,7 +20,7 @@ def written_names(folder: str | os.PathLike[str]) -> set[str]:
 
 
 def _is_free(path: Path) -> bool:
-    """Tells whether a name is not taken, or by an empty folder."""
+    """Whether a path does not exist or is an empty folder."""
     if path.is_dir() and not path.is_symlink():
         return not any(path.iterdir())
     return not os.path.lexists(path)
@@ -29,24 +29,24 @@ def _is_free(path: Path) -> bool:
 def check_names(
     folder: Path, names: Sequence[str], is_ours: Callable[[Path], bool] = lambda path: False
 ) -> None:
-    """Raises UserError if a file or folder of someone else has one of the names.
+    """Raises UserError if a file or folder that no mode wrote has one of the names.
 
     Args:
-      folder: where a mode is about to write.
-      names: of the files and folders that it writes, relative to `folder`.
-      is_ours: recognizes files of versions that kept no record.
+      folder: the output folder.
+      names: the files and folders that a mode will write, relative to `folder`.
+      is_ours: recognizes files of versions without a record.
     """
     ours = written_names(folder)
     for path in (folder / name for name in names if name not in ours):
         if not _is_free(path) and not is_ours(path):
             raise UserError(
-                f"{path}: is in the way: {folder / OUTPUT_MARKER} does not list it as output (that "
-                "of earlier versions is in no list); move or remove it, or write to another folder"
+                f"{path}: exists, and {folder / OUTPUT_MARKER} does not list it as output; move or "
+                "remove it, or write to another folder"
             )
 
 
 def record_names(folder: Path, names: Sequence[str]) -> None:
-    """Records names that a mode writes in a folder: they are its own to replace, and not data."""
+    """Records names that a mode writes in a folder: it may replace them, and they are not data."""
     known = written_names(folder)
     if not known.issuperset(names):
         lines = "\n".join(sorted(known.union(names)))

@@ -1,4 +1,4 @@
-"""What a machine can do to a run, told in one line: a full disk, too little memory."""
+"""Errors of the machine, such as a full disk or too little memory, in one line."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,30 +12,30 @@ def system_errors_as_user_errors(batch_size: int = 0, num_replicas: int = 1) -> 
     """Turns the errors of files and of memory into UserError.
 
     Args:
-      batch_size: the run's, to be lowered when memory is short; 0 where nothing is trained.
-      num_replicas: the run's, likewise.
+      batch_size: the run's `train.batch_size`, for the message; 0 if nothing is trained.
+      num_replicas: the run's `train.num_replicas`, for the message.
     """
     try:
         yield
     except BrokenPipeError:
-        raise  # nobody reads what is printed: see `output.py`
+        raise  # the output has no reader: see `output.py`
     except OSError as error:
-        name = error.filename2 or error.filename  # of a renaming, the name it should get
+        name = error.filename2 or error.filename  # the new name if a file was renamed
         where = f"{name}: " if name else ""
         raise UserError(
-            f"{where}{error.strerror or type(error).__name__}; what was saved before is kept: mend "
-            "this, then give the same command again"
+            f"{where}{error.strerror or type(error).__name__}; everything saved before is intact. "
+            "Fix the problem and rerun the same command"
         ) from error
     except Exception as error:
         if not devices.is_out_of_memory(error):
             raise
         if not batch_size:
             raise UserError(
-                "the device has too little memory for the model: use a machine with more, or train "
-                "a smaller model"
+                "the device has too little memory for the model: use a machine with more, or "
+                "train a smaller model"
             ) from error
         several = f", for train.num_replicas {num_replicas}" if num_replicas > 1 else ""
         raise UserError(
             f"the device has too little memory for train.batch_size {batch_size}{several}, or for "
-            "the model: lower these, with another --workdir where this one holds a checkpoint"
+            "the model: lower these, with another --workdir if this one has a checkpoint"
         ) from error
