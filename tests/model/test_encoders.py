@@ -1,6 +1,5 @@
 """The encoders against hand-written NumPy."""
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -125,23 +124,3 @@ def test_the_loop_is_chosen_for_the_platform_that_the_program_is_compiled_for():
     assert count("cuda", "call @closed_call") == count("tpu", "call @closed_call") == 2 * 10
     assert count("cpu", "call @closed_call") <= 2
     assert count("cuda", "stablehlo.while") == count("cpu", "stablehlo.while") == 2
-
-
-def test_the_loop_has_the_parameters_of_a_plain_scan():
-    class Plain(nn.Module):
-        @nn.compact
-        def __call__(self, rows):
-            scanned = nn.scan(nn.OptimizedLSTMCell, "params", in_axes=1, out_axes=1)
-            zeros = np.zeros((3, 7), np.float32)
-            return scanned(7, name="lstm")((zeros, zeros), rows)
-
-    class Ours(nn.Module):
-        @nn.compact
-        def __call__(self, rows):
-            return encoders._lstm(7, rows, "lstm")
-
-    rows = IMAGES.reshape(3, 10, -1)
-    ours, plain = (jax.jit(kind().init)(jax.random.key(0), rows) for kind in (Ours, Plain))
-    jax.tree.map(np.testing.assert_array_equal, ours, plain)
-    expected = jax.jit(Plain().apply)(plain, rows)[1]
-    np.testing.assert_array_equal(jax.jit(Ours().apply)(ours, rows), expected)

@@ -115,16 +115,6 @@ def test_with_one_sample_the_bound_is_the_elbo_on_average(state):
     np.testing.assert_allclose(means[bound][1], means[elbo][1], atol=0.1 * scale)
 
 
-@pytest.mark.slow
-def test_more_samples_give_a_tighter_bound(state):
-    params = jax.tree.map(lambda leaf: 1.5 * leaf, state.params)
-    means = [
-        np.mean([loss_of(Objective(num_importance_samples=k), params, key=i)[0] for i in range(10)])
-        for k in (2, 8, 64)
-    ]
-    assert means[0] > means[1] > means[2]
-
-
 def test_the_samples_begin_after_the_epochs_of_the_elbo():
     objective = dataclasses.replace(SEVERAL, elbo_warmup_epochs=2)
     found = [objective.of_epoch(epoch) for epoch in (1, 2, 3, 4)]

@@ -12,7 +12,7 @@ import scipy.stats
 
 from configs import default
 from tests.support.common import apply
-from vae_jax.model.decoders import DECODERS, ConvTransposeDecoder
+from vae_jax.model.decoders import ConvTransposeDecoder
 from vae_jax.model.encoders import ENCODERS, LSTMEncoder
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import apply as vae_apply
@@ -143,19 +143,6 @@ def test_dropout_follows_the_layers_named_and_needs_a_key():
     assert not np.allclose(outputs[0], outputs[2])
 
 
-@pytest.mark.slow
-def test_dropout_scales_the_values_that_stay():
-    # With the head a plain sum over pixels, the mean over masks is the value without dropout.
-    layer = decoder(dropout_rate=0.5, dropout_after=(1,), head="conv")
-    variables = init(layer)
-    keys = jax.random.split(jax.random.key(1), 4000)
-    means = jax.lax.map(
-        lambda key: layer.apply(variables, LATENTS, NOTHING, key).mean(), keys, batch_size=200
-    )
-    error = np.std(means) / np.sqrt(len(means))
-    np.testing.assert_allclose(means.mean(), decode(layer, variables).mean(), atol=5 * error)
-
-
 def test_the_parts_agree_with_the_whole(vae):
     model, params, batch = vae
     key = jax.random.key(5)
@@ -284,13 +271,3 @@ def test_a_part_gets_those_fields_of_its_group_that_it_declares_or_inherits(kind
     assert type(model.encoder) is kind
     assert model.encoder.latent_size == 3
     assert {name: getattr(model.encoder, name) for name in changed} == changed
-
-
-def test_a_decoder_of_ones_own_keeps_its_configured_sizes(monkeypatch):
-    class OwnDecoder(ConvTransposeDecoder):
-        pass
-
-    monkeypatch.setitem(DECODERS, "own", OwnDecoder)
-    model = create_vae(3, {"kind": "dense"}, SMALL | {"kind": "own", "head": "conv"})
-    assert type(model.decoder) is OwnDecoder
-    assert (model.decoder.dense_sizes, model.decoder.head) == ((20,), "conv")
