@@ -152,7 +152,8 @@ ALLOWED = {
     "evaluate.num_importance_samples": _SIZE,
 }
 
-# Fields that have an effect only for some values of another field.
+# Fields that have an effect only for some values of another field. (`data.levels` and
+# `data.skip_damaged` apply to the images of --input too, in runs of any data.)
 EFFECTIVE_IF = {
     **dict.fromkeys(
         ("encoder.hidden_size", "encoder.num_layers", "encoder.bidirectional", "encoder.mlp_sizes"),
@@ -164,7 +165,7 @@ EFFECTIVE_IF = {
     "prior.num_components": ("prior.kind", ("mixture", "vamp")),
     "prior.pseudo_inputs": ("prior.kind", ("vamp",)),
     **dict.fromkeys(
-        ("data.image_size", "data.channels", "data.levels", "data.skip_damaged", "data.test_size"),
+        ("data.image_size", "data.channels", "data.test_size"),
         ("data.name", ("images",)),
     ),
     "data.data_dir": ("data.name", ("mnist", "fashion_mnist", "kmnist", "images")),

@@ -1,4 +1,4 @@
-"""The trained models that come with the repository are those their records are of."""
+"""The trained models that come with the repository are those of their records."""
 
 import subprocess
 import sys
@@ -15,18 +15,7 @@ from vae_jax.training.batches import to_batch
 from vae_jax.training.run_directory import RunDirectory, check_same_config
 from vae_jax.training.validation import evaluate_split
 
-# The most bytes of each one's parameters.
-_MOST_BYTES = {"flagship": 12e6, "small": 5e6}
-
-
-@pytest.mark.parametrize("name", _MOST_BYTES)
-def test_they_are_of_their_configurations_and_load(name):
-    folder = ROOT / "models" / name
-    check_same_config(RunDirectory.open(folder), vae_jax.get_config(name))
-    assert vae_jax.load_run(folder).sample(2).shape == (2, 28, 28, 1)
-    assert (folder / "weights.safetensors").stat().st_size < _MOST_BYTES[name]
-
-
+_MAX_BYTES = {"flagship": 12e6, "small": 5e6}  # of each one's parameters
 _IN_THREADS = """
 import concurrent.futures
 import numpy as np
@@ -44,6 +33,14 @@ with concurrent.futures.ThreadPoolExecutor(2) as pool:
 """
 
 
+@pytest.mark.parametrize("name", _MAX_BYTES)
+def test_they_are_of_their_configurations_and_load(name):
+    folder = ROOT / "models" / name
+    check_same_config(RunDirectory.open(folder), vae_jax.get_config(name))
+    assert vae_jax.load_run(folder).sample(2).shape == (2, 28, 28, 1)
+    assert (folder / "weights.safetensors").stat().st_size < _MAX_BYTES[name]
+
+
 @pytest.mark.slow
 def test_threads_of_a_program_get_the_numbers_of_one():
     """With our flags, two XLA programs side by side gave others, for 9 of 200 images."""
@@ -52,8 +49,8 @@ def test_threads_of_a_program_get_the_numbers_of_one():
 
 @needs_mnist
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _MOST_BYTES)
-def test_the_test_loss_is_the_record_s(prepared_mnist, name):
+@pytest.mark.parametrize("name", _MAX_BYTES)
+def test_the_test_loss_is_that_of_the_record(prepared_mnist, name):
     run = RunDirectory.open(ROOT / "models" / name)
     run = run.with_overrides({"data.data_dir": prepared_mnist})
     replica = restore_best(run).replicas[0]

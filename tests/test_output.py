@@ -29,7 +29,8 @@ def test_results_are_written_before_they_are_told(tmp_path, monkeypatch, small_c
     small_config.data.binarization = "dynamic"
     run = RunDirectory(tmp_path, {}, small_config)
     monkeypatch.setattr(
-        evaluate, "restore_to_write", lambda *_: TrainedRun(run, tmp_path, 1, [], [replica])
+        "vae_jax.evaluation.trained_run.restore_to_write",
+        lambda *_: TrainedRun(run, tmp_path, 1, [], [replica]),
     )
     monkeypatch.setattr(run_directory, "check_same_data", lambda *_: None)
     monkeypatch.setattr(evaluate, "summarize", lambda *_: None)

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +19,15 @@ from tests.support.common import (
     small_vae,
 )
 from tests.support.reading import rows_without_timing
-from vae_jax import sample
-from vae_jax.evaluation import generation, log_likelihood
+from vae_jax.evaluation import log_likelihood
 from vae_jax.runtime.errors import UserError
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.validation import evaluate_split
 
 
-def run_fresh(code):
-    """Runs code in a new process; returns its standard output."""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def test_importing_the_package_needs_no_jax():
-    assert run_fresh("import vae_jax, sys; print('jax' in sys.modules)") == "False\n"
-
-
-def test_every_name_of_the_api_is_there():
+def test_every_name_of_the_api_is_there_and_importing_it_needs_no_jax():
+    code = "import vae_jax, sys; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     for name in vae_jax.__all__:
         assert getattr(vae_jax, name) is not None
         assert name in dir(vae_jax)
@@ -106,19 +95,16 @@ def test_the_documented_training_from_python_runs(tmp_path, monkeypatch):
 def test_a_mistake_in_a_configuration_from_python_is_one_line(tmp_path, capsys):
     config = make_small_config()
     config.loss.kl_weight = -1.0
-    error = error_of(vae_jax.train_run, config, tmp_path / "run")
-    assert error == "loss.kl_weight is -1.0, must be finite and at least 0"
+    assert "loss.kl_weight is -1.0" in error_of(vae_jax.train_run, config, tmp_path / "run")
     config = make_small_config()
-    config.latent_size, config.train.batch_size = 7, 5000
+    config.train.batch_size = 5000
     assert "train.batch_size is 5000" in error_of(vae_jax.train_run, config, tmp_path / "run")
-    assert "warning: set without effect: encoder.hidden_size" in capsys.readouterr().err
+    assert "encoder.hidden_size" in capsys.readouterr().err  # it has no effect
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_paths_may_be_strings_and_mistakes_in_them_are_one_line(copied_run):
-    sample.sample(RunDirectory.open(str(copied_run)))
-    assert (copied_run / "samples.npy").exists()
+def test_paths_may_be_strings_and_mistakes_in_them_are_one_line(trained_run):
+    assert vae_jax.load_run(str(trained_run)).seed == 0
     with pytest.raises(UserError, match="workdir=gs://b/run: is an address"):
         RunDirectory.open("gs://b/run")
 
@@ -130,16 +116,12 @@ def test_paths_may_be_strings_and_mistakes_in_them_are_one_line(copied_run):
         ([[1]], TypeError, "images are list, must be uint8"),
         (np.zeros((0, 28, 28, 1), np.uint8), ValueError, r"\(0, 28, 28, 1\), must have \(n, 28"),
         (np.zeros((2, 28, 28), np.uint8), ValueError, r"have shape \(2, 28, 28\), must have"),
-        (np.zeros((2, 28, 20, 1), np.uint8), ValueError, r"must have \(n, 28, 28, 1\) with n at"),
     ],
 )
 def test_images_of_another_type_or_shape_are_refused(images, error, expected):
     settings = make_settings(small_vae()).evaluation
-    key = jax.random.key(0)
-    data = vae_jax.Batch(images)
+    key, data = jax.random.key(0), vae_jax.Batch(images)
     with pytest.raises(error, match=expected):
         evaluate_split(settings, {}, key, data)
     with pytest.raises(error, match=expected):
-        generation.encode(settings.model, {}, data)
-    with pytest.raises(error, match=expected):
-        log_likelihood.estimate(settings.model, {}, key, data, 1, Path(), "")
+        log_likelihood.estimate(settings.model, {}, key, data, 1)

@@ -3,18 +3,17 @@
   python -m vae_jax --config=quickstart --workdir=runs/quickstart
 
 trains; the same command again resumes. Any field of the configuration can be set:
---config.train.num_epochs=5. A mode other than train may leave --config out: it takes the
-configuration that the run directory holds.
+--config.train.num_epochs=5. Other modes read the configuration from the run directory.
 
   python -m vae_jax --mode=reconstruct --workdir=runs/quickstart --input=photos/ --output=out
 
-uses a trained model on images of your own; nothing but --output is written to. --mode=NAME --help
-lists a mode's own flags.
+uses a trained model on your own images and writes to --output. --mode=NAME --help lists a mode's
+own flags.
 
   python -m vae_jax --mode=experiments --workdir=runs
 
-trains the reference configurations, or those that --configs names, and writes a report of all
-runs in that folder; --mode=report writes the report alone.
+trains the reference configurations, or those of --configs, and writes a report of all runs in the
+folder; --mode=report writes only the report.
 """
 
 import sys
@@ -31,10 +30,12 @@ from vae_jax.runtime.files import local_path
 from vae_jax.training.run_directory import RunDirectory
 
 _MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(modes.MODES)}.")
-_CONFIG = flags.DEFINE_string("config", None, "Configuration: a file, or a name in configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a folder of them in two modes.")
+_CONFIG = flags.DEFINE_string("config", None, "Configuration: a file or a name in configs/.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run directory; in two modes, a folder of run directories."
+)
 _COMPILATION_CACHE = flags.DEFINE_bool(
-    "compilation_cache", True, "Keep compiled programs in the user's cache folder."
+    "compilation_cache", True, "Store compiled programs in the user's cache folder."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes of the run: SLURM, Kubernetes, MPI, TPU."
@@ -43,7 +44,7 @@ _HELP = ("--help", "-help", "--helpshort", "-helpshort", "-?")
 
 
 def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
-    """Runs a mode: reads the configuration first, then imports the mode and JAX."""
+    """Runs a mode: checks the configuration, then imports the mode and JAX."""
     takes, run = modes.MODES[name], None
     if takes == modes.FOLDER:
         if _CONFIG.value is not None:
@@ -68,7 +69,7 @@ def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
         first_arguments = (config, workdir)
     is_first_process = _start_jax()
     if is_first_process and takes != modes.FOLDER:
-        # Fields stored in the run directory were already warned about when it was trained.
+        # Training has warned about the fields in the run directory.
         among = None if takes == modes.CONFIG else overrides
         configuration.warn_without_effect(config, among)
     from vae_jax.runtime.system_errors import system_errors_as_user_errors
@@ -80,7 +81,7 @@ def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
 
 
 def _start_jax() -> bool:
-    """Makes JAX ready; returns whether this is the first process of the run."""
+    """Initializes JAX; returns whether this is the first process of the run."""
     from vae_jax.runtime import compilation, devices
 
     compilation.fix_options()
@@ -93,8 +94,8 @@ def _start_jax() -> bool:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    """Runs the mode that the flags name; the arguments are the rest of the command line."""
-    logging.set_verbosity(logging.WARNING)  # the checkpoint library reports every save at INFO
+    """Runs the mode of the flags; `arguments` is the rest of the command line."""
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every save at INFO
     interrupts.exit_on_signal()
     try:
         check_choice("--mode", _MODE.value, [*modes.MODES])
@@ -121,7 +122,7 @@ def _fail(error: UserError) -> NoReturn:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags that all modes share; returns the other arguments."""
-    # Absl answers --help when it meets it: before it has read a --mode that comes later.
+    # Absl obeys --help before it reads a later --mode.
     others = [argument for argument in argv if argument not in _HELP]
     try:
         rest = command_line.parse_known(others, flags.FLAGS)
@@ -133,7 +134,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _print_help() -> NoReturn:
-    """Prints the docstring, the flags that all modes share and those of a mode that is given."""
+    """Prints the docstring, the flags of all modes and those of the given mode."""
     shown = [_MODE, _CONFIG, _WORKDIR, _COMPILATION_CACHE, _DISTRIBUTED]
     names = [flag.name for flag in shown]
     if flags.FLAGS["mode"].present and _MODE.value in modes.MODES:

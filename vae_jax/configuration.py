@@ -88,7 +88,7 @@ def _check_value(path: str, value: Any, allowed: Any) -> None:
         low, high = allowed
         _require(path, value, low <= value <= high, f"from {low} to {high}")
     elif isinstance(allowed[0], str):
-        check_choice(path, value, allowed)
+        check_choice(path, str(value), allowed)
     else:
         _require(path, value, value in allowed, f"one of {', '.join(map(str, allowed))}")
 

@@ -1,7 +1,6 @@
 """Mode `export`: a trained model for use without this package."""
 
 import json
-import os
 from pathlib import Path
 
 import jax
@@ -9,11 +8,10 @@ import ml_collections
 
 from vae_jax.evaluation import onnx_programs
 from vae_jax.evaluation.programs import Program, programs_of, to_stablehlo
-from vae_jax.evaluation.trained_run import Replica, restore_to_write
-from vae_jax.modes import Mode, run_flags
+from vae_jax.evaluation.trained_run import Replica, TrainedRun
+from vae_jax.modes import Mode, run_flags, run_mode
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import scratch_folder, write_atomically
-from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.weights import WEIGHTS_NAME, write_weights
 
 _FOLDER = "export"
@@ -21,77 +19,43 @@ _README = "README.md"
 _SUFFIXES = (".stablehlo", ".onnx")
 
 
-def export(
-    source: RunDirectory,
-    output: str | os.PathLike[str] | None = None,
-) -> None:
+@run_mode(_FOLDER)
+def export(run: TrainedRun) -> None:
     """Writes encoder, decoder and a flow as StableHLO and ONNX, and the parameters, to `export/`.
 
-    An earlier export there is replaced, as a whole. ONNX needs the package jax2onnx.
-
-    Args:
-      source: the run directory.
-      output: the folder that `export/` is made in; the run directory if None.
+    An earlier export is replaced, and only by a complete one. ONNX needs the package jax2onnx.
 
     Raises:
-      UserError: there is no run; other files are in `export/`; jax2onnx cannot convert the model.
+      UserError: other files are in `export/`, or jax2onnx cannot convert the model.
     """
-    run = restore_to_write(source, output, [_FOLDER])
     for replica in run.replicas:
-        _check_replaceable(replica.folder / _FOLDER)
+        for path in replica.folder.glob(f"{_FOLDER}/*"):
+            if path.name not in (_README, WEIGHTS_NAME) and path.suffix not in _SUFFIXES:
+                raise UserError(f"{path}: is not part of an export, which replaces the folder")
     for replica in run.replicas:
         folder = replica.folder / _FOLDER
         with scratch_folder(replica.folder, ".exporting.") as scratch:
-            made = scratch / _FOLDER
-            made.mkdir()
-            _write_export(made, replica, run.config)
-            _replace(made, folder, scratch)
-        print(f"wrote {folder}: {', '.join(sorted(map(_name_and_size, folder.iterdir())))}")
+            (scratch / _FOLDER).mkdir()
+            _write_export(scratch / _FOLDER, replica, run.config)
+            if folder.exists():
+                folder.rename(scratch / "earlier")
+            (scratch / _FOLDER).rename(folder)
+        sizes = {path.name: path.stat().st_size / 1e3 for path in sorted(folder.iterdir())}
+        print(
+            f"wrote {folder}: {', '.join(f'{name} ({kb:,.0f} kB)' for name, kb in sizes.items())}"
+        )
     if not onnx_programs.is_installed():
         print(f"no ONNX, which needs {onnx_programs.PACKAGE}: pip install -e '.[onnx]'")
 
 
-def _name_and_size(path: Path) -> str:
-    return f"{path.name} ({path.stat().st_size / 1e3:,.0f} kB)"
-
-
-def _replace(made: Path, folder: Path, scratch: Path) -> None:
-    """Puts a whole export in the place of an earlier one, if any, which goes with the scratch."""
-    if folder.exists():
-        folder.rename(scratch / "earlier")
-    made.rename(folder)
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Raises UserError where the folder holds what no export writes: it would be lost."""
-    if not folder.is_dir():
-        return
-    foreign = sorted(path.name for path in folder.iterdir() if not _is_exported(path))
-    if foreign:
-        raise UserError(
-            f"{folder}: holds {foreign[0]}, which is not of an export, and would be lost with the "
-            "export that is replaced; move it to another folder"
-        )
-
-
-def _is_exported(path: Path) -> bool:
-    return path.name in (_README, WEIGHTS_NAME) or path.suffix in _SUFFIXES
-
-
 def _write_export(folder: Path, replica: Replica, config: ml_collections.ConfigDict) -> None:
-    programs = programs_of(replica.model, replica.params)
+    programs = programs_of(*replica.model_and_params)
     for name, program in programs.items():
         write_atomically(folder / f"{name}.stablehlo", to_stablehlo(program))
         if onnx_programs.is_installed():
             content = onnx_programs.to_onnx(name, program)
             write_atomically(folder / f"{name}.onnx", content)
-    write_weights(folder / WEIGHTS_NAME, replica.params, _metadata(replica, config))
-    write_atomically(folder / _README, _readme(replica, programs))
-
-
-def _metadata(replica: Replica, config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Returns what a program needs beside the parameters; `model` is for `create_vae`."""
-    model = {
+    model = {  # the arguments of `create_vae`
         "latent_size": config.latent_size,
         "encoder": config.encoder.to_dict(),
         "decoder": config.decoder.to_dict(),
@@ -100,12 +64,14 @@ def _metadata(replica: Replica, config: ml_collections.ConfigDict) -> dict[str, 
         "prior": config.prior.to_dict(),
         "num_classes": replica.model.num_classes,
     }
-    numbers = {"epoch": replica.epoch, "step": replica.step, "seed": replica.seed}
-    return {name: str(number) for name, number in numbers.items()} | {"model": json.dumps(model)}
+    metadata = {name: str(getattr(replica, name)) for name in ("epoch", "step", "seed")}
+    metadata["model"] = json.dumps(model)
+    write_weights(folder / WEIGHTS_NAME, replica.params, metadata)
+    write_atomically(folder / _README, _readme(replica, programs))
 
 
 def _readme(replica: Replica, programs: dict[str, Program]) -> str:
-    """Returns ten lines that say what is there and run the programs by JAX alone."""
+    """Returns ten lines that list the files and run the programs by JAX alone."""
     image, *known = programs["encoder"].inputs.values()
     latent, *_ = programs["decoder"].inputs.values()
     labels = ", jnp.zeros(3, jnp.int32)" if known else ""  # of the images, then of as many latents
@@ -126,7 +92,7 @@ from jax import export, numpy as jnp, random
 mean, log_var = encoder.call(jnp.zeros({(3, *image.shape)}){labels})  # of q(z | x), for any number of images, intensities in [0, 1]
 images = decoder.call({drawn}{labels})  # means of the intensities
 ```
-The parameters alone are in `weights.safetensors`; ONNX files, where there are any, take {input_names}.
+The parameters alone are in `weights.safetensors`; ONNX files, if present, take {input_names}.
 """  # noqa: E501
 
 

@@ -1,12 +1,14 @@
 """Modes of the command line: each is a module beside this file, which declares its flags.
 
-A module `NAME.py` defines `MODE`; a line of `MODES` says what it works on. Nothing here imports a
-mode before it is asked for: a mode imports JAX, and mistakes in a configuration are found without.
+A module `NAME.py` defines `MODE`; a line of `MODES` names its first arguments. Modes are imported
+when they are called: they import JAX, and mistakes in a configuration are found without it.
 """
 
 import dataclasses
+import functools
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,45 +16,31 @@ from absl import flags
 from absl.flags import FlagValues
 
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import local_path
+from vae_jax.training.run_directory import RunDirectory
 
 # The first arguments of a mode's function, by name of the mode:
 CONFIG = "config"  # a configuration, and the path of a run directory
 RUN = "run"  # a `RunDirectory`
 FOLDER = "folder"  # the path of a folder of runs, and overrides of fields by dotted path
+_RUN_MODES = (
+    *("evaluate", "sample", "interpolate", "encode", "reconstruct"),
+    *("score", "explore", "export", "fit_prior"),
+)
 MODES = {
     "train": CONFIG,
-    "evaluate": RUN,
-    "sample": RUN,
-    "interpolate": RUN,
-    "encode": RUN,
-    "reconstruct": RUN,
-    "score": RUN,
-    "explore": RUN,
-    "export": RUN,
-    "fit_prior": RUN,
-    "experiments": FOLDER,
-    "report": FOLDER,
+    **dict.fromkeys(_RUN_MODES, RUN),
+    **dict.fromkeys(("experiments", "report"), FOLDER),
 }
-# Flags that hold paths.
-_PATHS = ("input", "output")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What a mode's module declares.
+    """A mode, as its module declares it."""
 
-    Attributes:
-      function: the mode. Its first arguments are those that `MODES` says, the others are its flags.
-      flags: the mode's own flags, named as the function's arguments.
-      changes: groups of fields that may differ from the run's own, for a mode that takes a run.
-      in_every_process: whether all processes of a run take part; else the first one alone does.
-    """
-
-    function: Callable[..., Any]
+    function: Callable[..., Any]  # of the first arguments that `MODES` names, and its flags
     flags: FlagValues = dataclasses.field(default_factory=FlagValues)
-    changes: tuple[str, ...] = ()
-    in_every_process: bool = False
+    changes: tuple[str, ...] = ()  # groups of fields that may differ from those of the run
+    in_every_process: bool = False  # else the first process alone runs it
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Parses the mode's own flags; returns those that were given, by name.
@@ -64,15 +52,16 @@ class Mode:
         try:
             rest = self.flags(["mode", *arguments])[1:]
         except flags.UnrecognizedFlagError as error:
-            raise UserError(_explain_unknown(error.flagname)) from error
+            modes = [name for name in MODES if error.flagname in get_mode(name).flags]
+            advice = f"has no meaning in this mode, but in {', '.join(modes)}"
+            if not modes:
+                advice = "is not a flag; --help lists them, and with --mode=NAME those of a mode"
+            raise UserError(f"--{error.flagname} {advice}") from error
         except (flags.Error, ValueError) as error:
             raise UserError(" ".join(str(error).split())) from error
         if rest:
             raise UserError(f"{rest[0]!r} is not understood; flags begin with --")
         given = {name: self.flags[name].value for name in self.flags if self.flags[name].present}
-        for name in _PATHS:
-            if path := given.get(name):
-                local_path(f"--{name}", path)
         for name, parameter in inspect.signature(self.function).parameters.items():
             if name in self.flags and name not in given and parameter.default is parameter.empty:
                 raise UserError(f"--{name} is missing: {self.flags[name].help}")
@@ -84,31 +73,39 @@ def get_mode(name: str) -> Mode:
     return importlib.import_module(f"vae_jax.{name}").MODE
 
 
-def _explain_unknown(flag: str) -> str:
-    """Says of a flag that the chosen mode does not have which modes have it."""
-    modes = [name for name in MODES if flag in get_mode(name).flags]
-    if modes:
-        return f"--{flag} has no meaning in this mode, but in {', '.join(modes)}"
-    return f"--{flag} is no flag; --help lists them, and with --mode=NAME those of a mode"
+def run_mode(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a mode of a function of a `TrainedRun` and flags; `names` are the files it writes.
+
+    The mode takes a `RunDirectory`, and the folder `output` beside the flags. It restores the
+    best epoch, makes the folder and records the names there; the folder is the run directory if
+    `output` is None.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def mode(
+            source: RunDirectory, output: str | os.PathLike[str] | None = None, **given: Any
+        ) -> None:
+            from vae_jax.evaluation.trained_run import check_apart, restore_to_write
+
+            if given.get("input"):
+                check_apart(given["input"], source.path if output is None else output)
+            function(restore_to_write(source, output, names), **given)
+
+        return mode
+
+    return decorate
 
 
 def run_flags(*, has_input: bool = False) -> FlagValues:
-    """Returns the flags of a mode that uses a trained run: where files go, and perhaps images."""
+    """Returns the flags of a mode that uses a trained run: `--output`, and perhaps `--input`."""
     values = FlagValues()
     values.set_gnu_getopt(True)
-    flags.DEFINE_string(
-        "output",
-        None,
-        "Folder to write to, in place of the run directory.",
-        flag_values=values,
-    )
+    text = "Folder to write to, in place of the run directory."
+    flags.DEFINE_string("output", None, text, flag_values=values)
     if has_input:
-        flags.DEFINE_string(
-            "input",
-            None,
-            "Images: a folder, an .npz or an .npy.",
-            flag_values=values,
-        )
+        text = "Images: a folder, an .npz or an .npy."
+        flags.DEFINE_string("input", None, text, flag_values=values)
     return values
 
 
@@ -116,10 +113,6 @@ def train_flags() -> FlagValues:
     """Returns the flags of a mode that trains."""
     values = FlagValues()
     values.set_gnu_getopt(True)
-    flags.DEFINE_bool(
-        "lock_workdir",
-        True,
-        "Keep other processes from training in the run directory.",
-        flag_values=values,
-    )
+    text = "Keep other processes from training in the run directory."
+    flags.DEFINE_bool("lock_workdir", True, text, flag_values=values)
     return values

@@ -10,48 +10,50 @@ from absl import flags
 
 from vae_jax.configuration import has_likelihood
 from vae_jax.evaluation import log_likelihood
-from vae_jax.evaluation.input_images import join, read_input
-from vae_jax.evaluation.trained_run import TrainedRun, load_data, restore_to_write
+from vae_jax.evaluation.input_images import join, read_splits
+from vae_jax.evaluation.trained_run import TrainedRun
 from vae_jax.model.likelihoods import count_gray
-from vae_jax.modes import Mode, run_flags
+from vae_jax.modes import Mode, run_flags, run_mode
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import write_atomically
 from vae_jax.training.batches import to_batch
-from vae_jax.training.run_directory import RunDirectory
 
 _NAME = "scores.csv"
 
 
+@run_mode(_NAME)
 def score(
-    source: RunDirectory,
-    input: str | os.PathLike[str] | None = None,
-    output: str | os.PathLike[str] | None = None,
-    num_samples: int = 500,
+    run: TrainedRun, input: str | os.PathLike[str] | None = None, num_samples: int = 500
 ) -> None:
     """Writes the numbers of `TrainedVAE.score` with the run's seed, the least likely image first.
 
-    Args:
-      source: the run directory.
-      input: a folder of image files, an `.npz` or an `.npy`; the run's test images if None.
-      output: where the file goes; the run directory if None.
-      num_samples: latent samples for each image.
+    Without an input the images are the run's test images.
 
     Raises:
-      UserError: there is no run, or its data or the input cannot be read or have no likelihood.
+      UserError: the input has gray pixels, and the run's likelihood is of black and white ones.
     """
-    run = restore_to_write(source, output, [_NAME], input)
-    splits = {"test": load_data(run).test} if input is None else read_input(input, run)[0]
+    splits, _ = read_splits(run, input)
     names: list[str] = []
     for name, split in splits.items():
         prefix = "" if name == "all" else f"{name}/"
         numbers = [f"{prefix}{row}" for row in range(len(split))]
         names += numbers if split.names is None else split.names.tolist()
     data = to_batch(join(splits))
-    _check_gray(run, count_gray(data.images))
+    num_gray, is_binary = count_gray(data.images), run.replicas[0].model.likelihood.is_binary
+    if not has_likelihood(run.config.likelihood.kind, run.config.data.binarization):
+        print(
+            "the run was trained on gray pixels, of which a Bernoulli has no likelihood: "
+            "log_likelihood is the bound that it was trained with, importance-weighted"
+        )
+    elif is_binary and num_gray:
+        raise UserError(
+            f"--input has {num_gray} gray pixels, and the run was trained on binarized ones: a "
+            "Bernoulli has no likelihood of them; make them black or white (0 or 255)"
+        )
     indices = log_likelihood.indices_by_pixels(data.images)
     for replica in run.replicas:
         estimates = log_likelihood.estimate(
-            replica.model, replica.params, replica.root_key, data, num_samples, indices=indices
+            *replica.model_and_params, replica.root_key, data, num_samples, indices=indices
         )
         scores, values = estimates.to_scores(), estimates.log_likelihood
         order = np.argsort(np.where(np.isnan(values), -np.inf, values), kind="stable")
@@ -59,28 +61,13 @@ def score(
         writer = csv.writer(content, lineterminator="\n")
         writer.writerow(["name", *scores])
         for row in order:
-            writer.writerow([names[row], *(f"{each[row]:.7g}" for each in scores.values())])
+            writer.writerow([names[row], *(f"{column[row]:.7g}" for column in scores.values())])
         path = replica.folder / _NAME
         write_atomically(path, content.getvalue())
         least = f"{names[order[0]]} (log p(x) {values[order[0]]:.2f})"
         print(f"wrote {path}: {len(names)} images, the least likely is {least}")
         if doubt := estimates.find_doubt(num_samples):
             print(f"warning: {replica.folder}: {doubt}", file=sys.stderr)
-
-
-def _check_gray(run: TrainedRun, num_gray: int) -> None:
-    """Refuses gray pixels of a run on binarized ones; says what the numbers of a gray run are."""
-    config = run.config
-    if not has_likelihood(config.likelihood.kind, config.data.binarization):
-        print(
-            "the run was trained on gray pixels, of which a Bernoulli has no likelihood: "
-            "log_likelihood is the bound that it was trained with, importance-weighted"
-        )
-    elif run.replicas[0].model.likelihood.is_binary and num_gray:
-        raise UserError(
-            f"--input has {num_gray} gray pixels, and the run was trained on binarized ones: a "
-            "Bernoulli has no likelihood of them; make them black or white (0 or 255)"
-        )
 
 
 _FLAGS = run_flags(has_input=True)

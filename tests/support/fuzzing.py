@@ -20,7 +20,7 @@ import tracemalloc
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from PIL import Image
 from vae_jax import command_line, configuration, modes, shipped_configs
 from vae_jax.datasets import idx, image_arrays, image_cache, image_files, image_folder
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import read_json
 from vae_jax.training import run_directory
 from vae_jax.training.run_directory import RunDirectory
 
@@ -65,73 +64,51 @@ class Target:
     fraction: float  # of all inputs: bombs cost a second each
 
 
-@contextlib.contextmanager
-def _measured() -> Iterator[Callable[[], int]]:
-    """Gives a function that returns the most bytes allocated at one time since then."""
+def _read(read: Callable[[], Any]) -> tuple[Any, int]:
+    """Returns the value of `read`, None if it refuses in one line, and its peak memory."""
     tracemalloc.start()
+    value = None
     try:
-        yield lambda: tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-def _value_or_none(read: Callable[[], Any]) -> Any:
-    """What `read` returns, or None where it refuses as it should."""
-    try:
-        return read()
+        value = read()
     except UserError as error:
         message = str(error)
         assert message and message.isprintable(), f"not one line: {message!r}"
-        return None
+    finally:
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return value, peak_bytes
 
 
 # IDX files.
 
 
-def _idx_content(data: bytes, noun: str) -> tuple[bytes | None, int]:
-    """Reads an IDX file in another way.
-
-    Returns:
-      The items' bytes, None if the file is not valid, and the bytes that its header promises.
-    """
+def _idx_items(data: bytes, noun: str) -> bytes | None:
+    """Reads the items of an IDX file in another way; None if the file is not valid."""
     magic, shape = (2051, idx.IMAGE_SHAPE) if noun == "images" else (2049, ())
     size = 4 * (2 + len(shape))
     try:
-        header = zlib.decompressobj(wbits=31).decompress(data, size)
-    except zlib.error:
-        header = b""
-    if len(header) < size:  # a second gzip member may hold the rest
-        header = header.ljust(size, b"\xff")
-    found_magic, count, *found_shape = struct.unpack(f">{size // 4}I", header)
-    valid = found_magic == magic and tuple(found_shape) == shape and count <= idx.MAX_ITEMS
-    promised = count * math.prod(shape) if valid else 0
-    try:
         content = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error):
-        return None, promised
-    if len(content) < size:
-        return None, promised
-    found_magic, count, *found_shape = struct.unpack_from(f">{size // 4}I", content)
+        found_magic, count, *found_shape = struct.unpack_from(f">{size // 4}I", content)
+    except (OSError, EOFError, zlib.error, struct.error):
+        return None
     items = content[size:]
-    valid = (found_magic, tuple(found_shape)) == (magic, shape) and 0 < count <= idx.MAX_ITEMS
-    valid = valid and len(items) == count * math.prod(shape)
-    if valid and noun == "labels":
-        valid = max(items) < idx.NUM_CLASSES
-    return (items if valid else None), promised
+    is_valid = (found_magic, tuple(found_shape)) == (magic, shape) and 0 < count <= idx.MAX_ITEMS
+    is_valid = is_valid and len(items) == count * math.prod(shape)
+    if is_valid and noun == "labels":
+        is_valid = max(items) < idx.NUM_CLASSES
+    return items if is_valid else None
 
 
 def _check_idx(noun: str, data: bytes) -> Outcome:
-    """An IDX file is read as it is, or refused, in memory that what it holds justifies."""
-    expected, promised = _idx_content(data, noun)
+    """An IDX file is read exactly or refused, in memory in proportion to its largest content."""
     read = idx.read_images if noun == "images" else idx.read_labels
     with tempfile.NamedTemporaryFile(suffix=".gz") as file:
         file.write(data)
         file.flush()
-        with _measured() as peak:
-            array = _value_or_none(lambda: read(file.name))
-            peak_bytes = peak()
-    held = min(_GZIP_RATIO * len(data), idx.MAX_ITEMS * math.prod(idx.IMAGE_SHAPE))
-    assert peak_bytes <= 4 * _MEBIBYTE + 1.5 * min(held, max(promised, len(expected or b"")))
+        array, peak_bytes = _read(lambda: read(file.name))
+    largest = min(_GZIP_RATIO * len(data), idx.MAX_ITEMS * math.prod(idx.IMAGE_SHAPE))
+    assert peak_bytes <= 4 * _MEBIBYTE + 1.5 * largest
+    expected = _idx_items(data, noun)
     assert (array is None) == (expected is None), "accepted and should not be, or not and should"
     if array is not None:
         assert array.dtype == "uint8" and array.tobytes() == expected
@@ -240,17 +217,17 @@ def _check_config_json(content: bytes) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.json").write_bytes(content)
-        with _measured() as peak:
-            run = _value_or_none(lambda: RunDirectory.open(folder))
-            _value_or_none(lambda: read_json(folder / "config.json"))
-            spec = None
-            if run:
-                spec = _value_or_none(lambda: run.spec)
-                _value_or_none(lambda: run_directory.check_same_config(run, _DEFAULT))
-                _value_or_none(lambda: run_directory.check_resumes(run, _DEFAULT))
-                _value_or_none(lambda: run_directory.check_same_data(run, "0" * 64))
-                _value_or_none(lambda: run.label_index("--label", "7"))
-            peak_bytes = peak()
+        run, peak_bytes = _read(lambda: RunDirectory.open(folder))
+        spec = None
+        if run:
+            spec, _ = _read(lambda: run.spec)
+            for use in (
+                lambda: run_directory.check_same_config(run, _DEFAULT),
+                lambda: run_directory.check_resumes(run, _DEFAULT),
+                lambda: run_directory.check_same_data(run, "0" * 64),
+                lambda: run.label_index("--label", "7"),
+            ):
+                _read(use)
     assert peak_bytes <= 4 * _MEBIBYTE + 100 * len(content)
     if run:
         _assert_valid(run.config)
@@ -374,10 +351,9 @@ def _check_overrides(arguments: list[str]) -> Outcome:
         _MODES["train"].parse(rest)
         return config
 
-    with _measured() as peak, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python, about an override's value
-        config = _value_or_none(parse)
-        peak_bytes = peak()
+        config, peak_bytes = _read(parse)
     assert peak_bytes <= 8 * _MEBIBYTE + 100 * sum(map(len, arguments))
     if config is not None:
         _assert_valid(config)
@@ -443,9 +419,7 @@ def _check_image_file(value: tuple[str, bytes, tuple[tuple[int, ...], int]]) -> 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"image{suffix}").write_bytes(data)
         files = image_folder.list_images(folder)
-        with _measured() as peak:
-            decoded = _value_or_none(lambda: image_files.decode(files, *fitted, False))
-            peak_bytes = peak()
+        decoded, peak_bytes = _read(lambda: image_files.decode(files, *fitted, False))
     held = 0 if decoded is None else decoded.images.nbytes
     assert peak_bytes <= 8 * _MEBIBYTE + 20 * held
     if decoded is not None:
@@ -484,9 +458,7 @@ def _check_image_arrays(value: tuple[str, bytes, tuple[tuple[int, ...], int]]) -
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         path = Path(folder) / f"images{suffix}"
         path.write_bytes(data)
-        with _measured() as peak:
-            loaded = _value_or_none(lambda: image_arrays.load(str(path), *fitted))
-            peak_bytes = peak()
+        loaded, peak_bytes = _read(lambda: image_arrays.load(str(path), *fitted))
     splits, class_names = loaded or ({}, ())
     held = sum(split.images.nbytes for split in splits.values())
     assert peak_bytes <= 4 * _MEBIBYTE + 2 * _GZIP_RATIO * len(data) + 20 * held
@@ -552,9 +524,8 @@ def _check_kept_images(damage: tuple[str, bytes]) -> Outcome:
         expected = image_cache.load(files, Path(folder), (), 0, False).images
         [kept] = (Path(folder) / image_cache.FOLDER_NAME).iterdir()
         (kept / name).write_bytes(data or (kept / name).read_bytes())
-        with _measured() as peak:
-            images = image_cache.load(files, Path(folder), (), 0, False).images
-            peak_bytes = peak()
+        read, peak_bytes = _read(lambda: image_cache.load(files, Path(folder), (), 0, False))
+        images = read.images
     np.testing.assert_array_equal(images, expected)
     assert peak_bytes <= 4 * _MEBIBYTE and said.getvalue().count("\n") <= 1
     return Outcome(not said.getvalue(), peak_bytes)

@@ -1,1 +1,1 @@
-"""What is done with a trained model: generation, likelihoods, measures, plots."""
+"""Uses of a trained model: generation, likelihoods, measures, plots."""

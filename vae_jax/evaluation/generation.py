@@ -1,17 +1,16 @@
 """Images out of a trained model: reconstructions, samples and interpolations.
 
-Images come in as `<uint8>[n, height, width, channels]` in a batch and go out as means of their
-intensities, `<float>`, in [0, 1].
+Images are `[n, height, width, channels]`, those that come out means of intensities in [0, 1]. Of a
+batch that is decoded, only the labels are read.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
-from vae_jax.model.likelihoods import check_pixels
 from vae_jax.model.posterior import Posterior
 from vae_jax.model.priors import FlowPrior
 from vae_jax.model.rng_streams import Stream, stream_key
@@ -20,76 +19,71 @@ from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 from vae_jax.runtime.batching import map_batches, pad_rows
 
-# Images at once: a device's memory need not hold the feature maps of all. Two sizes, so that few
-# programs are compiled.
+# Images at once, which limits the memory of feature maps. Two sizes, so few programs are compiled.
 _BATCH_SIZE = 500
 _SMALL_BATCH_SIZE = 100
-# What is known of images of which nothing is known.
-NOTHING = Batch()
-# Images among which distant ones are looked for.
-_NUM_CANDIDATES = 200
+NOTHING = Batch()  # for images without labels
+_NUM_CANDIDATES = 200  # the images among which distant ones are searched
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
-    """Encodes a batch: pixels as `<uint8>`, or intensities as `<float32>`."""
-    return apply(model, params, batch.to_intensities(), method="posterior")
+@functools.partial(jax.jit, static_argnames=("model", "method"))
+def _call(model: VAE, params: Params, method: Callable[..., Any], *arguments: Any) -> Any:
+    return apply(model, params, *arguments, method=method)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def decode_batch(model: VAE, params: Params, latents: jax.Array, batch: Batch) -> jax.Array:
-    """Decodes a batch `<float>[batch, latent]`: `<float>[batch, height, width, channels]`."""
-    outputs = apply(model, params, latents, batch, method="decode")
-    return model.likelihood.mean(outputs)
+def _posterior(model: VAE, batch: Batch) -> Posterior:
+    return model.posterior(batch.to_intensities())
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _draw_batch(
-    model: VAE,
-    params: Params,
-    root_key: jax.Array,
-    latents: jax.Array,
-    batch: Batch,
-    indices: jax.Array,
+def _means(model: VAE, latents: jax.Array, batch: Batch) -> jax.Array:
+    return model.likelihood.mean(model.decode(latents, batch))
+
+
+def _draw_pixels(
+    model: VAE, root_key: jax.Array, latents: jax.Array, batch: Batch, indices: jax.Array
 ) -> jax.Array:
-    """Decodes a batch and draws pixels, an image's decided by its index."""
-    outputs = apply(model, params, latents, batch, method="decode")
+    """Draws the pixels of a batch; the index of an image decides its pixels."""
     keys = jax.vmap(lambda index: stream_key(root_key, Stream.PIXELS, index))(indices)
-    return jax.vmap(model.likelihood.sample)(keys, outputs)
+    return jax.vmap(model.likelihood.sample)(keys, model.decode(latents, batch))
+
+
+def _to_base(model: VAE, latents: jax.Array, batch: Batch) -> jax.Array:
+    return cast(FlowPrior, model.prior(batch)).to_base(latents)
+
+
+def _from_base(model: VAE, base: jax.Array, batch: Batch) -> jax.Array:
+    return cast(FlowPrior, model.prior(batch)).from_base(base)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "num_images", "stream"))
+def _draw_latents(
+    model: VAE, params: Params, root_key: jax.Array, data: Batch, num_images: int, stream: Stream
+) -> jax.Array:
+    key = stream_key(root_key, stream)
+    return apply(model, params, method=lambda model: model.prior(data).sample(key, num_images))
+
+
+def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
+    """Encodes a batch at once, on the device: pixels `<uint8>`, or intensities `<float32>`."""
+    return _call(model, params, _posterior, batch)
 
 
 def map_rows(function: Callable[..., Any], *rows: Any) -> Any:
-    """Applies a function of rows to any number of them but none, in batches of two sizes."""
-    is_small = len(rows[0]) <= _SMALL_BATCH_SIZE
-    return map_batches(function, _SMALL_BATCH_SIZE if is_small else _BATCH_SIZE, *rows)
+    """Applies a compiled function to any number of rows, in batches of two sizes."""
+    num_rows = len(rows[0])
+    batch_size = _SMALL_BATCH_SIZE if num_rows <= _SMALL_BATCH_SIZE else _BATCH_SIZE
+    outputs = map_batches(function, batch_size, *(rows if num_rows else pad_rows(rows, 1)))
+    return jax.tree.map(lambda array: array[:num_rows], outputs)
 
 
 def encode(model: VAE, params: Params, data: Batch) -> Posterior:
-    """Encodes images: the posterior of each, in NumPy arrays.
-
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      data: pixels, `<uint8>[n, height, width, channels]`.
-
-    Raises:
-      TypeError: the images are not `uint8`.
-      ValueError: there are none, or they are not of the model's shape.
-    """
-    check_pixels(data.images, model.image_shape)
+    """Encodes images, `<uint8>` or `<float32>` intensities: the posterior of each, in arrays."""
     return map_rows(functools.partial(encode_batch, model, params), data)
 
 
 def decode(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
-    """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width, channels]`.
-
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      latents: where to decode.
-      data: what is known of the images; their pixels are not looked at.
-    """
-    function = functools.partial(decode_batch, model, params)
+    """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width, channels]`."""
+    function = functools.partial(_call, model, params, _means)
     return map_rows(function, latents, data.without_images())
 
 
@@ -99,11 +93,7 @@ def reconstruct(model: VAE, params: Params, data: Batch) -> np.ndarray:
 
 
 def reconstruct_in_every_class(model: VAE, params: Params, data: Batch) -> list[np.ndarray]:
-    """Decodes the posterior mean of each image in each class of a conditional model.
-
-    Returns:
-      For each class `<float>[n, height, width, channels]`; nothing of a model without labels.
-    """
+    """Decodes the posterior means in each class of a conditional model; [] of any other model."""
     if not model.num_classes:
         return []
     latents = encode(model, params, data).mean
@@ -111,38 +101,19 @@ def reconstruct_in_every_class(model: VAE, params: Params, data: Batch) -> list[
     return [decode(model, params, latents, Batch(labels=each)) for each in labels]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "num_images", "stream"))
-def _draw_latents(
-    model: VAE, params: Params, root_key: jax.Array, data: Batch, num_images: int, stream: Stream
-) -> jax.Array:
-    """Draws latent vectors from the prior: `<float>[num_images, latent]`."""
-    key = stream_key(root_key, stream)
-    return apply(model, params, method=lambda model: model.prior(data).sample(key, num_images))
-
-
-@functools.partial(jax.jit, static_argnames=("model", "name"))
-def _map_batch(
-    model: VAE, params: Params, latents: jax.Array, batch: Batch, name: str
-) -> jax.Array:
-    return apply(model, params, method=lambda model: getattr(model.prior(batch), name)(latents))
-
-
 def to_base(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
-    """Maps latent vectors `<float>[n, latent]` to the base space of the prior of the data.
-
-    If the prior is no flow, that is the latent space itself.
-    """
+    """Maps latents `<float>[n, latent]` to the prior's base space: itself unless it is a flow."""
     if not isinstance(model.prior, FlowPrior):
         return latents
-    function = functools.partial(_map_batch, model, params, name="to_base")
+    function = functools.partial(_call, model, params, _to_base)
     return map_rows(function, latents, data.without_images())
 
 
 def from_base(model: VAE, params: Params, base: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
-    """Maps vectors of the prior's base space `<float>[n, latent]` to latent vectors."""
+    """Maps vectors of the prior's base space `<float>[n, latent]` to latents."""
     if not isinstance(model.prior, FlowPrior):
         return base
-    function = functools.partial(_map_batch, model, params, name="from_base")
+    function = functools.partial(_call, model, params, _from_base)
     return map_rows(function, base, data.without_images())
 
 
@@ -160,18 +131,14 @@ def draw_latents(
     """
     num_drawn = _SMALL_BATCH_SIZE << ((num_images - 1) // _SMALL_BATCH_SIZE).bit_length()
     known = devices.to_device(pad_rows(data.without_images(), num_drawn))
-    return devices.to_host(_draw_latents(model, params, root_key, known, num_drawn, stream))[
-        :num_images
-    ]
+    latents = _draw_latents(model, params, root_key, known, num_drawn, stream)
+    return devices.to_host(latents)[:num_images]
 
 
 def spread_labels(num_images: int, num_classes: int, label: int | None = None) -> np.ndarray | None:
-    """Returns the labels of images to draw, `<int32>[num_images]`, in ascending order.
+    """Returns labels of images to draw, `<int32>[num_images]`, spread over all classes in order.
 
-    Args:
-      num_images: how many.
-      num_classes: of the model; None is returned if it is 0.
-      label: the class of all; None for all classes alike.
+    All are `label` if it is given; None if the model has no classes.
     """
     if not num_classes:
         return None
@@ -187,46 +154,25 @@ def sample(
     num_images: int,
     stream: Stream = Stream.PRIOR_SAMPLES,
     data: Batch = NOTHING,
+    pixels: bool = False,
 ) -> np.ndarray:
     """Decodes latent vectors drawn from the prior: `<float>[num_images, height, width, channels]`.
 
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      root_key: the run's root key.
-      num_images: how many.
-      stream: what they are for: other streams give other samples.
-      data: what is known of the images to draw.
+    Other streams give other samples. With `pixels` these are drawn too, in place of their means;
+    beyond [0, 1] if the likelihood is.
     """
     latents = draw_latents(model, params, root_key, num_images, stream, data)
-    return decode(model, params, latents, data)
-
-
-def sample_pixels(
-    model: VAE, params: Params, root_key: jax.Array, num_images: int, data: Batch = NOTHING
-) -> np.ndarray:
-    """Draws pixels of the likelihood in place of their means, at the latents of `sample`.
-
-    Returns:
-      Intensities, `<float>[num_images, height, width, channels]`; beyond [0, 1] where the
-      likelihood is.
-    """
-    latents = draw_latents(model, params, root_key, num_images, data=data)
-    draw = functools.partial(_draw_batch, model, params, root_key)
+    if not pixels:
+        return decode(model, params, latents, data)
+    draw = functools.partial(_call, model, params, _draw_pixels, root_key)
     return map_rows(draw, latents, data.without_images(), np.arange(num_images, dtype=np.int32))
 
 
-def manifold(model: VAE, params: Params, num_steps: int, label: int | None = None) -> np.ndarray:
+def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
     """Decodes a grid over a latent space of two dimensions, in the base space of its prior.
 
-    The grid's lines are the quantiles of the standard normal, so that each image stands for the
-    same prior probability (Kingma and Welling 2014, appendix A).
-
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      num_steps: images to a side.
-      label: the class to draw, of a conditional model; the first one if None.
+    The grid's lines are quantiles of the standard normal, so each image has the same prior
+    probability (Kingma and Welling 2014, appendix A). A conditional model draws its first class.
 
     Returns:
       `<float>[num_steps, num_steps, height, width, channels]`; the first latent variable grows to
@@ -236,7 +182,7 @@ def manifold(model: VAE, params: Params, num_steps: int, label: int | None = Non
     values = devices.to_host(jax.jit(jax.scipy.stats.norm.ppf)(devices.to_device(quantiles)))
     across, up = np.meshgrid(values, values[::-1])
     latents = np.stack([across, up], -1).reshape(-1, 2).astype(np.float32)
-    data = Batch(labels=spread_labels(len(latents), model.num_classes, label or 0))
+    data = Batch(labels=spread_labels(len(latents), model.num_classes, 0))
     images = decode(model, params, from_base(model, params, latents, data), data)
     return images.reshape(num_steps, num_steps, *images.shape[1:])
 
@@ -244,16 +190,10 @@ def manifold(model: VAE, params: Params, num_steps: int, label: int | None = Non
 def interpolate(
     model: VAE, params: Params, first: Batch, last: Batch, num_steps: int
 ) -> np.ndarray:
-    """Decodes evenly spaced points on the line between two images' posterior means.
+    """Decodes `num_steps` points from each first image to the last one, ends included.
 
-    The line is straight in the base space of the prior.
-
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      first: pixels `<uint8>[n, height, width, channels]`, where each row begins.
-      last: pixels of as many images, where it ends.
-      num_steps: points on the line, both ends among them, at least 2.
+    The line between the posterior means is straight in the base space of the prior; labels change
+    in the middle.
 
     Returns:
       `<float>[n, num_steps, height, width, channels]`.
@@ -271,13 +211,7 @@ def decode_between(
     first_data: Batch = NOTHING,
     last_data: Batch = NOTHING,
 ) -> np.ndarray:
-    """Decodes evenly spaced points on the lines between latent vectors `<float>[n, latent]`.
-
-    What is known of the images changes from that of the first to that of the last in the middle.
-
-    Returns:
-      `<float>[n, num_steps, height, width, channels]`.
-    """
+    """Decodes lines between latent vectors `<float>[n, latent]`, as `interpolate` does."""
     begin = to_base(model, params, first, first_data)[:, None]
     end = to_base(model, params, last, last_data)[:, None]
     weights = np.linspace(0.0, 1.0, num_steps, dtype=np.float32)[None, :, None]
@@ -295,26 +229,25 @@ def decode_between(
 def pick_pairs(
     images: np.ndarray, labels: np.ndarray | None, num_pairs: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Picks images to interpolate between.
+    """Picks at most `num_pairs` pairs of images to interpolate between.
 
-    They are of different classes where there are labels of several, else far from each other.
-
-    Args:
-      images: `<uint8>[n, height, width, channels]`, at least two.
-      labels: `<int>[n]`; None where there are none.
-      num_pairs: how many at most.
+    For each class an image of it and one of the next class, if labels have several classes; else
+    images far from each other.
 
     Returns:
-      `(first, last)`: indices, no index twice in either.
+      `(first, last)`: `<int>[pairs]` indices, no index twice in either.
     """
     if labels is None or len(np.unique(labels)) == 1:
         return _distant_pairs(images[:_NUM_CANDIDATES], num_pairs)
-    first, last = _pairs_of_different_classes(labels)
-    return first[:num_pairs], last[:num_pairs]
+    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    first = [of_class[0] for of_class in places]
+    # The second image of the next class if it has two, so that rows share no image.
+    last = [of_class[min(1, len(of_class) - 1)] for of_class in places[1:] + places[:1]]
+    return np.array(first[:num_pairs]), np.array(last[:num_pairs])
 
 
 def _distant_pairs(images: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs each of the first images with the farthest that is still without a partner."""
+    """Pairs each of the first images with the farthest that has no partner yet."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     left, pairs = [*range(len(images))], []
     while len(left) > 1 and len(pairs) < num_pairs:
@@ -323,12 +256,3 @@ def _distant_pairs(images: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.n
         pairs.append((first, left.pop(int(distances.argmax()))))
     first, last = np.array(pairs, int).reshape(-1, 2).T
     return first, last
-
-
-def _pairs_of_different_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Picks, for each class present, an image of it and an image of the next class."""
-    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    first = [of_class[0] for of_class in places]
-    # The second image of the next class where there is one, so that rows share no digit.
-    last = [of_class[min(1, len(of_class) - 1)] for of_class in places[1:] + places[:1]]
-    return np.array(first), np.array(last)

@@ -1,6 +1,7 @@
 """Statistics of a trained model's latent space: functions of posteriors and of their means.
 
-Latents are `<float>[n, latent]`. scikit-learn is imported where it is used: it is slow to import.
+Latents are `<float>[n, latent]`. A measure that its input does not define raises NotMeasured.
+scikit-learn is imported where it is used: it is slow to import.
 """
 
 import dataclasses
@@ -20,41 +21,29 @@ from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params
 from vae_jax.runtime import devices
 
-# Above this variance of its posterior mean a latent variable counts as active.
-_ACTIVE_VARIANCE = 0.01
-# With a smaller fraction of active latent variables the posterior counts as collapsed.
-_COLLAPSED_FRACTION = 0.1
+_ACTIVE_VARIANCE = 0.01  # of the posterior mean of an active latent variable, at least
+_COLLAPSED_FRACTION = 0.1  # of active latent variables, below which the posterior has collapsed
 _MAP_SEED = 0
 _MAX_PROBE_STEPS = 1000
-# What t-SNE calls perplexity: it looks at about as many neighbors of each point.
-_NUM_NEIGHBORS = 30
-# Of the latents that a map is made of: squares of less, or more, leave single precision.
-_SPREADS = (1e-15, 1e15)
+_NUM_NEIGHBORS = 30  # the perplexity of t-SNE
+_SPREADS = (1e-15, 1e15)  # between which the squares of latents stay in single precision
 
 
 def active_units(mean: np.ndarray) -> int:
-    """Counts the latent variables that say something of the image.
+    """Counts the latent variables whose posterior mean varies: Cov_x(E_q(z|x)[z]) > 0.01.
 
-    Those whose posterior mean varies over the images: Cov_x(E_q(z|x)[z]) > 0.01. Burda et al.
-    2016 (arXiv:1509.00519), section 5.2.
+    Burda et al. 2016 (arXiv:1509.00519), section 5.2.
     """
     return int((mean.var(0, dtype=np.float64) > _ACTIVE_VARIANCE).sum())
 
 
 def is_collapsed(num_active: int, latent_size: int) -> bool:
-    """Tells whether so few active units say next to nothing of the image."""
+    """Returns whether active units are so few that they describe next to nothing of an image."""
     return num_active < _COLLAPSED_FRACTION * latent_size
 
 
 def kl_per_dimension(prior: Prior, posterior: Posterior) -> list[float]:
-    """Averages over images each latent variable's KL from the prior.
-
-    Returns:
-      Nats per image; they sum to the KL of the loss.
-
-    Raises:
-      NotMeasured: the prior's KL has no dimensions.
-    """
+    """Averages each latent variable's KL from the prior over images; they sum to the KL."""
     if not isinstance(prior, ClosedFormPrior):
         raise NotMeasured("the KL from this prior is that of whole latent vectors")
     with jax.transfer_guard("allow"):  # compiled as one, it would round otherwise
@@ -67,29 +56,19 @@ def _draw(root_key: jax.Array, posterior: Posterior) -> jax.Array:
     return posterior.sample(stream_key(root_key, Stream.EVALUATION)).latents
 
 
-def aggregate_in_base(
-    model: VAE, params: Params, root_key: jax.Array, posterior: Posterior, data: Batch
-) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the moments of the aggregate posterior in the prior's base space.
-
-    If that is another space than the latent one, of a sample of each posterior.
-    """
-    if not isinstance(model.prior, FlowPrior):
-        return posterior.aggregate_moments()
-    samples = devices.to_host(_draw(root_key, devices.to_device(posterior)))
-    base = generation.to_base(model, params, samples, data)
-    return base.mean(0, dtype=np.float64), base.var(0, dtype=np.float64)
-
-
 def posterior_measures(
     model: VAE, params: Params, root_key: jax.Array, posterior: Posterior, data: Batch
 ) -> PosteriorMeasures:
-    """Measures the posteriors of the data against the prior."""
+    """Measures the posteriors of the data against the prior, the moments in its base space."""
     measure = Measurer()
 
     @functools.cache
     def moments() -> tuple[np.ndarray, np.ndarray]:
-        return aggregate_in_base(model, params, root_key, posterior, data)
+        if not isinstance(model.prior, FlowPrior):
+            return posterior.aggregate_moments()
+        samples = devices.to_host(_draw(root_key, devices.to_device(posterior)))
+        base = generation.to_base(model, params, samples, data)
+        return base.mean(0, dtype=np.float64), base.var(0, dtype=np.float64)
 
     def kl(*_: np.ndarray) -> list[float]:
         return kl_per_dimension(model.prior, posterior)
@@ -110,9 +89,6 @@ def linear_probe(
 
     Multinomial logistic regression (scikit-learn, L2 weight 1) on standardized latents; the
     linear classifier probe of Alain and Bengio 2016 (arXiv:1610.01644).
-
-    Raises:
-      NotMeasured: the training images are of one class, or fewer than two a class.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -129,39 +105,19 @@ def linear_probe(
 
 
 def _check_spread(latents: np.ndarray) -> None:
-    """Raises NotMeasured where the latents do not differ, or beyond all measure."""
+    """Raises NotMeasured if the latents are equal or differ beyond single precision."""
     spread = float(np.ptp(latents.astype(np.float64), axis=0).max())
     if not _SPREADS[0] < spread < _SPREADS[1]:
         raise NotMeasured(f"the latent means differ by {spread:.3g}, which cannot be mapped")
 
 
-def pca_map(latents: np.ndarray) -> np.ndarray:
-    """Computes the first two principal components, `<float>[n, 2]` (Pearson 1901).
-
-    Raises:
-      NotMeasured: the latents do not differ.
-    """
-    from sklearn.decomposition import PCA
-
-    _check_spread(latents)
-    if latents.shape[1] == 1:
-        return np.concatenate([latents, np.zeros_like(latents)], 1)
-    return PCA(2, random_state=_MAP_SEED).fit_transform(latents)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plane:
-    """A plane through the latent space.
+    """A plane through the latent space."""
 
-    Attributes:
-      center: `<float32>[latent]`, where both coordinates are 0.
-      directions: `<float32>[2, latent]`, orthonormal; zero where there is no second dimension.
-      variance_fraction: of the latents' variance, the part that lies in the plane.
-    """
-
-    center: np.ndarray
-    directions: np.ndarray
-    variance_fraction: float
+    center: np.ndarray  # `<float32>[latent]`, where both coordinates are 0
+    directions: np.ndarray  # `<float32>[2, latent]`, orthonormal; zero without a second dimension
+    variance_fraction: float  # of the latents' variance, the part in the plane
 
     def project(self, latents: np.ndarray) -> np.ndarray:
         """Returns the coordinates of the nearest places of the plane, `<float32>[n, 2]`."""
@@ -173,11 +129,7 @@ class Plane:
 
 
 def principal_plane(latents: np.ndarray) -> Plane:
-    """Finds the plane of the first two principal components; of one or two dimensions, the whole.
-
-    Raises:
-      NotMeasured: the latents do not differ.
-    """
+    """Finds the plane of the first two principal components; all of one or two dimensions."""
     from sklearn.decomposition import PCA
 
     _check_spread(latents)
@@ -188,12 +140,13 @@ def principal_plane(latents: np.ndarray) -> Plane:
     return Plane(pca.mean_, pca.components_, float(pca.explained_variance_ratio_.sum()))
 
 
-def tsne_map(latents: np.ndarray) -> np.ndarray:
-    """Computes the t-SNE map, `<float>[n, 2]` (van der Maaten and Hinton 2008).
+def pca_map(latents: np.ndarray) -> np.ndarray:
+    """Projects latents to their principal plane, `<float>[n, 2]` (Pearson 1901)."""
+    return principal_plane(latents).project(latents)
 
-    Raises:
-      NotMeasured: the latents do not differ, of which scikit-learn would die, or are too few.
-    """
+
+def tsne_map(latents: np.ndarray) -> np.ndarray:
+    """Computes the t-SNE map, `<float>[n, 2]` (van der Maaten and Hinton 2008)."""
     from sklearn.manifold import TSNE
 
     _check_spread(latents)

@@ -1,4 +1,4 @@
-"""Importance-weighted likelihoods of whole splits, in pieces that can be resumed."""
+"""Importance-weighted likelihoods of splits, computed in pieces that can be resumed."""
 
 import dataclasses
 import functools
@@ -28,35 +28,31 @@ from vae_jax.runtime.batching import pad_rows
 from vae_jax.runtime.files import write_atomically
 
 PARTIAL_NAME = "likelihood.partial.npz"
-_SAMPLES_PER_CALL = 50  # of each of these images; between two calls the progress bar moves
+_SAMPLES_PER_CALL = 50  # of each image; between two calls the progress bar moves
 _SECONDS_BETWEEN_SAVES = 30.0
 _SAMPLES_PER_PRIOR_SAMPLE = 10  # the others are from the posterior
 
 
+# The functions behind the fields of `Likelihoods`.
+_ESTIMATORS = (
+    importance.log_likelihood,
+    importance.evidence_lower_bound,
+    importance.effective_sample_size,
+)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Likelihoods:
-    """Estimates for each image of a split.
+    """Estimates for each image of a split, each `<float64>[n]`."""
 
-    Attributes:
-      log_likelihood: `<float64>[n]`, of log p(x), in nats.
-      elbo: `<float64>[n]`, from the same samples.
-      effective_sample_size: `<float64>[n]`.
-    """
-
-    log_likelihood: np.ndarray
-    elbo: np.ndarray
+    log_likelihood: np.ndarray  # log p(x), in nats
+    elbo: np.ndarray  # from the same samples
     effective_sample_size: np.ndarray
 
     def summarize(
         self, num_samples: int, binarization_seed: int | None, num_dimensions: int | None
     ) -> LikelihoodMeasures:
-        """Averages over the images, in nats per image, with the first one's standard error.
-
-        Args:
-          num_samples: of each image.
-          binarization_seed: of the images' pixels; None where none are drawn.
-          num_dimensions: channels of all pixels, for bits per dimension; None for none.
-        """
+        """Averages over the images; `num_dimensions` of pixels give bits per dimension too."""
         num_images = len(self.log_likelihood)
         deviation = self.log_likelihood.std(ddof=1) if num_images > 1 else 0.0
         nll, negative_elbo = -self.log_likelihood.mean(), -self.elbo.mean()
@@ -81,10 +77,7 @@ class Likelihoods:
         }
 
     def find_doubt(self, num_samples: int, min_fraction: float = 0.0) -> str | None:
-        """Says how many estimates rest on a single sample; None up to this fraction of the images.
-
-        Of fewer than ten samples nothing is said: their effective number means little.
-        """
+        """Reports estimates that rest on a single sample, of more than this fraction of images."""
         count = np.count_nonzero(self.effective_sample_size < 2.0)
         if num_samples < 10 or count <= min_fraction * len(self.elbo):
             return None
@@ -93,9 +86,6 @@ class Likelihoods:
             "p(x) is a lower bound that a single sample carries, and more than "
             f"{num_samples} samples would raise it"
         )
-
-
-_FIELDS = tuple(field.name for field in dataclasses.fields(Likelihoods))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_samples"))
@@ -110,24 +100,10 @@ def add_importance_samples(
     num_samples: int,
     num_total: jax.Array,
 ) -> WeightSums:
-    """Draws more latent samples for each image and adds their importance weights.
+    """Draws `num_samples` more latents for each image and adds their importance weights.
 
-    The last tenth of an image's samples is from the prior. A sample's noise comes from its image's
-    index and its own number, so that it does not matter how many are drawn at once.
-
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      root_key: the run's root key.
-      batch: pixels, `<uint8>[batch, height, width, channels]`.
-      posterior: q(z | x) of the batch.
-      indices: `<uint32>[batch]`, each image's index in the random streams.
-      sums: of the samples drawn before.
-      num_samples: how many to draw for each image.
-      num_total: samples of each image, those of other calls included.
-
-    Returns:
-      The sums with these samples among them.
+    The last tenth of an image's `num_total` samples is from the prior. A sample's noise depends
+    only on its image's index, `<uint32>[batch]`, and its own number.
     """
     batch = batch.to_intensities()
     num_prior = num_total // _SAMPLES_PER_PRIOR_SAMPLE
@@ -172,7 +148,6 @@ def indices_by_pixels(images: np.ndarray) -> np.ndarray:
 
 
 def _images_at_once() -> int:
-    """Returns how many images are estimated together."""
     # On CPU more make a wide dense head faster, and convolutions slower: maps leave the caches.
     return devices.by_platform(cpu=200, accelerator=5000)
 
@@ -187,45 +162,31 @@ def _estimate_batch(
     num_samples: int,
     bar: tqdm,
 ) -> list[np.ndarray]:
-    """Estimates the fields of `Likelihoods` for images with these indices in the random streams.
-
-    They are padded to the batch size, so that no second program is compiled for the last ones.
-    """
+    """Estimates the fields of `Likelihoods`, images padded to a batch: one program serves all."""
     padded, indices = devices.to_device(pad_rows((data, indices), batch_size))
     num_total = devices.to_device(np.int32(num_samples))
     posterior = encode_batch(model, params, padded)
     sums = jax.jit(importance.no_weights, static_argnums=0)(batch_size)
-    left = num_samples
-    while left:
-        count = min(_SAMPLES_PER_CALL, left)
+    for start in range(0, num_samples, _SAMPLES_PER_CALL):
+        count = min(_SAMPLES_PER_CALL, num_samples - start)
         sums = add_importance_samples(
             model, params, root_key, padded, posterior, indices, sums, count, num_total
         )
-        left -= count
         jax.block_until_ready(sums)
         bar.update(len(data) * count)
-    functions = (
-        importance.log_likelihood,
-        importance.evidence_lower_bound,
-        importance.effective_sample_size,
-    )
-    return [
-        np.asarray(devices.to_host(jax.jit(f)(sums)), np.float64)[: len(data)] for f in functions
-    ]
+    estimates = [devices.to_host(jax.jit(function)(sums)) for function in _ESTIMATORS]
+    return [np.asarray(estimate, np.float64)[: len(data)] for estimate in estimates]
 
 
-def _read_partial(path: Path | None, identity: str) -> np.ndarray:
-    """Reads what an interrupted call left, `<float64>[3, n]`; nothing if it is of another."""
-    nothing = np.zeros((len(_FIELDS), 0))
-    if path is None:
-        return nothing
+def _read_partial(path: Path, identity: str) -> np.ndarray:
+    """Reads the estimates of an interrupted call, `<float64>[3, n]`; n is 0 if they do not fit."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as partial:
             if str(partial["identity"]) == identity:
                 return partial["estimates"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        pass  # none there, or damaged: they are computed again
-    return nothing
+        pass  # missing or damaged: they are computed again
+    return np.zeros((3, 0))
 
 
 def _write_partial(path: Path, identity: str, estimates: np.ndarray) -> None:
@@ -246,39 +207,24 @@ def estimate(
 ) -> Likelihoods:
     """Estimates log p(x) of every image of a split by importance weights.
 
-    A tenth of the samples is from the prior, for images that their posteriors do not fit
-    (`importance.balance_heuristic`).
+    Images are `<uint8>[n, height, width, channels]`, black and white for a Bernoulli. A tenth of
+    the samples is from the prior, for images that their posteriors do not fit
+    (`importance.balance_heuristic`). The key and an image's index, `<uint32>[n]` (its row if None),
+    decide its samples. Memory does not grow with the number of samples or images.
 
-    Memory does not grow with the number of samples or images. What is finished is kept
-    in `folder`, if one is given, from time to time, and a later call with the same identity goes on
-    there. The file, `PARTIAL_NAME`, is the caller's to remove, once the result is written.
-
-    Args:
-      model: the autoencoder.
-      params: its parameters.
-      root_key: the run's root key: with an image's index it decides its samples.
-      data: pixels, `<uint8>[n, height, width, channels]`, black and white for a likelihood of such.
-      num_samples: latent samples for each image, at least 1.
-      folder: where what is finished is kept; nowhere if None.
-      identity: of these parameters, images and number of samples.
-      indices: `<uint32>[n]`, the images' indices, as `indices_by_pixels` gives; rows if None.
+    From time to time finished estimates are saved to `PARTIAL_NAME` in `folder`, and a later call
+    with the same identity resumes. The caller removes the file.
     """
     check_pixels(data.images, model.image_shape)
     indices = np.arange(len(data), dtype=np.uint32) if indices is None else indices
     path = folder and folder / PARTIAL_NAME
-    estimates = _read_partial(path, identity)
+    estimates = _read_partial(path, identity) if path else np.zeros((3, 0))
     saved = time.monotonic()
     batch_size = min(_images_at_once(), len(data))
-    bar = tqdm(
-        total=len(data) * num_samples,
-        initial=estimates.shape[1] * num_samples,
-        desc=f"-log p(x), {num_samples} samples",
-        unit=" samples",
-        unit_scale=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
-        # One batch after the other, on CPU too: `compilation.py` says what threads would do.
+    done, total = (count * num_samples for count in (estimates.shape[1], len(data)))
+    is_quiet = not sys.stderr.isatty()
+    title = f"-log p(x), {num_samples} samples"
+    with tqdm(desc=title, total=total, initial=done, unit_scale=True, disable=is_quiet) as bar:
         for first in range(estimates.shape[1], len(data), batch_size):
             rows = slice(first, first + batch_size)
             new = _estimate_batch(
@@ -289,3 +235,17 @@ def estimate(
                 _write_partial(path, identity, estimates)
                 saved = time.monotonic()
     return Likelihoods(*estimates)
+
+
+def classify(
+    model: VAE, params: Params, root_key: jax.Array, data: Batch, num_samples: int
+) -> np.ndarray:
+    """Classifies images by Bayes' rule: `<int>[n]`, the class with the largest log p(x | y).
+
+    All classes are equally probable, and their log p(x | y) is estimated with the same noise.
+    """
+    values = []
+    for label in range(model.num_classes):
+        guess = Batch(data.images, np.full(len(data), label, np.int32))
+        values.append(estimate(model, params, root_key, guess, num_samples).log_likelihood)
+    return np.stack(values).argmax(0)

@@ -1,4 +1,4 @@
-"""The records of what is measured of a trained model: the JSON files of a run directory.
+"""The records of the measures of a trained model: the JSON files of a run directory.
 
 Losses are in nats per image; fractions and rates are in [0, 1]. Imports no JAX, so that a report
 reads them at once.
@@ -13,213 +13,122 @@ SUMMARY_NAME = "summary.json"
 EVALUATION_NAME = "evaluation.json"
 LOG_LIKELIHOOD_NAME = "log_likelihood.npy"  # of each test image
 ANALYSIS_NAME = "analysis.json"
-# Of what an analysis measures and how: one of another version is made anew.
+# Version of the measures in an analysis: an analysis of another version is made again.
 ANALYSIS_VERSION = 3
-
+UNITS = "nats per image"
 
 # A loss and its terms by name, averaged over every image of a split. A name that an older file
 # lacks was not measured.
 MeanTerms = dict[str, float]
+# Why measures are None, by their names; None if all were measured.
+Reasons = dict[str, str] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A run's or a replica's `summary.json`; with several replicas the run's holds their means.
-
-    Attributes:
-      units: of the losses.
-      best_epoch: the one with the lowest validation loss.
-      best_step: the training step it ended at.
-      epochs_trained: of the run, so far.
-      parameters: numbers the model learns.
-      validation: losses at the best epoch.
-      test: losses at the best epoch.
-      training_seconds: of all epochs.
-      seed: the replica's.
-      seeds: the run's, where there are several.
-      validation_std: standard deviations over the seeds, where there are several.
-      test_std: the same.
-      skipped_updates: how many were not finite, where these are skipped.
-      test_bits_per_dimension: the test loss in bits for each channel of each pixel, where it
-        bounds -log p(x) of pixels of 256 levels.
-    """
+    """A run's or a replica's `summary.json`; with several replicas the run's holds their means."""
 
     units: str
-    best_epoch: int
-    best_step: int
+    best_epoch: int  # the epoch with the lowest validation loss
+    best_step: int  # the training step it ended at
     epochs_trained: int
-    parameters: int
-    validation: MeanTerms
-    test: MeanTerms
+    parameters: int  # numbers the model learns
+    validation: MeanTerms  # at the best epoch
+    test: MeanTerms  # at the best epoch
     training_seconds: float
-    seed: int | None = None
-    seeds: list[int] | None = None
-    validation_std: MeanTerms | None = None
+    seed: int | None = None  # of a replica, or of a run with one seed
+    seeds: list[int] | None = None  # of a run with several replicas
+    validation_std: MeanTerms | None = None  # standard deviations over the seeds
     test_std: MeanTerms | None = None
-    skipped_updates: int | None = None
+    skipped_updates: int | None = None  # updates that were not finite, if these are skipped
+    # The test loss in bits for each channel of each pixel, if it bounds -log p(x) of pixels of
+    # 256 levels.
     test_bits_per_dimension: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class PosteriorMeasures:
-    """Measures of the posteriors of a split's images.
+    """Measures of the posteriors of a split's images."""
 
-    Attributes:
-      active_units: latent variables whose posterior mean varies over the images.
-      kl_per_dimension: KL of each latent variable, averaged over images; they sum to the KL.
-      aggregate_mean: mean of each latent variable over all images' posteriors together.
-      aggregate_variance: variance of each, likewise.
-      not_measured: why measures are None, by name, where any is.
-    """
-
-    active_units: int | None
-    kl_per_dimension: list[float] | None
-    aggregate_mean: list[float] | None
+    active_units: int | None  # latent variables whose posterior mean varies over the images
+    kl_per_dimension: list[float] | None  # averaged over images; sums to the KL of the loss
+    aggregate_mean: list[float] | None  # of each latent variable, over all images' posteriors
     aggregate_variance: list[float] | None
-    not_measured: dict[str, str] | None = None
+    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodMeasures:
-    """The importance-weighted estimate of -log p(x), averaged over a split's images.
-
-    Attributes:
-      negative_log_likelihood: the estimate.
-      standard_error: of it, over the images.
-      negative_elbo: from the same samples.
-      gap: by how much the ELBO falls short of the estimate.
-      effective_sample_size: equal weights that would be worth as much, of each image's samples.
-      num_images: of the split.
-      num_importance_samples: of each image.
-      binarization_seed: of the images' pixels; None where none are drawn.
-      bits_per_dimension: the estimate in bits for each channel of each pixel, where pixels have
-        256 levels; None where they do not.
-    """
+    """The importance-weighted estimate of -log p(x), averaged over a split's images."""
 
     negative_log_likelihood: float
-    standard_error: float
-    negative_elbo: float
-    gap: float
-    effective_sample_size: float
+    standard_error: float  # of the estimate, over the images
+    negative_elbo: float  # from the same samples
+    gap: float  # negative_elbo - negative_log_likelihood
+    effective_sample_size: float  # the number of equal weights that are worth as much
     num_images: int
-    num_importance_samples: int
-    binarization_seed: int | None = None
-    bits_per_dimension: float | None = None
+    num_importance_samples: int  # of each image
+    binarization_seed: int | None = None  # of the images' pixels, if these are drawn
+    bits_per_dimension: float | None = None  # the estimate, if pixels have 256 levels
 
 
 @dataclasses.dataclass(frozen=True)
 class ConditionalMeasures:
-    """Measures of a conditional model.
+    """Measures of a conditional model."""
 
-    Attributes:
-      bayes_accuracy: fraction of the test images whose own class has the largest log p(x | y).
-      num_importance_samples: of each image in each class, for log p(x | y).
-      sample_accuracy: fraction of samples that the digit classifier takes for their class; None
-        where the images are no digits, like the next one.
-      sample_accuracies: the same for each class.
-    """
-
-    bayes_accuracy: float
-    num_importance_samples: int
+    bayes_accuracy: float  # fraction of test images whose own class has the largest log p(x | y)
+    num_importance_samples: int  # of each image in each class
+    # Fraction of samples that the digit classifier recognizes as their class; of digits only.
     sample_accuracy: float | None = None
-    sample_accuracies: list[float] | None = None
+    sample_accuracies: list[float] | None = None  # the same for each class
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A replica's `evaluation.json`: what mode `evaluate` measures on the test images.
-
-    Attributes:
-      units: of the losses.
-      best_step: of the parameters that were measured.
-      posterior: measures of the posteriors.
-      likelihood: where the loss is one.
-      not_measured: why the likelihood is not there though the loss is one.
-      conditional: of a conditional model.
-    """
+    """A replica's `evaluation.json`: measures of mode `evaluate` on the test images."""
 
     units: str
-    best_step: int
+    best_step: int  # of the parameters that were measured
     posterior: PosteriorMeasures
-    likelihood: LikelihoodMeasures | None = None
-    not_measured: dict[str, str] | None = None
-    conditional: ConditionalMeasures | None = None
+    likelihood: LikelihoodMeasures | None = None  # if the loss bounds one
+    not_measured: Reasons = None
+    conditional: ConditionalMeasures | None = None  # of a conditional model
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentMeasures:
-    """Measures of the latent means of the test images.
-
-    Attributes:
-      active_units: as in `PosteriorMeasures`.
-      kl_per_dimension: as in `PosteriorMeasures`.
-      probe_accuracy: of a linear classifier of the labels; None where there are none.
-      not_measured: as in `PosteriorMeasures`; of the maps too.
-    """
+    """Measures of the latent means of the test images."""
 
     active_units: int | None
     kl_per_dimension: list[float] | None
-    probe_accuracy: float | None = None
-    not_measured: dict[str, str] | None = None
+    probe_accuracy: float | None = None  # of a linear classifier of the labels
+    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ReconstructionMeasures:
-    """Measures of the test images' reconstructions.
+    """Measures of the test images' reconstructions."""
 
-    Attributes:
-      mean_squared_error: of the intensities.
-      sharpness: gradient energy relative to the originals'.
-      classifier_accuracy: of the digit classifier on them; None where the images are no digits.
-      not_measured: as in `PosteriorMeasures`.
-    """
-
-    mean_squared_error: float | None
-    sharpness: float | None
-    classifier_accuracy: float | None = None
-    not_measured: dict[str, str] | None = None
+    mean_squared_error: float | None  # of the intensities
+    sharpness: float | None  # gradient energy relative to the originals'
+    classifier_accuracy: float | None = None  # of the digit classifier on them; of digits only
+    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
 class InterpolationMeasures:
-    """Measures of interpolations between test images.
+    """Measures of interpolations between test images."""
 
-    Attributes:
-      max_mean_step_ratio: the longest step over the mean step, in pixels' distance: 1 is even.
-      mean_confidence: of the digit classifier between the ends; None where there are no digits.
-      not_measured: as in `PosteriorMeasures`.
-    """
-
-    max_mean_step_ratio: float | None
-    mean_confidence: float | None = None
-    not_measured: dict[str, str] | None = None
+    max_mean_step_ratio: float | None  # longest step over mean step, between pixels: 1 is even
+    mean_confidence: float | None = None  # of the digit classifier between the ends
+    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleMeasures:
-    """Measures of samples against the test images: see `sample_quality.py` for each.
+    """Measures of samples against the test images: `sample_quality.py` defines them."""
 
-    Attributes:
-      features: what distances are taken in: "digit classifier" or "principal components".
-      num_samples: how many were measured.
-      frechet_distance: of Gaussians fitted to the features; lower is better.
-      precision: fraction of samples among the real images.
-      recall: fraction of real images among the samples.
-      density: in how many real neighborhoods a sample lies; 1 is as real.
-      coverage: fraction of real neighborhoods with a sample.
-      copy_fraction: fraction of samples nearer to a training image than nearly all test images.
-      nearest_distance_ratio: median distance to the training images, over the test images'.
-      class_fractions: fraction of the samples in each class; this and what follows are the digit
-        classifier's, None where the images are no digits.
-      class_kl: of these from the test images', in nats.
-      digits_present: classes with a hundredth of the samples or more.
-      mean_confidence: of the classifier.
-      low_confidence_rate: fraction of samples to no class of which it gives 0.9.
-      blank_fraction: fraction of samples that show nothing.
-      not_measured: as in `PosteriorMeasures`.
-    """
-
-    features: str
+    features: str  # "digit classifier" or "principal components"
     num_samples: int
     frechet_distance: float | None
     precision: float | None
@@ -228,41 +137,31 @@ class SampleMeasures:
     coverage: float | None
     copy_fraction: float
     nearest_distance_ratio: float | None
+    # From here on by the digit classifier, of digits only.
     class_fractions: list[float] | None = None
     class_kl: float | None = None
     digits_present: int | None = None
     mean_confidence: float | None = None
     low_confidence_rate: float | None = None
     blank_fraction: float | None = None
-    not_measured: dict[str, str] | None = None
+    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """A replica's `analysis.json`: what a report measures of a model beyond its loss.
+    """A replica's `analysis.json`: a report's measures of a model beyond its loss."""
 
-    Attributes:
-      version: `ANALYSIS_VERSION` when it was made.
-      best_step: of the parameters that were measured.
-      latents: of the test images.
-      reconstructions: of the test images.
-      interpolations: between test images.
-      samples: measured against the test images.
-      ceiling: the same of training images in the samples' place.
-      not_measured: why `samples` or `ceiling` is None.
-    """
-
-    version: int
-    best_step: int
+    version: int  # `ANALYSIS_VERSION` when it was made
+    best_step: int  # of the parameters that were measured
     latents: LatentMeasures
     reconstructions: ReconstructionMeasures
     interpolations: InterpolationMeasures
     samples: SampleMeasures | None = None
-    ceiling: SampleMeasures | None = None
-    not_measured: dict[str, str] | None = None
+    ceiling: SampleMeasures | None = None  # of training images in the samples' place
+    not_measured: Reasons = None
 
     def reasons(self) -> dict[str, str]:
-        """Returns why each measure that is missing is, by its dotted name."""
+        """Returns why measures are missing, by their dotted names."""
         reasons = dict(self.not_measured or {})
         for name, part in vars(self).items():
             for measure, reason in (getattr(part, "not_measured", None) or {}).items():
@@ -271,7 +170,7 @@ class Analysis:
 
 
 def read_analysis(folder: Path, best_step: int) -> Analysis | None:
-    """Reads a replica's analysis; None where there is none of that step and today's version.
+    """Reads a replica's analysis; None unless it is of that step and of this version.
 
     Raises:
       UserError: the file is damaged.

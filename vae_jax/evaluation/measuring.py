@@ -1,4 +1,4 @@
-"""Measuring what may not be defined: a number, or "not measured" and the reason."""
+"""Measures that their input may not define: a number, or the reason for its absence."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,11 +13,7 @@ class NotMeasured(Exception):
 
 
 class Measurer:
-    """Measures one thing after the other, and notes what could not be measured.
-
-    Attributes:
-      reasons: why, by the name of the measure.
-    """
+    """Measures one quantity after another; `reasons` has those that could not be measured."""
 
     def __init__(self):
         self.reasons: dict[str, str] = {}
@@ -25,11 +21,7 @@ class Measurer:
     def __call__(
         self, name: str, function: Callable[..., Value], *inputs: np.ndarray
     ) -> Value | None:
-        """Returns what the function measures of the inputs; None where that is not defined.
-
-        What is measured of numbers that are not finite would look like a value, or end native
-        code: neither inputs nor what is returned may hold them.
-        """
+        """Returns `function(*inputs)`; None if it is undefined, or if a number is not finite."""
         try:
             if not all(np.isfinite(array).all() for array in inputs):
                 raise NotMeasured("what it is measured of is not finite")
@@ -44,5 +36,5 @@ class Measurer:
 
     @property
     def not_measured(self) -> dict[str, str] | None:
-        """The reasons, for a record; None where everything was measured."""
+        """The reasons, for a record; None if everything was measured."""
         return self.reasons or None

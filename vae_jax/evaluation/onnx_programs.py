@@ -1,82 +1,70 @@
 """A trained model's programs as ONNX, by the optional package jax2onnx.
 
-What it cannot convert, or converts wrongly, is given to it in another form: transposed
-convolutions as ordinary ones, products without rules of their own for derivatives, the CPU's form
-of what depends on the platform, and scans that run backward as ones over reversed rows.
+jax2onnx 0.13 loses the stride of a transposed convolution and refuses backward scans and choices
+by platform, so programs are traced without them.
 """
 
-import contextlib
+import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.extend import core
 
 from vae_jax.evaluation.programs import Program
-from vae_jax.model.conv_transpose import ConvTranspose, conv_transpose_as_convolution
+from vae_jax.model import conv_transpose
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError, describe
 
 PACKAGE = "jax2onnx"
-# Between what ONNX Runtime and JAX compute of the same rows.
+# Largest difference between the outputs of ONNX Runtime and of JAX for the same rows.
 _TOLERANCE = 1e-4
-# Of the rows that are compared.
-_NUM_ROWS = 3
-# What ONNX Runtime tells of: errors, not constants that the converter left unused.
-_ORT_ERROR = 3
+_NUM_COMPARED_ROWS = 3
+_ORT_ERROR = 3  # the severity of messages from which ONNX Runtime prints them
 
 
 def is_installed() -> bool:
-    """Tells whether the package that converts is there."""
+    """Returns whether the package that converts is installed."""
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-def _version() -> str:
-    return importlib.metadata.version(PACKAGE)
-
-
 def to_onnx(name: str, program: Program) -> bytes:
-    """Converts a program; ONNX Runtime must compute what JAX does, to 1e-4.
-
-    Args:
-      name: what the program is called.
-      program: what is converted.
+    """Converts a program, named for its metadata; ONNX Runtime agrees with JAX to 1e-4.
 
     Raises:
-      UserError: the package cannot convert it, or does so wrongly.
+      UserError: the package cannot convert it, or converts it wrongly.
     """
-    advice = (
-        f"{PACKAGE} {_version()} cannot convert the {name}: "
-        "{}; install another version of it, or none to export without ONNX"
-    )
     try:
         content = _convert(name, program)
         difference = _largest_difference(program, content)
-    except Exception as error:  # the packages raise anything
-        raise UserError(advice.format(describe(error))) from error
-    if not difference <= _TOLERANCE:
-        raise UserError(advice.format(f"what it makes is off by {difference:.2g}"))
+        if not difference <= _TOLERANCE:
+            raise UserError(f"outputs differ by {difference:.2g}")
+    except Exception as error:  # the packages raise errors of any type
+        raise UserError(
+            f"{PACKAGE} cannot convert the {name}: {describe(error)}; install another version of "
+            "it, or uninstall it to export without ONNX"
+        ) from error
     return content
 
 
 def _convert(name: str, program: Program) -> bytes:
     rows = program.abstract_rows()
-    # Before the package is imported or at work: it replaces functions of JAX's and Flax's.
+    # Traced before the package replaces functions of JAX and Flax by its own.
     function = core.jaxpr_as_fun(trace_for_conversion(program, rows))
-    with _quiet():
-        model = importlib.import_module(PACKAGE).to_onnx(
-            lambda *rows: tuple(function(*rows)),
-            rows,
-            model_name=name,
-            input_names=[*program.inputs],
-            output_names=[*program.output_names],
-        )
+    for logger in (PACKAGE, "onnx_ir"):  # they warn of every untyped constant
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    model = importlib.import_module(PACKAGE).to_onnx(
+        lambda *rows: tuple(function(*rows)),
+        rows,
+        model_name=name,
+        input_names=[*program.inputs],
+        output_names=[*program.output_names],
+    )
     return model.SerializeToString()
 
 
@@ -84,103 +72,46 @@ def trace_for_conversion(
     program: Program, rows: Sequence[jax.ShapeDtypeStruct]
 ) -> core.ClosedJaxpr:
     """Traces a program in operations that the package converts."""
-    with nn.intercept_methods(_in_plain_operations):
-        # A function of its own: JAX may have kept a trace of the other, without the interceptor.
-        traced = jax.make_jaxpr(lambda *rows: program.function(*rows))(*rows)
-    return _for_conversion(traced)
+    convolution = conv_transpose.conv_transpose_as_convolution
+    with (
+        mock.patch.object(conv_transpose, "conv_transpose", convolution),
+        mock.patch.object(jax.lax, "platform_dependent", _form_for_cpu),
+        mock.patch.object(jax.lax, "scan", functools.partial(_scan_forward, jax.lax.scan)),
+    ):
+        # A new function: JAX may have cached a trace of the original.
+        return jax.make_jaxpr(lambda *rows: program.function(*rows))(*rows)
 
 
-def _for_conversion(traced: core.ClosedJaxpr) -> core.ClosedJaxpr:
-    """Returns the program with the CPU's forms, and scans that run forward."""
-    operations = [
-        _runs_forward(_without_platforms(operation))
-        for operation in traced.jaxpr.eqns
-        if operation.primitive.name != "platform_index"  # which only those choices use
-    ]
-    return core.ClosedJaxpr(traced.jaxpr.replace(eqns=operations), traced.consts)
+def _form_for_cpu(*arguments: Any, cpu: Callable[..., Any], **_: Any) -> Any:
+    return cpu(*arguments)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the packages from telling of every operation they do not know."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(previous)
+def _scan_forward(
+    scan: Callable[..., Any], f: Any, init: Any, xs: Any, *, reverse: bool = False, **options: Any
+) -> tuple[Any, Any]:
+    """Scans; a backward scan becomes a forward one over reversed rows."""
+    if not reverse:
+        return scan(f, init, xs, **options)
+    carry, outputs = scan(f, init, _reversed(xs), **options)
+    return carry, _reversed(outputs)
 
 
-def _in_plain_operations(
-    call: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    named_arguments: Mapping[str, Any],
-    context: nn.module.InterceptorContext,
-) -> Any:
-    """Takes the place of `__call__` of `Dense` and `ConvTranspose`, other methods as they are."""
-    module = context.module
-    if not isinstance(module, nn.Dense | ConvTranspose):
-        return call(*arguments, **named_arguments)
-    [x], params = arguments, module.variables["params"]
-    if isinstance(module, nn.Dense):
-        return x @ params["kernel"] + params["bias"]
-    form = conv_transpose_as_convolution
-    return form(x, params["kernel"], module.strides_pair, module.padding) + params["bias"]
-
-
-def _without_platforms(operation: core.JaxprEqn) -> core.JaxprEqn:
-    """Returns the operation; in the place of a choice by platform, the function of the CPU."""
-    params = operation.params
-    if operation.primitive.name != "cond" or not params["branches_platforms"]:
-        return operation
-    pairs = zip(params["branches"], params["branches_platforms"], strict=True)
-    branch = next(branch for branch, names in pairs if names is None or "cpu" in names)
-    function = core.jaxpr_as_fun(_for_conversion(branch))
-    return _call_in_place_of(operation, function, operation.invars[1:])
-
-
-def _call_in_place_of(
-    operation: core.JaxprEqn, function: Callable[..., Any], inputs: Sequence[Any]
-) -> core.JaxprEqn:
-    """Returns a call of the function, whose results are the operation's."""
-    [call] = jax.make_jaxpr(jax.jit(function))(*(atom.aval for atom in inputs)).eqns
-    return call.replace(invars=[*inputs], outvars=operation.outvars)
-
-
-def _runs_forward(operation: core.JaxprEqn) -> core.JaxprEqn:
-    """Returns the operation; in the place of a backward scan, a function with a forward one."""
-    params = operation.params
-    if operation.primitive.name != "scan" or not params["reverse"]:
-        return operation
-    num_carry = params["num_carry"]
-    num_whole = params["num_consts"] + num_carry
-
-    def scan(*inputs: jax.Array) -> list[jax.Array]:
-        rows = _reversed(inputs[num_whole:])
-        results = operation.primitive.bind(
-            *inputs[:num_whole], *rows, **{**params, "reverse": False}
-        )
-        return [*results[:num_carry], *_reversed(results[num_carry:])]
-
-    return _call_in_place_of(operation, scan, operation.invars)
-
-
-def _reversed(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    return [jax.lax.rev(array, (0,)) for array in arrays]
+def _reversed(tree: Any) -> Any:
+    return jax.tree.map(lambda array: jax.lax.rev(array, (0,)), tree)
 
 
 def _largest_difference(program: Program, content: bytes) -> float:
-    """Compares what ONNX Runtime and JAX make of a few rows."""
+    """Compares the outputs of ONNX Runtime and of JAX for random rows; labels are all 0."""
     onnxruntime = importlib.import_module("onnxruntime")
     random = np.random.default_rng(0)
-    rows = [  # labels among them are all 0
-        random.uniform(size=(_NUM_ROWS, *row.shape)).astype(row.dtype)
+    rows = [
+        random.uniform(size=(_NUM_COMPARED_ROWS, *row.shape)).astype(row.dtype)
         for row in program.inputs.values()
     ]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ORT_ERROR
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    found = session.run([*program.output_names], dict(zip(program.inputs, rows, strict=True)))
+    outputs = session.run([*program.output_names], dict(zip(program.inputs, rows, strict=True)))
     expected = devices.to_host(jax.jit(program.function)(*devices.to_device(rows)))
-    pairs = zip(found, expected, strict=True)
+    pairs = zip(outputs, expected, strict=True)
     return max(float(np.abs(one - other).max()) for one, other in pairs)

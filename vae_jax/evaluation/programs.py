@@ -18,20 +18,15 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A function of any number of rows, its parameters part of it.
+    """A function of any number of rows, its parameters part of it."""
 
-    Attributes:
-      function: from one array `[n, ...]` for each input to arrays of n rows.
-      inputs: shape and type of a row of each input, by name.
-      output_names: names of the arrays that it returns.
-    """
-
+    # From one array `[n, ...]` for each input to arrays of n rows.
     function: Callable[..., tuple[jax.Array, ...]]
-    inputs: Mapping[str, jax.ShapeDtypeStruct]
+    inputs: Mapping[str, jax.ShapeDtypeStruct]  # shape and type of a row, by name
     output_names: tuple[str, ...]
 
     def abstract_rows(self) -> list[jax.ShapeDtypeStruct]:
-        """Returns the inputs' shapes, their number of rows left open, and types."""
+        """Returns shapes and types of the inputs, with a symbolic number of rows."""
         scope = export.SymbolicScope()
         return [
             jax.ShapeDtypeStruct(
@@ -55,9 +50,6 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
     def posterior_arrays(*known: jax.Array) -> dict[str, jax.Array]:
         return apply(model, params, Batch(*known), method="posterior").to_arrays()
 
-    def encode(*known: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(posterior_arrays(*known).values())
-
     def decode(latents: jax.Array, *known: jax.Array) -> tuple[jax.Array]:
         outputs = apply(model, params, latents, Batch(None, *known), method="decode")
         return (model.likelihood.mean(outputs),)
@@ -72,7 +64,11 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
     arrays = jax.eval_shape(posterior_arrays, *rows)
     latent = jax.ShapeDtypeStruct(arrays["mean"].shape[1:], jnp.float32)
     programs = {
-        "encoder": Program(encode, {"images": image, **known}, tuple(arrays)),
+        "encoder": Program(
+            lambda *known: tuple(posterior_arrays(*known).values()),
+            {"images": image, **known},
+            tuple(arrays),
+        ),
         "decoder": Program(decode, {"latents": latent, **known}, ("images",)),
     }
     if isinstance(model.prior, FlowPrior):

@@ -1,37 +1,36 @@
 """How good samples are, in numbers: functions of images and of their features.
 
-Features are the digit classifier's where it knows the images, else their principal components.
-Sets of them are `<float>[n, dims]`, images `<float>[n, height, width, channels]` of intensities in
-[0, 1]. All distances are Euclidean.
+Features are the digit classifier's, or principal components of images that are not digits:
+`<float>[n, dims]`. Images are `<float>[n, height, width, channels]` of intensities in [0, 1]. All
+distances are Euclidean. A measure that its input does not define raises NotMeasured.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vae_jax.evaluation import principal_components
 from vae_jax.evaluation.digit_classifier import Predictions, classify
+from vae_jax.evaluation.digit_classifier.model import NUM_DIGITS
 from vae_jax.evaluation.measures import SampleMeasures
 from vae_jax.evaluation.measuring import Measurer, NotMeasured
-from vae_jax.evaluation.principal_components import PrincipalComponents
 from vae_jax.model.vae import Params
 
 PRECISION_RECALL_NEIGHBORS = 3
 DENSITY_COVERAGE_NEIGHBORS = 5
-# A digit is there if at least this fraction of the samples is of it.
-MIN_DIGIT_FRACTION = 0.01
-# The classifier's confidence is low where it gives no digit this probability.
-MIN_CONFIDENCE = 0.9
+NUM_COMPONENTS = 64
+MIN_DIGIT_FRACTION = 0.01  # of the samples, for a digit to count as present
+MIN_CONFIDENCE = 0.9  # probability of the likeliest digit, below which confidence is low
 # A copy is nearer to a training image than all but this fraction of the test images are.
 COPY_QUANTILE = 0.01
-# An image that nowhere reaches this intensity shows nothing.
-_MIN_PEAK_INTENSITY = 0.5
+_MIN_PEAK_INTENSITY = 0.5  # of an image that is not blank
+_PCA_SEED = 0
 _CHUNK = 1000
 
 
 def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Computes the `<float>[n, m]` distances between two sets of vectors, in their precision."""
+    """Computes the `<float>[n, m]` distances between two sets of vectors."""
     squares = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2.0 * first @ second.T
     return np.sqrt(np.maximum(squares, 0.0))
 
@@ -41,16 +40,11 @@ def _chunks(array: np.ndarray) -> list[np.ndarray]:
 
 
 def _radii(features: np.ndarray, num_neighbors: int) -> np.ndarray:
-    """Computes each vector's distance to its k-th nearest neighbor in the same set.
-
-    Raises:
-      NotMeasured: there are no k others.
-    """
+    """Computes each vector's distance to its k-th nearest neighbor in the same set."""
     if len(features) <= num_neighbors:
         raise NotMeasured(f"{len(features)} images have no {num_neighbors} neighbors each")
-    # Number 0 is the vector itself.
     nearest = [np.partition(_distances(c, features), num_neighbors, 1) for c in _chunks(features)]
-    return np.concatenate([chunk[:, num_neighbors] for chunk in nearest])
+    return np.concatenate([chunk[:, num_neighbors] for chunk in nearest])  # column 0 is itself
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -58,9 +52,6 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
     |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), Heusel et al. 2017 (arXiv:1706.08500),
     equation 6. The features are not Inception's: compare with values of the same features alone.
-
-    Raises:
-      NotMeasured: a set has no covariance.
     """
     if min(len(real), len(generated)) < 2:
         raise NotMeasured("a single image has no covariance")
@@ -80,8 +71,8 @@ def precision_and_recall(
 ) -> tuple[float, float]:
     """Computes the fractions of generated vectors among the real, and the other way round.
 
-    A vector is among a set if it is as near to one of its members as that member's k-th nearest
-    neighbor in the set. Kynkäänniemi et al. 2019 (arXiv:1904.06991), equations 1 and 2.
+    A vector is among a set if it is as near to a member as the member's k-th nearest neighbor in
+    the set. Kynkäänniemi et al. 2019 (arXiv:1904.06991), equations 1 and 2.
     """
     real, generated = real.astype(np.float64), generated.astype(np.float64)
     radii = [_radii(features, num_neighbors) for features in (real, generated)]
@@ -96,10 +87,10 @@ def precision_and_recall(
 def density_and_coverage(
     real: np.ndarray, generated: np.ndarray, num_neighbors: int = DENSITY_COVERAGE_NEIGHBORS
 ) -> tuple[float, float]:
-    """Counts in how many real vectors' balls a generated one lies, and the balls that hold one.
+    """Computes in how many real vectors' balls a generated one lies, over k, and the balls hit.
 
-    Density is the mean number over k: 1 is as real, more is more crowded. Coverage is a fraction.
-    Naeem et al. 2020 (arXiv:2002.09797), section 3.
+    Density is 1 for real vectors and more if they crowd; coverage is a fraction. Naeem et al. 2020
+    (arXiv:2002.09797), section 3.
     """
     real, generated = real.astype(np.float64), generated.astype(np.float64)
     radii = _radii(real, num_neighbors)
@@ -111,29 +102,19 @@ def density_and_coverage(
     return count / (num_neighbors * len(generated)), float(covered.mean())
 
 
-def class_fractions(labels: np.ndarray, num_classes: int = 10) -> np.ndarray:
-    """Computes the fraction of the labels in each class: `<float>[num_classes]`."""
-    return np.bincount(labels, minlength=num_classes) / len(labels)
-
-
 def categorical_kl(fractions: np.ndarray, reference: np.ndarray) -> float:
-    """Computes KL(fractions || reference) in nats.
-
-    Raises:
-      NotMeasured: it is infinite, because the reference lacks a class.
-    """
-    there = fractions > 0.0
-    if not reference[there].all():
+    """Computes KL(fractions || reference) in nats."""
+    present = fractions > 0.0
+    if not reference[present].all():
         raise NotMeasured("it is infinite: the test images lack a class that the samples have")
-    ratio = np.log(fractions[there]) - np.log(reference[there])
-    return float((fractions[there] * ratio).sum())
+    ratio = np.log(fractions[present]) - np.log(reference[present])
+    return float((fractions[present] * ratio).sum())
 
 
 def is_blank(images: np.ndarray, min_intensity: float) -> np.ndarray:
-    """Tells whether each image shows nothing: `<bool>[n]`.
+    """Returns which images are blank, `<bool>[n]`: a definition of this project.
 
-    A definition of this project: its pixels sum to less than `min_intensity`, or none reaches
-    half of the full intensity.
+    Their pixels sum to less than `min_intensity`, or none reaches half of the full intensity.
     """
     return (images.sum((1, 2, 3)) < min_intensity) | (images.max((1, 2, 3)) < _MIN_PEAK_INTENSITY)
 
@@ -143,7 +124,7 @@ def nearest_distances(images: np.ndarray, training_images: np.ndarray) -> np.nda
     flat, training = (
         array.reshape(len(array), -1).astype(np.float32) for array in (images, training_images)
     )
-    # Written out, because it takes longest of all: each pass is over 60,000 numbers an image.
+    # In place, because it takes longest of all.
     minus_double, squares = -2.0 * training.T, (training**2).sum(1)
     nearest = []
     for chunk in _chunks(flat):
@@ -156,11 +137,8 @@ def nearest_distances(images: np.ndarray, training_images: np.ndarray) -> np.nda
 def sharpness(images: np.ndarray, originals: np.ndarray) -> float:
     """Computes the gradient energy of images over their originals': 1 is as sharp, less blurred.
 
-    The energy is the sum of squared differences of neighboring pixels (the energy of gradient
-    of Subbarao et al. 1993), summed over all images before the ratio is taken.
-
-    Raises:
-      NotMeasured: each original is of one intensity.
+    The energy is the sum of squared differences of neighboring pixels over all images (Subbarao et
+    al. 1993).
     """
 
     def energy(images: np.ndarray) -> float:
@@ -173,56 +151,48 @@ def sharpness(images: np.ndarray, originals: np.ndarray) -> float:
 
 
 def max_mean_step_ratio(paths: np.ndarray) -> float:
-    """Computes how much longer the longest step of an interpolation is than the mean: 1 is even.
+    """Averages over interpolations the longest step over the mean step: 1 is even, or no step.
 
-    The perceptual path length of Karras et al. 2019 looks at such steps too; this ratio, of
-    distances between the pixels of neighbors, is a definition of this project.
-
-    Args:
-      paths: `<float>[n, num_steps, height, width, channels]`, images from one to another.
-
-    Returns:
-      The ratio, averaged over the paths; a path whose images are all alike counts as even.
+    `paths` is `<float>[n, num_steps, height, width, channels]`. The perceptual path length of
+    Karras et al. 2019 looks at such steps too; this ratio, of distances between the pixels of
+    neighbors, is a definition of this project.
     """
     steps = np.sqrt((np.diff(paths, axis=1) ** 2).sum((2, 3, 4), dtype=np.float64))
     mean, longest = steps.mean(1), steps.max(1)
     return float(np.divide(longest, mean, out=np.ones_like(mean), where=mean > 0.0).mean())
 
 
+# Returns the features of images, and the digit classifier's predictions if it makes them.
+Describe = Callable[[np.ndarray], tuple[np.ndarray, Predictions | None]]
+
+
+def fit_components(training_images: np.ndarray) -> Describe:
+    """Finds 64 principal components (Pearson 1901), or as many as there are, as features."""
+    from sklearn.decomposition import PCA  # slow to import
+
+    flat = training_images.reshape(len(training_images), -1)
+    with np.errstate(invalid="ignore"):  # fractions of a variance of 0, which are not used
+        pca = PCA(min(NUM_COMPONENTS, *flat.shape), random_state=_PCA_SEED).fit(flat)
+
+    def describe(images: np.ndarray) -> tuple[np.ndarray, None]:
+        chunks = _chunks(images.reshape(len(images), -1))
+        return np.concatenate([(each - pca.mean_) @ pca.components_.T for each in chunks]), None
+
+    return describe
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-    """The real images that samples are measured against.
+    """The real images that samples are measured against."""
 
-    Attributes:
-      classifier_params: the digit classifier's; None where it does not know the images.
-      components: of the training images, where it does not.
-      features: `<float>[n, dims]`, of the test images.
-      predictions: what the classifier says of the test images.
-      training_images: `<float32>[n, height, width, channels]`.
-      copy_distance: a sample nearer than this to a training image counts as its copy.
-      median_distance: of the test images to their nearest training images.
-      min_intensity: sum of the training image with the least.
-    """
-
-    classifier_params: Params | None
-    components: PrincipalComponents | None
-    features: np.ndarray
-    predictions: Predictions | None
-    training_images: np.ndarray
-    copy_distance: float
-    median_distance: float
-    min_intensity: float
-
-
-def _describe(
-    classifier_params: Params | None, components: PrincipalComponents | None, images: np.ndarray
-) -> tuple[np.ndarray, Predictions | None]:
-    """Computes the features of images, and the classifier's predictions where it is given."""
-    if classifier_params is None:
-        assert components is not None  # one of the two is there
-        return components.features(images), None
-    predictions = classify(classifier_params, images)
-    return predictions.features, predictions
+    classifier_params: Params | None  # the digit classifier's; None if the images are not digits
+    describe: Describe
+    features: np.ndarray  # `<float>[n, dims]`, of the test images
+    predictions: Predictions | None  # for the test images
+    training_images: np.ndarray  # `<float32>[n, height, width, channels]`
+    copy_distance: float  # a sample nearer than this to a training image counts as its copy
+    median_distance: float  # of the test images to their nearest training images
+    min_intensity: float  # sum of the training image with the least
 
 
 def make_reference(
@@ -230,20 +200,20 @@ def make_reference(
 ) -> Reference:
     """Measures the test images once, for all samples to come.
 
-    Args:
-      classifier_params: the digit classifier's; None where the images are no digits: features
-        are then their principal components.
-      training_images: `<float32>[n, height, width, channels]`.
-      test_images: likewise.
+    Both sets of images are `<float32>[n, height, width, channels]`. Without the parameters of the
+    digit classifier, features are principal components.
     """
+
+    def describe_digits(images: np.ndarray) -> tuple[np.ndarray, Predictions]:
+        predictions = classify(classifier_params or {}, images)
+        return predictions.features, predictions
+
+    describe = fit_components(training_images) if classifier_params is None else describe_digits
+    features, predictions = describe(test_images)
     distances = nearest_distances(test_images, training_images)
-    components = None
-    if classifier_params is None:
-        components = principal_components.fit(training_images)
-    features, predictions = _describe(classifier_params, components, test_images)
     return Reference(
         classifier_params=classifier_params,
-        components=components,
+        describe=describe,
         features=features,
         predictions=predictions,
         training_images=training_images,
@@ -253,60 +223,48 @@ def make_reference(
     )
 
 
-def _class_measures(
-    measured: Measurer, reference: Predictions, predictions: Predictions
-) -> dict[str, Any]:
-    """Measures what the classifier says of samples."""
-    fractions, real_fractions = (class_fractions(each.labels) for each in (predictions, reference))
-    return {
-        "class_fractions": fractions.tolist(),
-        "class_kl": measured("class_kl", categorical_kl, fractions, real_fractions),
-        "digits_present": int((fractions >= MIN_DIGIT_FRACTION).sum()),
-        "mean_confidence": float(predictions.confidence.mean(dtype=np.float64)),
-        "low_confidence_rate": float((predictions.confidence < MIN_CONFIDENCE).mean()),
-    }
-
-
 def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
     """Measures finite samples `<float>[n, height, width, channels]`, best as many as test images.
 
-    Whether samples are copies is told by their distances to the training images beside those of
-    the test images, after Meehan et al. 2020 (arXiv:2004.05675).
+    Samples are copies by their distances to the training images, compared with those of the test
+    images, after Meehan et al. 2020 (arXiv:2004.05675).
     """
     real = reference.features
-    generated, predictions = _describe(reference.classifier_params, reference.components, samples)
+    generated, predictions = reference.describe(samples)
     distances = nearest_distances(samples, reference.training_images)
-    measured = Measurer()
-    neither = (None, None)
-    precision, recall = (
-        measured("precision, recall", precision_and_recall, real, generated) or neither
-    )
-    density, coverage = (
-        measured("density, coverage", density_and_coverage, real, generated) or neither
-    )
-    classes = {}
+    measured, neither = Measurer(), (None, None)
+
+    def distance_ratio() -> float:
+        if not reference.median_distance:
+            raise NotMeasured("most test images are training images too")
+        return float(np.median(distances)) / reference.median_distance
+
+    among = measured("precision, recall", precision_and_recall, real, generated) or neither
+    balls = measured("density, coverage", density_and_coverage, real, generated) or neither
+    classes: dict[str, Any] = {}
     if reference.predictions and predictions:
-        classes = _class_measures(measured, reference.predictions, predictions)
-        classes["blank_fraction"] = float(is_blank(samples, reference.min_intensity).mean())
+        fractions, real_fractions = (
+            np.bincount(each.labels, minlength=NUM_DIGITS) / len(each.labels)
+            for each in (predictions, reference.predictions)
+        )
+        classes = {
+            "class_fractions": fractions.tolist(),
+            "class_kl": measured("class_kl", categorical_kl, fractions, real_fractions),
+            "digits_present": int((fractions >= MIN_DIGIT_FRACTION).sum()),
+            "mean_confidence": float(predictions.confidence.mean(dtype=np.float64)),
+            "low_confidence_rate": float((predictions.confidence < MIN_CONFIDENCE).mean()),
+            "blank_fraction": float(is_blank(samples, reference.min_intensity).mean()),
+        }
     return SampleMeasures(
         features="principal components" if predictions is None else "digit classifier",
         num_samples=len(samples),
         frechet_distance=measured("frechet_distance", frechet_distance, real, generated),
-        precision=precision,
-        recall=recall,
-        density=density,
-        coverage=coverage,
+        precision=among[0],
+        recall=among[1],
+        density=balls[0],
+        coverage=balls[1],
         copy_fraction=float((distances < reference.copy_distance).mean()),
-        nearest_distance_ratio=measured(
-            "nearest_distance_ratio",
-            lambda: _distance_ratio(float(np.median(distances)), reference.median_distance),
-        ),
+        nearest_distance_ratio=measured("nearest_distance_ratio", distance_ratio),
         **classes,
         not_measured=measured.not_measured,
     )
-
-
-def _distance_ratio(distance: float, reference_distance: float) -> float:
-    if not reference_distance:
-        raise NotMeasured("most test images are training images too")
-    return distance / reference_distance

@@ -9,7 +9,7 @@ import numpy as np
 
 from vae_jax import datasets
 from vae_jax.evaluation import generation, plots
-from vae_jax.evaluation.measures import SUMMARY_NAME, MeanTerms, Summary
+from vae_jax.evaluation.measures import SUMMARY_NAME, UNITS, MeanTerms, Summary
 from vae_jax.evaluation.trained_run import Replica, TrainedRun
 from vae_jax.model.likelihoods import MAX_PIXEL, to_bits_per_dimension
 from vae_jax.model.rng_streams import make_root_key
@@ -20,7 +20,6 @@ from vae_jax.training.batches import to_batch
 from vae_jax.training.train_state import num_parameters
 from vae_jax.training.validation import evaluate_split
 
-UNITS = "nats per image"
 NUM_SAMPLES = 100
 _NUM_COLUMNS = 10
 _MAX_CLASS_ROWS = 20
@@ -35,38 +34,34 @@ def save_samples(
     seed: int | None = None,
     label: int | None = None,
 ) -> np.ndarray:
-    """Plots a grid of samples, 100 at most; of a conditional model a row for each class.
+    """Draws samples and plots a grid of 100 at most; of a conditional model a row for each class.
 
-    Args:
-      replica: the model.
-      pixels: whether pixels are drawn too, in place of their means.
-      num_images: how many to draw.
-      seed: decides them; the replica's own if None.
-      label: the class to draw from; None for all classes alike, one after another.
+    The seed is the replica's own if None, and the classes are all classes if `label` is None.
 
     Returns:
       The images, `<float32>[num_images, height, width, channels]`.
     """
-    draw = generation.sample_pixels if pixels else generation.sample
     root_key = replica.root_key if seed is None else make_root_key(seed)
     num_classes = replica.model.num_classes
     labels = generation.spread_labels(num_images, num_classes, label)
+    trained = (*replica.model_and_params, root_key)
     data = Batch(labels=labels)
-    images = draw(replica.model, replica.params, root_key, num_images, data=data)
+    images = generation.sample(*trained, num_images, data=data, pixels=pixels)
     if labels is None or label is not None:
-        shown = replica.shown(images[:NUM_SAMPLES])
+        shown = images[:NUM_SAMPLES]
         rows = math.isqrt(len(shown))
     else:
         rows = min(num_classes, num_images, _MAX_CLASS_ROWS)
         per_row = min(num_images // rows, _NUM_COLUMNS)
         starts = np.searchsorted(labels, np.unique(labels)[:rows])
-        shown = replica.shown(images[(starts[:, None] + np.arange(per_row)).reshape(-1)])
+        shown = images[(starts[:, None] + np.arange(per_row)).reshape(-1)]
     columns = -(-len(shown) // rows)
-    # White where the last row is not full.
-    blank = np.ones((rows * columns - len(shown), *shown.shape[1:]), shown.dtype)
-    grid = np.concatenate([shown, blank]).reshape(rows, columns, *shown.shape[1:])
-    what = "Pixels drawn" if pixels else "Samples"
-    title = f"{what} from random latents, epoch {replica.epoch}"
+    missing = rows * columns - len(shown)  # white in the last row
+    grid = np.pad(
+        replica.shown(shown), [(0, missing), (0, 0), (0, 0), (0, 0)], constant_values=1.0
+    ).reshape(rows, columns, *shown.shape[1:])
+    title = "Pixels drawn" if pixels else "Samples"
+    title += f" from random latents, epoch {replica.epoch}"
     plots.save_image_grid(replica.plots / "samples.png", grid, title)
     return images
 
@@ -76,12 +71,10 @@ def save_interpolation(replica: Replica, test: datasets.Split) -> None:
     pairs = generation.pick_pairs(test.images, test.labels, _NUM_COLUMNS)
     first, last = (to_batch(test[rows]) for rows in pairs)
     between = generation.interpolate(
-        replica.model, replica.params, first, last, _NUM_INTERPOLATION_STEPS
+        *replica.model_and_params, first, last, _NUM_INTERPOLATION_STEPS
     )
-    ends = (data.images / MAX_PIXEL for data in (first, last))
-    begin, end = map(replica.shown, ends)
-    path = replica.plots / "interpolation.png"
-    plots.save_interpolation(path, begin, replica.shown(between), end)
+    rows = (first.images / MAX_PIXEL, between, last.images / MAX_PIXEL)
+    plots.save_interpolation(replica.plots / "interpolation.png", *map(replica.shown, rows))
 
 
 def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
@@ -89,43 +82,41 @@ def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     columns = min(_NUM_COLUMNS, len(test))
     rows = min(_NUM_RECONSTRUCTION_ROWS, len(test) // columns)
     data = to_batch(test[: rows * columns])
-    reconstructions = generation.reconstruct(replica.model, replica.params, data)
-    plots.save_reconstructions(
-        replica.plots / "reconstructions.png",
-        *(
-            replica.shown(each).reshape(rows, -1, *data.images.shape[1:])
-            for each in (data.images / MAX_PIXEL, reconstructions)
-        ),
+    reconstructions = generation.reconstruct(*replica.model_and_params, data)
+    grids = (
+        replica.shown(each).reshape(rows, columns, *each.shape[1:])
+        for each in (data.images / MAX_PIXEL, reconstructions)
     )
+    plots.save_reconstructions(replica.plots / "reconstructions.png", *grids)
 
 
 def save_classes(replica: Replica, test: datasets.Split) -> None:
     """Plots one test image a row, its reconstruction, and its latents decoded in every class."""
     data = to_batch(test[:_NUM_COLUMNS])
-    in_every_class = generation.reconstruct_in_every_class(replica.model, replica.params, data)
-    reconstructions = generation.reconstruct(replica.model, replica.params, data)
+    in_every_class = generation.reconstruct_in_every_class(*replica.model_and_params, data)
+    reconstructions = generation.reconstruct(*replica.model_and_params, data)
     columns = [data.images / MAX_PIXEL, reconstructions, *in_every_class[:_MAX_CLASS_ROWS]]
     title = "Test images, their reconstructions, and the same latents in every class"
     grid = replica.shown(np.stack(columns, axis=1))
     plots.save_image_grid(replica.plots / "classes.png", grid, title)
 
 
-def _finish(folder: Path, rows: Sequence[dict[str, float]], summary: Summary) -> None:
+def _finish(folder: Path, rows: Sequence[dict[str, float]], summary: Summary) -> Summary:
     """Plots the loss curves and writes the summary."""
     plots.save_loss_curves(folder / "plots" / "loss_curves.png", rows, summary.best_epoch)
     # Last: a run is complete when this file is there.
     write_record(folder / SUMMARY_NAME, summary)
-
-
-def _evaluate(replica: Replica, split: datasets.Split) -> MeanTerms:
-    data = to_batch(split)
-    return evaluate_split(replica.settings, replica.params, replica.root_key, data)[0]
+    return summary
 
 
 def _summarize_replica(
     replica: Replica, dataset: datasets.Dataset, rows: Sequence[dict[str, float]]
 ) -> Summary:
     """Writes a replica's `summary.json` and its plots; returns the summary."""
+    validation, test = (
+        evaluate_split(replica.settings, replica.params, replica.root_key, to_batch(split))[0]
+        for split in (dataset.validation, dataset.test)
+    )
     seconds = sum(len(dataset.train.images) / row["images_per_second"] for row in rows)
     skipped = metrics.SKIPPED_COLUMN
     summary = Summary(
@@ -134,24 +125,23 @@ def _summarize_replica(
         best_step=replica.step,
         epochs_trained=len(rows),
         parameters=num_parameters(replica.params),
-        validation=_evaluate(replica, dataset.validation),
-        test=_evaluate(replica, dataset.test),
+        validation=validation,
+        test=test,
         training_seconds=round(seconds, 1),
         seed=replica.seed,
         skipped_updates=int(sum(row[skipped] for row in rows)) if skipped in rows[0] else None,
+        test_bits_per_dimension=_bits(replica, test),
     )
-    summary = dataclasses.replace(summary, test_bits_per_dimension=_bits(replica, summary.test))
     save_reconstructions(replica, dataset.test)
     save_samples(replica)
     save_interpolation(replica, dataset.test)
     if replica.model.num_classes:
         save_classes(replica, dataset.test)
-    _finish(replica.folder, rows, summary)
-    return summary
+    return _finish(replica.folder, rows, summary)
 
 
 def _bits(replica: Replica, terms: MeanTerms) -> float | None:
-    """Converts a loss to bits per dimension where it bounds -log p(x) of discrete pixels."""
+    """Converts a loss to bits per dimension if it bounds -log p(x) of discrete pixels."""
     model, objective = replica.model, replica.settings.objective
     if not model.likelihood.is_discrete or objective.kl_weight != 1.0:
         return None
@@ -182,24 +172,23 @@ def summarize(run: TrainedRun, dataset: datasets.Dataset) -> Summary:
         test_std=test_std,
         test_bits_per_dimension=_bits(run.replicas[0], test),
     )
-    _finish(run.workdir, [metrics.combine(rows) for rows in run.rows], summary)
-    return summary
-
-
-def _format_split(name: str, terms: MeanTerms, std: MeanTerms | None) -> str:
-    spread = f" ± {std['loss']:.2f}" if std else ""
-    parts = f"reconstruction {terms['reconstruction']:.2f}, KL {terms['kl']:.2f}"
-    return f"{name} {terms['loss']:.2f}{spread} ({parts})"
+    return _finish(run.workdir, [metrics.combine(rows) for rows in run.rows], summary)
 
 
 def format_summary(summary: Summary) -> str:
     """Formats a summary's losses as one line."""
-    validation = _format_split("validation", summary.validation, summary.validation_std)
-    test = _format_split("test", summary.test, summary.test_std)
+    splits = {
+        "validation": (summary.validation, summary.validation_std),
+        "test": (summary.test, summary.test_std),
+    }
+    losses = ", ".join(
+        f"{name} {terms['loss']:.2f}"
+        + (f" ± {std['loss']:.2f}" if std else "")
+        + f" (reconstruction {terms['reconstruction']:.2f}, KL {terms['kl']:.2f})"
+        for name, (terms, std) in splits.items()
+    )
     bits = summary.test_bits_per_dimension
     in_bits = f", test {bits:.3f} bits per dimension" if bits is not None else ""
     seeds = f", {len(summary.seeds)} seeds" if summary.seeds else ""
-    return (
-        f"best epoch {summary.best_epoch} of {summary.epochs_trained}{seeds}: {validation}, "
-        f"{test} {summary.units}{in_bits}"
-    )
+    epochs = f"best epoch {summary.best_epoch} of {summary.epochs_trained}"
+    return f"{epochs}{seeds}: {losses} {summary.units}{in_bits}"

@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -24,33 +24,31 @@ from vae_jax.training.settings import EvaluationSettings, evaluation_settings
 from vae_jax.training.train_state import init_params
 from vae_jax.training.weights import WEIGHTS_NAME, read_weights
 
+# For each epoch each replica's row of metrics.
+Rows = Sequence[Sequence[dict[str, float]]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Replica:
-    """One seed's model, ready to be looked at.
+    """The trained model of one seed."""
 
-    Attributes:
-      folder: where its metrics, plots and summary are.
-      seed: its seed.
-      epoch: the run's best epoch.
-      step: the training step that epoch ended at.
-      settings: model and loss, of this replica alone.
-      params: the parameters to evaluate.
-      dark_on_light: whether plots show high intensities dark, as writing is.
-    """
-
-    folder: Path
+    folder: Path  # of its metrics, plots and summary
     seed: int
-    epoch: int
-    step: int
-    settings: EvaluationSettings
+    epoch: int  # the run's best epoch
+    step: int  # the training step it ended at
+    settings: EvaluationSettings  # model and loss, of this replica alone
     params: Params
-    dark_on_light: bool = False
+    dark_on_light: bool = False  # whether plots show high intensities dark, as writing is
 
     @property
     def model(self) -> VAE:
         """The autoencoder."""
         return self.settings.model
+
+    @property
+    def model_and_params(self) -> tuple[VAE, Params]:
+        """The first two arguments of most functions of trained models."""
+        return self.model, self.params
 
     @property
     def root_key(self) -> jax.Array:
@@ -59,7 +57,7 @@ class Replica:
 
     @property
     def plots(self) -> Path:
-        """The folder plots go to."""
+        """The folder of its plots."""
         return self.folder / "plots"
 
     def shown(self, images: np.ndarray) -> np.ndarray:
@@ -69,20 +67,12 @@ class Replica:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The best epoch of a run.
-
-    Attributes:
-      source: the run directory it comes from.
-      workdir: where files go: that directory, or another.
-      epoch: the epoch with the lowest validation loss, averaged over the replicas.
-      rows: for each epoch that a checkpoint holds, each replica's row of metrics.
-      replicas: one for each seed.
-    """
+    """The best epoch of a run: the lowest validation loss, averaged over the replicas."""
 
     source: RunDirectory
-    workdir: Path
+    workdir: Path  # the folder to write to: the run directory, or another
     epoch: int
-    rows: Sequence[Sequence[dict[str, float]]]
+    rows: Rows
     replicas: list[Replica]
 
     @property
@@ -101,17 +91,8 @@ def abstract_params(settings: EvaluationSettings) -> Params:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Restored:
-    """The best epoch: its number, its step, the rows so far, and each replica's parameters."""
-
-    epoch: int
-    step: int
-    rows: Sequence[Sequence[dict[str, float]]]
-    params: list[Params]
-
-
-def _from_checkpoints(run: RunDirectory, settings: EvaluationSettings) -> _Restored:
+def _from_checkpoints(run: RunDirectory, settings: EvaluationSettings) -> tuple[Any, Rows, list]:
+    """Restores epoch and step by name, the rows, and each replica's parameters."""
     # Not at import: a model that has parameters alone needs no checkpoint library.
     from vae_jax.training.checkpoints import Checkpoints
 
@@ -119,37 +100,31 @@ def _from_checkpoints(run: RunDirectory, settings: EvaluationSettings) -> _Resto
         progress = checkpoints.latest_progress()
         if progress is None or progress.best is None:
             raise UserError(f"--workdir={run.path}: holds no finished epoch yet; train first")
-        step, epoch = (int(progress.best[name]) for name in ("step", "epoch"))
         like = abstract_params(settings)
+        step = int(progress.best["step"])
         params = checkpoints.restore_params(step, like, devices.single_device())
     count = settings.num_replicas
-    each = [params] if count == 1 else [_replica(params, index) for index in range(count)]
-    return _Restored(epoch, step, progress.rows, each)
+    if count == 1:
+        return progress.best, progress.rows, [params]
+    replicas = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
+    return progress.best, progress.rows, replicas
 
 
-def _replica(params: Params, index: int) -> Params:
-    """Takes one replica's parameters out of those of several."""
-    return jax.tree.map(lambda leaf: leaf[index], params)
-
-
-def _from_weights(folders: Sequence[Path], settings: EvaluationSettings) -> _Restored:
+def _from_weights(run: RunDirectory, settings: EvaluationSettings) -> tuple[Any, Rows, list]:
+    """Restores epoch and step by name, the rows, and each replica's parameters."""
     like = abstract_params(dataclasses.replace(settings, num_replicas=1))
-    read = [read_weights(folder / WEIGHTS_NAME, like) for folder in folders]
-    rows = [metrics.read_rows(folder / "metrics.csv") for folder in folders]
-    path, metadata = folders[0] / WEIGHTS_NAME, read[0][1]
-    try:
-        epoch, step = int(metadata["epoch"]), int(metadata["step"])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: its metadata lack epoch or step; export it again") from error
-    params = [devices.to_device(params) for params, _ in read]
-    return _Restored(epoch, step, list(zip(*rows, strict=True)), params)
+    paths = [folder / WEIGHTS_NAME for folder in run.replica_folders]
+    params, metadata = zip(*(read_weights(path, like) for path in paths), strict=True)
+    if not {"epoch", "step"} <= metadata[0].keys():
+        raise UserError(f"{paths[0]}: its metadata lack epoch or step; export it again")
+    rows = [metrics.read_rows(folder / "metrics.csv") for folder in run.replica_folders]
+    return metadata[0], [*zip(*rows, strict=True)], [*map(devices.to_device, params)]
 
 
 def restore_best(run: RunDirectory) -> TrainedRun:
     """Restores the parameters of the best epoch of a run.
 
-    They come from its checkpoints; where there are none, from `weights.safetensors`, as in a
-    folder that holds a trained model and nothing to train it further.
+    They come from its checkpoints, or from `weights.safetensors` in a run without checkpoints.
 
     Raises:
       UserError: the run has no parameters, or they are damaged.
@@ -157,75 +132,58 @@ def restore_best(run: RunDirectory) -> TrainedRun:
     config, folders = run.config, run.replica_folders
     settings = evaluation_settings(config, run.spec)
     has_weights = not (run.path / "checkpoints").exists() and (folders[0] / WEIGHTS_NAME).exists()
-    restored = _from_weights(folders, settings) if has_weights else _from_checkpoints(run, settings)
-    alone = dataclasses.replace(settings.in_epoch(restored.epoch), num_replicas=1)
-    dark_on_light = datasets.SOURCES[config.data.name].is_light_on_dark
+    best, rows, params = (_from_weights if has_weights else _from_checkpoints)(run, settings)
+    epoch, step = int(best["epoch"]), int(best["step"])
+    is_light_on_dark = datasets.SOURCES[config.data.name].is_light_on_dark
     replicas = [
         Replica(
             folder,
             config.seed + index,
-            restored.epoch,
-            restored.step,
-            alone,
-            params,
-            dark_on_light=dark_on_light and run.spec.image_shape[-1] == 1,
+            epoch,
+            step,
+            dataclasses.replace(settings.in_epoch(epoch), num_replicas=1),
+            params[index],
+            dark_on_light=is_light_on_dark and run.spec.image_shape[-1] == 1,
         )
-        for index, (folder, params) in enumerate(zip(folders, restored.params, strict=True))
+        for index, folder in enumerate(folders)
     ]
-    return TrainedRun(run, run.path, restored.epoch, restored.rows, replicas)
+    return TrainedRun(run, run.path, epoch, rows, replicas)
 
 
 def restore_to_write(
-    source: RunDirectory,
-    output: str | os.PathLike[str] | None = None,
-    names: Sequence[str] = (),
-    input: str | os.PathLike[str] | None = None,
+    source: RunDirectory, output: str | os.PathLike[str] | None = None, names: Sequence[str] = ()
 ) -> TrainedRun:
-    """Restores the best epoch of a run whose files, from now on, go to `output`.
+    """Restores the best epoch of a run whose files, from now on, go to the folder `output`.
 
-    Args:
-      source: the run directory, which nothing is written to if `output` is given.
-      output: a folder, made if there is none; the run directory if None.
-      names: of the files and folders that are written to each replica's folder. Outside the run
-        directory they must not be someone else's, and are recorded.
-      input: the folder or file of the images, if any: a folder must be apart from `output`.
+    The folder is made if it is missing; None is the run directory. Elsewhere the names of the files
+    and folders that are written must not be those of the user's own files, and are recorded.
 
     Raises:
-      UserError: as `restore_best` does; or files cannot be written there.
+      UserError: as `restore_best` does; or files are in the way.
     """
-    target = source.path if output is None else local_path("--output", output)
-    is_apart = target.resolve() != source.path.resolve()
-    if is_apart and input is not None:
-        _check_apart(local_path("--input", input), target)
     run = restore_best(source)
-    if is_apart:
-        replicas = [
-            dataclasses.replace(
-                replica, folder=target / os.path.relpath(replica.folder, source.path)
-            )
-            for replica in run.replicas
-        ]
-        run = dataclasses.replace(run, workdir=target, replicas=replicas)
-    folders = dict.fromkeys((run.workdir, *(replica.folder for replica in run.replicas)))
-    for folder in folders if is_apart else ():
-        check_names(folder, names)
-    for folder in folders:
-        _check_writable(folder)
-        if is_apart:
-            record_names(folder, names)
-    return run
+    target = source.path if output is None else local_path("--output", output)
+    if target.resolve() == source.path.resolve():
+        return run
+    replicas = [
+        dataclasses.replace(replica, folder=target / os.path.relpath(replica.folder, source.path))
+        for replica in run.replicas
+    ]
+    folders = {target, *(replica.folder for replica in replicas)}
+    recorded = {folder: check_names(folder, names) for folder in folders}
+    for folder, known in recorded.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        record_names(folder, names, known)
+    return dataclasses.replace(run, workdir=target, replicas=replicas)
 
 
-def _check_apart(images: Path, target: Path) -> None:
-    """Raises UserError if the folder of images is in the folder that is written to, or around it.
-
-    What is written would be among the images the next time.
-    """
-    first, second = images.resolve(), target.resolve()
-    if images.is_dir() and (first.is_relative_to(second) or second.is_relative_to(first)):
+def check_apart(images: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Raises UserError if the folder of images contains the output folder, or lies in it."""
+    first, second = Path(images).resolve(), Path(target).resolve()
+    if first.is_dir() and (first.is_relative_to(second) or second.is_relative_to(first)):
         raise UserError(
-            f"--output={target}: overlaps --input={images}, so that what is written would be read "
-            "as images the next time; give a folder that is not inside the other"
+            f"--output={target} overlaps --input={images}; use folders that do not contain each "
+            "other"
         )
 
 
@@ -233,21 +191,8 @@ def load_data(run: TrainedRun) -> Dataset:
     """Loads the data that a run was made from.
 
     Raises:
-      UserError: they cannot be had, or are not the same any more.
+      UserError: they cannot be read, or are not the same any more.
     """
     dataset = datasets.load(**run.config.data)
     run_directory.check_same_data(run.source, dataset.sha256)
     return dataset
-
-
-def _check_writable(folder: Path) -> None:
-    """Makes a folder where there is none, and tries a file in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{folder}: files cannot be written there ({error.strerror}); give another folder with "
-            "--output=FOLDER"
-        ) from error

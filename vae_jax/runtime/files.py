@@ -134,7 +134,7 @@ def read_json(path: Path) -> Any:
       UserError: the file is missing, not JSON, or nested too deeply.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(), parse_int=_parse_int)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -142,6 +142,12 @@ def read_json(path: Path) -> Any:
     if _is_deeper_than(_MAX_DEPTH, value):
         raise UserError(f"{path}: is nested more than {_MAX_DEPTH} deep; the file is damaged")
     return value
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > 300:  # not convertible to a float
+        raise ValueError("an integer has more than 300 digits")
+    return int(digits)
 
 
 def _is_deeper_than(depth: int, value: Any) -> bool:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -68,7 +69,7 @@ def _at_first_signal(handle: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in _NUMBERS}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in _NUMBERS}
     has_fired = False
 
     def restore() -> None:

@@ -28,13 +28,16 @@ def _is_free(path: Path) -> bool:
 
 def check_names(
     folder: Path, names: Sequence[str], is_ours: Callable[[Path], bool] = lambda path: False
-) -> None:
+) -> set[str]:
     """Raises UserError if a file or folder that no mode wrote has one of the names.
 
     Args:
       folder: the output folder.
       names: the files and folders that a mode will write, relative to `folder`.
       is_ours: recognizes files of versions without a record.
+
+    Returns:
+      The names that are recorded already, for `record_names`.
     """
     ours = written_names(folder)
     for path in (folder / name for name in names if name not in ours):
@@ -43,11 +46,12 @@ def check_names(
                 f"{path}: exists, and {folder / OUTPUT_MARKER} does not list it as output; move or "
                 "remove it, or write to another folder"
             )
+    return ours
 
 
-def record_names(folder: Path, names: Sequence[str]) -> None:
+def record_names(folder: Path, names: Sequence[str], known: set[str] | None = None) -> None:
     """Records names that a mode writes in a folder: it may replace them, and they are not data."""
-    known = written_names(folder)
+    known = written_names(folder) if known is None else known
     if not known.issuperset(names):
         lines = "\n".join(sorted(known.union(names)))
         write_atomically(folder / OUTPUT_MARKER, lines + "\n")
