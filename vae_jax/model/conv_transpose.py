@@ -98,13 +98,10 @@ _matmul.defvjp(
 )
 
 
-def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves with stride 1 and without padding, by the library."""
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_LAYOUT)
-
-
 # `vmap` would make one grouped convolution of many, far slower on CPU than one by one.
-_convolve_one_by_one = jax.custom_batching.sequential_vmap(_convolve)
+@jax.custom_batching.sequential_vmap
+def _convolve_one_by_one(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_LAYOUT)
 
 
 def _convolve_windows(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -126,13 +123,18 @@ def _interleave(phases: jax.Array, axes: list[_Axis]) -> jax.Array:
     return out[:, : down.size, : across.size]
 
 
+def _phase_kernel(kernel: jax.Array, axes: list[_Axis]) -> jax.Array:
+    """Makes the kernel of the convolution that gives all phases, one after another."""
+    if all(axis.stride == 1 for axis in axes):
+        return kernel
+    selections = [jnp.asarray(axis.selection, kernel.dtype) for axis in axes]
+    phase_kernel = jnp.einsum("aik,bjl,klcd->ijcabd", *selections, kernel)
+    return phase_kernel.reshape(*phase_kernel.shape[:3], -1)
+
+
 def _subpixel(x: jax.Array, kernel: jax.Array, axes: list[_Axis], convolve: Callable) -> jax.Array:
     """Computes `jax.lax.conv_transpose` as one convolution, its phases interleaved."""
-    phase_kernel = kernel
-    if any(len(axis.selection) > 1 for axis in axes):
-        selections = [jnp.asarray(axis.selection, kernel.dtype) for axis in axes]
-        phase_kernel = jnp.einsum("aik,bjl,klcd->ijcabd", *selections, kernel)
-        phase_kernel = phase_kernel.reshape(*phase_kernel.shape[:3], -1)
+    phase_kernel = _phase_kernel(kernel, axes)
     padded = jnp.pad(x, [(0, 0), axes[0].pads, axes[1].pads, (0, 0)])
     return _interleave(convolve(padded, phase_kernel), axes)
 
@@ -229,8 +231,7 @@ def _gradients_at_once(
 ) -> tuple[jax.Array, jax.Array]:
     """Computes gradients from the outputs that each input pixel reaches."""
     in_channels, out_channels = kernel.shape[2:]
-    # The input pixel at i reaches the outputs from i * stride - before on, as many as the kernel
-    # is long. A negative pad takes away outputs that none reaches.
+    # The input pixel at i reaches a kernel's length of outputs from i * stride - before on.
     pads = [(0, 0, 0)]
     for axis, length, size in zip(axes, x.shape[1:3], kernel.shape[:2], strict=True):
         before = size - 1 - axis.pad
@@ -249,7 +250,16 @@ def conv_transpose_as_convolution(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str = "SAME"
 ) -> jax.Array:
     """Computes `conv_transpose` as one convolution without dilated inputs, on any platform."""
-    return _subpixel(x, kernel, _axes(x, kernel, strides, padding), _convolve)
+    axes = _axes(x, kernel, strides, padding)
+    # Padded by the convolution: jax2onnx pads no batches of unknown size.
+    out = jax.lax.conv_general_dilated(
+        x,
+        _phase_kernel(kernel, axes),
+        (1, 1),
+        [axis.pads for axis in axes],
+        dimension_numbers=_LAYOUT,
+    )
+    return _interleave(out, axes)
 
 
 def _on_platform(on_cpu: Callable, elsewhere: Callable, *arrays: jax.Array, **static: Any) -> Any:

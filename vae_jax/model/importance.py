@@ -79,8 +79,5 @@ def evidence_lower_bound(sums: WeightSums) -> jax.Array:
 
 
 def effective_sample_size(sums: WeightSums) -> jax.Array:
-    """Computes the equivalent number of equal weights: `<float>[batch]`, 1 to the count.
-
-    (sum of w)^2 / (sum of w^2), Kong 1992.
-    """
+    """Computes (sum of w)^2 / (sum of w^2), Kong 1992: `<float>[batch]`, from 1 to the count."""
     return jnp.exp(2.0 * sums.log_sum - sums.log_sum_of_squares)

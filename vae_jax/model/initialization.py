@@ -54,10 +54,9 @@ def tensorflow_params(params: Params, key: jax.Array) -> Params:
 
 
 def with_data_bias(model: VAE, params: Params, mean_image: jax.Array) -> Params:
-    """Sets the biases of the decoder's head so that its first outputs have the data's mean.
+    """Sets the biases of the decoder's head to the data's mean, as the code of Burda et al. 2016.
 
-    As in the code of Burda et al. 2016. The mean image is `<float>[height, width, channels]`,
-    intensities in [0, 1]; a convolutional head has one bias for all pixels.
+    The mean image is `<float>[height, width, channels]`, intensities in [0, 1].
     """
     name = model.decoder.output_layer
     head = params["decoder"][name]

@@ -76,10 +76,7 @@ def training_loss(
 def evaluation_terms(
     objective: Objective, model: VAE, params: Params, batch: Batch, sample_keys: jax.Array
 ) -> Terms:
-    """Computes loss and terms of each image: no dropout, no warmup, no free bits.
-
-    Takes intensities in [0, 1] and `<key>[batch]`, the keys of each image's latent samples.
-    """
+    """Computes each image's terms with `<key>[batch]`: no dropout, no warmup, no free bits."""
     posterior = apply(model, params, batch, method="posterior")
     num_samples = objective.num_importance_samples
     if num_samples > 1:

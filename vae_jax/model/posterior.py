@@ -61,10 +61,7 @@ class Posterior:
         return LatentSample(latents, log_density)
 
     def log_density(self, latents: jax.Array) -> jax.Array:
-        """Computes log q(z | x) of `<float>[..., batch, latent]`: `<float>[..., batch]`, nats.
-
-        For latents of other distributions: `sample` returns the exact density of its own.
-        """
+        """Computes log q(z | x) of others' `<float>[..., batch, latent]`: `<float>[..., batch]`."""
         noise = (latents - self.mean) * jnp.exp(-0.5 * self.log_var)
         return distributions.gaussian_log_density_of_noise(noise, self.log_var)
 
