@@ -1,5 +1,10 @@
-"""What the benchmarks share: configurations by file, the machine's description, tables."""
+"""Shared by the benchmarks: configurations, the machine's description, tables, MNIST's files.
 
+The peers' interpreter imports it too, without this project's dependencies.
+"""
+
+import argparse
+import gzip
 import itertools
 import math
 import os
@@ -10,27 +15,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 IMAGE_SIZE = 28  # height and width of a digit
-# Several processes share one GPU: none may take its memory for itself.
+# Several processes share one GPU: none may reserve its memory.
 SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+_HEADER_BYTES = 16  # of an IDX file of images: a magic number and three sizes
 
 
-def load_config(path: str) -> Any:
-    """Loads the configuration that a file in `configs/` describes, or that has this name."""
-    from vae_jax import shipped_configs  # which the peers' interpreter may lack
-
-    return shipped_configs.get_config(Path(path).stem)
-
-
-def load_comparable_config(path: str) -> Any:
-    """Loads a configuration with what the peers' models lack left out.
+def load_comparable_config(name: str) -> Any:
+    """Loads a configuration of `configs/` without the features that the peers' models lack.
 
     A standard normal prior, the ELBO of one latent sample, no warmup of its KL term, no labels.
-    Exits where the peers' models lack more.
     """
-    config = load_config(path)
+    from vae_jax import shipped_configs
+
+    config = shipped_configs.get_config(name)
     config.prior.kind = "standard_normal"
     config.condition.kind = "none"
     config.loss.path_gradient = False
@@ -38,39 +40,53 @@ def load_comparable_config(path: str) -> Any:
     config.loss.elbo_warmup_epochs = 0
     config.loss.kl_warmup_steps = 0
     if config.encoder.kind != "lstm" or config.decoder.dropout_after or config.loss.free_bits:
-        sys.exit(f"error: {path}: the peers have LSTM encoders, no dropout and no free bits")
+        sys.exit(f"error: {name}: the peers have LSTM encoders, no dropout and no free bits")
     return config
 
 
-def decoder_sizes(
-    decoder: Mapping[str, Any], image_size: int = IMAGE_SIZE
-) -> tuple[tuple[int, ...], tuple[int, int, int]]:
-    """Computes a decoder's dense layers and the grid they end in, for square images.
-
-    Args:
-      decoder: the fields of a configuration's decoder.
-      image_size: height and width; the strides must divide it.
-    """
-    size = image_size // math.prod(decoder["strides"])
+def decoder_sizes(decoder: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+    """Computes the sizes of a decoder's dense layers and the grid they end in."""
+    size = IMAGE_SIZE // math.prod(decoder["strides"])
     grid = (size, size, decoder["grid_channels"])
     return (*decoder["dense_sizes"], math.prod(grid)), grid
 
 
+def parse_run_arguments() -> argparse.Namespace:
+    """Parses the arguments that `train_run.py` gives a peer's program."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", required=True, help="of the model, as JSON")
+    parser.add_argument("--data", type=Path, required=True, help="folder of MNIST's files")
+    parser.add_argument("--output", type=Path, required=True, help="folder for weights and samples")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--validation_size", type=int, default=5000)
+    parser.add_argument("--compiled", action="store_true", help="PyTorch: compiled, fused Adam")
+    return parser.parse_args()
+
+
+def read_images(folder: Path, name: str = "train") -> np.ndarray:
+    """Reads one of MNIST's official files of images, `<uint8>[n, 28, 28]`."""
+    path = folder / f"{name}-images-idx3-ubyte"
+    if path.exists():
+        content = path.read_bytes()
+    else:
+        content = gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes())
+    return np.frombuffer(content, np.uint8, offset=_HEADER_BYTES).reshape(-1, 28, 28)
+
+
 def describe_machine() -> str:
-    """Describes the processor and how many of its cores there are."""
-    model = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
+    """Describes the processor and the number of its cores."""
+    cpuinfo, model = Path("/proc/cpuinfo"), platform.machine()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    if names := [line for line in lines if line.startswith("model name")]:
+        model = names[0].partition(":")[2].strip()
     return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
 def last_error(output: str) -> str | None:
-    """Returns the line that says why a program ended: its last exception's first, or its last."""
+    """Returns the first line of the last exception in an output, else its last line."""
     _, traceback, trace = output.strip().rpartition("Traceback (most recent call last):\n")
     lines = trace.splitlines()
-    if traceback:  # what follows an exception may be notes and advice
+    if traceback:  # notes may follow an exception
         lines = [line for line in lines if not line.startswith(" ")][:1]
     return lines[-1] if lines else None
 

@@ -1,25 +1,23 @@
-"""What each ingredient of the flagship is worth, in nats of test -log p(x).
+"""The value of each ingredient of the flagship, in nats of test -log p(x).
 
   python benchmarks/likelihood_ablation.py --workdir=runs/ablation
 
-From the baseline on binarized pixels, ingredients are added one after the other. Last comes what
-is against overfitting, which so few epochs do not need: on fewer images and for longer. Every run
-is one of `main.py`: what is complete is skipped, what is not is resumed. `--only=NAME` does one,
-so that several can share the work; the table is of all that are complete.
+Ingredients are added one after the other to the baseline on binarized pixels. Every run is one of
+`main.py`: complete ones are skipped, others resumed. `--only=NAME` does one, so that several
+processes can share the work; the table has all complete runs.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, load_config, print_table
-from trained import paired_gain
+from common import ROOT, print_table
 
+from vae_jax import shipped_configs
 from vae_jax.configuration import flatten
 from vae_jax.evaluation.measures import LOG_LIKELIHOOD_NAME
 
@@ -46,27 +44,18 @@ LADDER = {
     "path_gradient": ("loss.path_gradient",),
     "kl_warmup": ("loss.kl_warmup_steps",),
 }
-# What is a number of steps or epochs is the same fraction of a shorter run.
+# Numbers of steps or epochs are the same fraction of a shorter run.
 _OF_LENGTH = ("loss.kl_warmup_steps", "loss.elbo_warmup_epochs")
-# What the flagship is trained on was decided on fewer images than it has.
+# The flagship's ingredients were chosen on fewer images than it is trained on.
 _VALIDATION_SIZE = 10_000
 # The last epochs of the whole ladder, one at least.
 _LAST = "importance_weighted"
-# The ladder, without these last epochs, on 10,000 images and for five times the epochs: as many
-# steps as on all of them. The decay was found on about so few images, the flagship's is for its
-# longer run.
-_FEW_IMAGES = {"data.validation_size": 50_000}
-_FEW_IMAGES_EPOCHS = 5
-REGULARIZERS: dict[str, Mapping[str, Any]] = {
-    "few_images": {},
-    "weight_decay": {"train.weight_decay": 0.1},
-}
-NAMES = (*LADDER, _LAST, *REGULARIZERS)
+NAMES = (*LADDER, _LAST)
 
 
 def fields_of(name: str, epochs: int) -> dict[str, Any]:
     """Lists all fields in which a run differs from the baseline's configuration."""
-    flagship = flatten(load_config("flagship").to_dict())
+    flagship = flatten(shipped_configs.get_config("flagship").to_dict())
     for path in _OF_LENGTH:
         flagship[path] = round(flagship[path] * epochs / flagship["train.num_epochs"])
     fields: dict[str, Any] = {
@@ -77,22 +66,14 @@ def fields_of(name: str, epochs: int) -> dict[str, Any]:
         fields |= {path: flagship[path] for path in added}
         if rung == name:
             return fields
-    if name in REGULARIZERS:
-        epochs *= _FEW_IMAGES_EPOCHS
-        return fields | _FEW_IMAGES | {"train.num_epochs": epochs} | REGULARIZERS[name]
     return fields | {
         "loss.num_importance_samples": flagship["loss.num_importance_samples"],
         "loss.elbo_warmup_epochs": min(flagship["loss.elbo_warmup_epochs"], epochs - 1),
     }
 
 
-def label_of(name: str) -> str:
-    """Names a run for the table."""
-    return f"`few_images` and `{name}`" if REGULARIZERS.get(name) else f"`{name}`"
-
-
 def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) -> None:
-    """Trains a run and measures its likelihood, where that is not done yet."""
+    """Trains a run and measures its likelihood, unless it is complete."""
     if (workdir / "evaluation.json").exists():
         return
     fields = fields_of(name, arguments.epochs)
@@ -107,8 +88,10 @@ def train_and_evaluate(name: str, workdir: Path, arguments: argparse.Namespace) 
 
 
 def _gain(folder: Path, other: Path) -> str:
-    gain, error = paired_gain(*(np.load(each / LOG_LIKELIHOOD_NAME) for each in (folder, other)))
-    return f"{gain:+.2f} ± {error:.2f}"
+    """Averages the gain in log p(x) of each image, with its standard error over the images."""
+    first, second = (np.load(each / LOG_LIKELIHOOD_NAME) for each in (folder, other))
+    gains = second - first
+    return f"{gains.mean():+.2f} ± {gains.std(ddof=1) / np.sqrt(len(gains)):.2f}"
 
 
 def rows_of(workdir: Path) -> list[list[str]]:
@@ -119,9 +102,7 @@ def rows_of(workdir: Path) -> list[list[str]]:
         for name, folder in folders.items()
         if (folder / "evaluation.json").exists()
     }
-    rungs = [*LADDER, _LAST]
-    below = dict(zip(rungs[1:], rungs, strict=False))
-    below |= {name: "few_images" for name, added in REGULARIZERS.items() if added}
+    below = dict(zip(NAMES[1:], NAMES, strict=False))
     rows = []
     for name, measured in measures.items():
         summary = json.loads((folders[name] / "summary.json").read_text())
@@ -129,7 +110,7 @@ def rows_of(workdir: Path) -> list[list[str]]:
         other = below.get(name)
         rows.append(
             [
-                label_of(name),
+                f"`{name}`",
                 f"{loss:.2f} ± {measured['standard_error']:.2f}",
                 _gain(folders[other], folders[name]) if other in measures else "-",
                 f"{measured['negative_elbo']:.2f}",
@@ -141,14 +122,14 @@ def rows_of(workdir: Path) -> list[list[str]]:
 
 
 def main() -> None:
-    """Runs what is asked for and prints the table."""
+    """Trains the runs and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="each has a --workdir of its own")
-    parser.add_argument("--only", choices=NAMES, help="one run, not all")
-    parser.add_argument("--manual_dir", help="where the four files of MNIST lie")
+    parser.add_argument("--only", choices=NAMES, help="a single run")
+    parser.add_argument("--manual_dir", help="folder of MNIST's four files")
     arguments = parser.parse_args()
     for name in [arguments.only] if arguments.only else NAMES:
         train_and_evaluate(name, arguments.workdir / name, arguments)

@@ -1,6 +1,11 @@
-"""Contenders in processes of their own that take turns, so that drift is unkind to all alike."""
+"""Contenders in processes of their own that take turns, so that drift affects all of them equally.
+
+A contender's module in `contenders/` has `describe()` and `create(variant, config, arrays)`. It
+makes an object with `facts()`, a dictionary of its model, and `run(request)`, which does the work.
+"""
 
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -8,30 +13,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from common import ROOT, SHARED_GPU, last_error
+from common import SHARED_GPU, last_error
 
 _PAUSE_SECONDS = 0.5  # until the last contender's threads are asleep
 
 
-@dataclass(frozen=True)
-class Contender:
-    """What takes part.
-
-    Attributes:
-      name: in the tables.
-      module: of `contenders/`.
-      variant: given to it.
-      is_peer: whether it is run by the peers' interpreter.
-    """
+class Contender(NamedTuple):
+    """A row of the table: its name, a module of `contenders/`, and a variant for `create`."""
 
     name: str
     module: str
-    variant: str
+    variant: str = ""
     is_peer: bool = False
 
 
@@ -40,22 +36,19 @@ class Worker:
 
     Attributes:
       name: of the contender.
-      is_alive: whether it takes part: it is left out, and named, once it is missing or dead.
-      facts: its first answer.
+      is_alive: whether it takes part; it is left out, and named, if it is missing or has died.
+      facts: about its model.
     """
 
     def __init__(self, name: str, process: subprocess.Popen, log: Path):
-        self.name = name
-        self.is_alive = True
+        self.name, self.is_alive = name, True
         self._process, self._log = process, log
         self.facts = self._read() or {}
-        if "missing" in self.facts:
-            self.leave_out(f"{self.facts['missing']} is not installed")
-        elif self.is_alive:
-            print(f"started: {name}: {self.facts['version']}, {self.facts['device']}", flush=True)
+        if self.is_alive:
+            print(f"started: {name}: {self.facts['description']}", flush=True)
 
     def leave_out(self, reason: str) -> None:
-        """Takes it out of what follows, and says why."""
+        """Removes it from the following turns, and prints the reason."""
         self.is_alive = False
         print(f"left out: {self.name}: {reason}", flush=True)
 
@@ -66,8 +59,7 @@ class Worker:
         return self._read()
 
     def _read(self) -> dict[str, Any] | None:
-        line = self._process.stdout.readline()
-        if line:
+        if line := self._process.stdout.readline():
             return json.loads(line)
         reason = last_error(self._log.read_text())
         self.leave_out(reason or f"ended with code {self._process.wait()}")
@@ -81,36 +73,36 @@ def started(
     config: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> Iterator[list[Worker]]:
-    """Starts contenders, all at once; those that start are given back.
+    """Starts contenders, all at once, and yields those that start.
 
     Args:
-      contenders: who takes part.
+      contenders: the rows of the table.
       peers_python: the interpreter of the peers.
       config: of the model.
-      arrays: given to each.
+      arrays: inputs of each.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **arrays)
-        processes = []
+        started = []
         for index, contender in enumerate(contenders):
             interpreter = peers_python if contender.is_peer else sys.executable
-            command = [interpreter, str(ROOT / "benchmarks" / "worker.py"), contender.module]
-            command += [contender.variant, json.dumps(config), str(inputs)]
+            command = [interpreter, __file__, contender.module, contender.variant]
             log = Path(folder) / f"{index}.log"
-            process = stack.enter_context(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=stack.enter_context(log.open("w")),
-                    text=True,
-                    env=os.environ | SHARED_GPU,
-                )
+            process = subprocess.Popen(
+                [*command, json.dumps(config), str(inputs)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stack.enter_context(log.open("w")),
+                text=True,
+                env=os.environ | SHARED_GPU,
             )
-            processes.append((contender.name, process, log))
-        workers = [Worker(*arguments) for arguments in processes]
-        yield [worker for worker in workers if worker.is_alive]
+            started.append((contender.name, stack.enter_context(process), log))
+        workers = [Worker(*arguments) for arguments in started]
+        workers = [worker for worker in workers if worker.is_alive]
+        if not workers:
+            sys.exit("error: no contender is left")
+        yield workers
 
 
 def in_turns(workers: Sequence[Worker], num_rounds: int) -> Iterator[Worker]:
@@ -121,3 +113,22 @@ def in_turns(workers: Sequence[Worker], num_rounds: int) -> Iterator[Worker]:
             if worker.is_alive:
                 time.sleep(_PAUSE_SECONDS)
                 yield worker
+
+
+def serve(module: str, variant: str, config: str, inputs: str) -> None:
+    """Serves one contender until standard input ends: a request and an answer are lines of JSON."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # the libraries' own output goes to standard error
+    contenders = importlib.import_module(f"contenders.{module}")
+    contender = contenders.create(variant, json.loads(config), np.load(inputs))
+    facts = {"description": contenders.describe(), **contender.facts()}
+    print(json.dumps(facts), file=answers, flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        result = contender.run(json.loads(line))
+        answer = {"seconds": time.perf_counter() - start, "result": result}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

@@ -2,17 +2,17 @@
 
   python benchmarks/train_run.py --mnist=FOLDER --peers_python=.venv-peers/bin/python
 
-Two epochs of `configs/baseline.py` on 55,000 images of MNIST, validated on the other 5,000, each
-contender as people write it (`contenders/*_run.py`), one after another: about 15 minutes on two
-cores; `--small` tries all of it on 4,000 digits in two. FOLDER holds the four official files.
+Two epochs of `configs/baseline.py` on 55,000 images of MNIST, validated on the other 5,000, one
+contender after another: about 15 minutes on two cores; `--small` tries all of it on 4,000 digits in
+two. FOLDER holds the four official files.
 
-Ours is `main.py`: beside validation, weights and samples, which all leave, it keeps checkpoints
-and evaluates the test images. First its caches are empty (compiled programs, prepared data), then
-they hold what that run left. Memory is that of the process and its children, looked at ten times a
-second, what they share counted once; a GPU's is not in it.
+Ours is `main.py`: beside validation, weights and samples, which all have, it saves checkpoints and
+evaluates the test images. It runs with empty caches (compiled programs, prepared data) and then
+with those that this run filled. Memory is that of the largest process, without a GPU's.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -21,118 +21,87 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, describe_machine, print_table
+from common import ROOT, describe_machine, load_comparable_config, print_table
 from watched import Watched, watch
 
 from vae_jax import datasets
 
 NUM_EPOCHS = 2
 _PROGRAMS = ROOT / "benchmarks" / "contenders"
-_OURS = "ours"
 _ROW = re.compile(r"epoch (\d+)/\d+: train ([\d.]+), validation ([\d.]+)")
+_PEERS = {
+    "PyTorch, DataLoader and a loop": ["pytorch.py"],
+    "PyTorch, compiled, fused Adam": ["pytorch.py", "--compiled"],
+    "Keras, fit": ["keras_tensorflow.py"],
+}
 
 
-@dataclass(frozen=True)
-class Data:
-    """Where the images are.
-
-    Attributes:
-      overrides: of this project's configuration.
-      folder: of the official files, for the peers.
-      validation_size: how many of the official training images validate.
-    """
-
-    overrides: list[str]
-    folder: Path
-    validation_size: int
-
-
-def small_data(folder: Path) -> Data:
-    """Writes the embedded digits as the peers read them, the validation images first."""
+def write_small_data(folder: Path) -> int:
+    """Writes the embedded digits as MNIST's official file; returns how many validate."""
     dataset = datasets.load("mnist_5k")
     images = np.concatenate([dataset.validation.images, dataset.train.images])
     header = struct.pack(">4I", 2051, *images.shape[:3])
     (folder / "train-images-idx3-ubyte").write_bytes(header + images.tobytes())
-    return Data(["--config.data.name=mnist_5k"], folder, len(dataset.validation))
+    return len(dataset.validation)
 
 
-def mnist_data(mnist: str) -> Data:
-    """Takes the four official files as they are."""
-    return Data([f"--config.data.manual_dir={mnist}"], Path(mnist), 5000)
-
-
-def run_ours(data: Data, folder: Path, caches: Path) -> Watched:
-    """Runs this project, with caches that may be empty, in a folder of its own."""
+def run_ours(
+    config: str, folder: Path, caches: Path, arguments: list[str], limit: float | None = None
+) -> Watched:
+    """Runs this project in a folder, with caches that may be empty."""
     command = [sys.executable, str(_PROGRAMS / "ours_run.py"), f"--workdir={folder}"]
-    command += [f"--config={ROOT / 'configs' / 'baseline.py'}", *data.overrides]
-    command += [f"--config.train.num_epochs={NUM_EPOCHS}", f"--config.data.data_dir={caches}/data"]
-    # Else the user's own folder would be taken.
+    command += [f"--config={config}", f"--config.data.data_dir={caches}/data", *arguments]
+    # The user's own caches must not be used.
     environment = {"XDG_CACHE_HOME": str(caches), "JAX_COMPILATION_CACHE_DIR": ""}
-    return watch(command, environment)
+    return watch(command, environment, limit=limit)
 
 
-def run_peer(python: str, program: str, data: Data, folder: Path, caches: Path) -> Watched:
-    """Runs a program of `contenders/`, with arguments perhaps, in a folder of its own."""
-    name, *more = program.split()
-    command = [python, str(_PROGRAMS / f"{name}.py"), f"--data={data.folder}", f"--output={folder}"]
-    command += [f"--epochs={NUM_EPOCHS}", f"--validation_size={data.validation_size}", *more]
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(caches), "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    return watch(command, environment)
-
-
-def contenders(python: str, data: Data, scratch: Path) -> Iterator[tuple[str, Watched]]:
-    """Runs them one after another; yields each one's name and what was seen."""
-    peers = (
-        ("PyTorch, DataLoader and a loop", "pytorch_run"),
-        ("PyTorch, compiled, fused Adam", "pytorch_run --compiled"),
-        ("Keras, fit", "keras_run"),
-    )
-    caches = scratch / "caches"
+def contenders(
+    python: str, mnist: str | None, small: bool, scratch: Path
+) -> Iterator[tuple[str, Watched]]:
+    """Runs them one after another; yields each one's name and its run."""
+    caches, validation_size, data = scratch / "caches", 5000, Path(mnist or scratch)
+    arguments = [f"--config.data.manual_dir={mnist}", f"--config.train.num_epochs={NUM_EPOCHS}"]
+    if small:
+        validation_size, data = write_small_data(scratch), scratch
+        arguments[0] = "--config.data.name=mnist_5k"
     shutil.rmtree(caches, ignore_errors=True)
     for state in ("empty caches", "filled caches"):
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            yield f"{_OURS}, {state}", run_ours(data, Path(folder), caches)
-    for name, program in peers:
+            yield f"ours, {state}", run_ours("baseline", Path(folder), caches, arguments)
+    config = json.dumps(load_comparable_config("baseline").to_dict())
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(caches), "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    environment["PYTHONPATH"] = str(ROOT / "benchmarks")
+    for name, (program, *more) in _PEERS.items():
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            yield name, run_peer(python, program, data, Path(folder), caches / "pytorch")
+            command = [python, str(_PROGRAMS / program), f"--data={data}", f"--output={folder}"]
+            command += [f"--epochs={NUM_EPOCHS}", f"--validation_size={validation_size}"]
+            yield name, watch([*command, f"--config={config}", *more], environment)
 
 
 def parts(run: Watched) -> list[float]:
-    """Returns the seconds to the first step, of it, of each epoch without it, and to the end."""
+    """Returns the seconds to the first step, of it, of each epoch without it, to the end, in all.
+
+    All runs print the same lines.
+    """
     marks = [run.when("first step begins"), run.when("first step done")]
     marks += [run.when(f"epoch {epoch}/") for epoch in range(1, NUM_EPOCHS + 1)]
-    marks.append(run.seconds)
-    return [marks[0], *np.diff(marks)]
+    return [marks[0], *np.diff([*marks, run.seconds]), run.seconds]
 
 
-def last_losses(run: Watched) -> tuple[str, str]:
-    """Returns training and validation loss of the last epoch."""
-    rows = [found for _, line in run.lines if (found := _ROW.match(line))]
-    return rows[-1][2], rows[-1][3]
-
-
-def _medians(runs: list[Watched]) -> list[float]:
-    columns = zip(*([*parts(run), run.seconds] for run in runs), strict=True)
-    return [statistics.median(column) for column in columns]
-
-
-def table(runs: dict[str, list[Watched]], reference: str) -> Iterator[tuple[str, ...]]:
+def table(runs: dict[str, list[Watched]]) -> Iterator[tuple[str, ...]]:
     """Yields a row for each contender: medians over the rounds."""
-    total = _medians(runs[reference])[-1]
+    reference = runs.get("ours, filled caches") or next(iter(runs.values()))
+    total = statistics.median(run.seconds for run in reference)
     for name, each in runs.items():
-        seconds = _medians(each)
+        seconds = np.median([parts(run) for run in each], axis=0)
         memory = statistics.median(run.peak_bytes for run in each) / 2**20
-        yield (
-            name,
-            *(f"{value:.1f}" for value in seconds),
-            f"{seconds[-1] / total:.2f}",
-            f"{memory:.0f}",
-            " / ".join(last_losses(each[-1])),
-        )
+        losses = [found for _, line in each[-1].lines if (found := _ROW.match(line))][-1]
+        cells = (f"{seconds[-1] / total:.2f}", f"{memory:.0f}", f"{losses[2]} / {losses[3]}")
+        yield name, *(f"{value:.1f}" for value in seconds), *cells
 
 
 def main() -> None:
@@ -148,25 +117,19 @@ def main() -> None:
     runs: dict[str, list[Watched]] = {}
     print(f"{describe_machine()}; configs/baseline.py, {NUM_EPOCHS} epochs\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        data = small_data(folder) if arguments.small else mnist_data(arguments.mnist)
         for _ in range(arguments.rounds):
-            for name, run in contenders(arguments.peers_python, data, folder):
-                if run.problem:
-                    print(f"left out: {name}: {run.problem}", flush=True)
-                    continue
-                print(f"done: {name}: {run.seconds:.1f} s", flush=True)
-                runs.setdefault(name, []).append(run)
+            for name, run in contenders(
+                arguments.peers_python, arguments.mnist, arguments.small, Path(scratch)
+            ):
+                print(f"{name}: {run.problem or f'{run.seconds:.1f} s'}", flush=True)
+                if not run.problem:
+                    runs.setdefault(name, []).append(run)
     if not runs:
         sys.exit(1)
     epochs = (f"epoch {epoch}" for epoch in range(1, NUM_EPOCHS + 1))
     header = ("seconds", "to the first step", "first step", *epochs, "end", "in all")
-    reference = f"{_OURS}, filled caches"
     print()
-    print_table(
-        (*header, "times ours", "peak MiB", "loss, training / validation"),
-        table(runs, reference if reference in runs else next(iter(runs))),
-    )
+    print_table((*header, "times ours", "peak MiB", "loss, training / validation"), table(runs))
 
 
 if __name__ == "__main__":

@@ -121,17 +121,24 @@ def coarse_plots():
 
 
 @pytest.fixture
+def without_report(monkeypatch):
+    """Trains without the summary and the plots, for tests of rows, states or messages."""
+    monkeypatch.setattr(train, "_report", lambda *_: None)
+
+
+@pytest.fixture
 def interrupt_save_of_step(monkeypatch):
     """Makes the next save of a step be interrupted before it begins."""
-    save = Checkpoints.save
+    save, pending = Checkpoints.save, []
+
+    def interrupted_save(checkpoints, step, state, progress):
+        if step in pending:
+            pending.remove(step)
+            raise KeyboardInterrupt
+        save(checkpoints, step, state, progress)
 
     def prepare(interrupted_step):
-        def interrupted_save(checkpoints, step, state, progress):
-            if step == interrupted_step:
-                monkeypatch.undo()
-                raise KeyboardInterrupt
-            save(checkpoints, step, state, progress)
-
+        pending.append(interrupted_step)
         monkeypatch.setattr(Checkpoints, "save", interrupted_save)
 
     return prepare

@@ -40,7 +40,7 @@ def assert_trains(config, workdir):
     assert (workdir / "summary.json").exists()
 
 
-@pytest.mark.parametrize("advice", ["lower the rate", "skip_nonfinite=True"])
+@pytest.mark.parametrize("advice", ["lower train.learning_rate", "skip_nonfinite=True"])
 def test_not_finite_before_the_first_checkpoint(config, tmp_path, advice):
     config.train.learning_rate = 1e30
     message = error_of_training(config, tmp_path / "run")
@@ -67,7 +67,7 @@ def fail_in_epoch(monkeypatch, epoch, error):
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (trainer._NotFinite(9), "lower the rate, or set --config.train.skip_nonfinite=True"),
+        (trainer.NotFiniteError(9), "or set --config.train.skip_nonfinite=True"),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "lower these, with another"),
     ],
     ids=["not finite", "memory"],
@@ -95,7 +95,8 @@ def test_other_values_begin_anew_or_elsewhere(config, tmp_path, monkeypatch, epo
 def test_every_update_skipped(config, tmp_path):
     config.train.skip_nonfinite = True
     config.train.learning_rate, config.loss.kl_weight = 1e30, 1e38
-    assert "lower train.learning_rate;" in error_of_training(config, tmp_path / "run")
+    message = error_of_training(config, tmp_path / "run")
+    assert "lower train.learning_rate, which is 1e+30;" in message
     config.train.learning_rate, config.loss.kl_weight = 0.001, 1.0
     assert_trains(config, tmp_path / "run")
 

@@ -65,6 +65,12 @@ def test_imports_run_one_way(path):
         assert name.split(".")[0] not in ("configs", "main", "tests", "benchmarks"), name
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "vae_jax" / "evaluation").rglob("*.py")))
+def test_evaluation_builds_no_optimizer(path):
+    forbidden = {"optax", "vae_jax.training.optimizer", "vae_jax.training.trainer"}
+    assert forbidden.isdisjoint(imported(path))
+
+
 def test_reading_runs_imports_no_checkpoints():
     code = "import sys, vae_jax.reporting.runs; print('orbax.checkpoint' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

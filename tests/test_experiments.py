@@ -14,61 +14,53 @@ from vae_jax.training.run_directory import RunDirectory
 
 @pytest.fixture
 def names(small_config, monkeypatch):
-    """The names of two configurations that are there beside the default."""
+    """The names of two configurations; the first cannot be trained."""
     small_config.train.num_epochs = 1
     small_config.latent_size = 2
     failing = copy.deepcopy(small_config)
     failing.train.batch_size = 4001
     small_config.train.num_replicas = 2
-    configs = {
-        "default": shipped_configs.get_config(),
-        "failing": failing,
-        "replicas": small_config,
-    }
-    monkeypatch.setattr(shipped_configs, "get_names", lambda: ["failing", "replicas"])
+    configs = {"failing": failing, "replicas": small_config}
+    default = shipped_configs.get_config()
+    monkeypatch.setattr(shipped_configs, "get_names", lambda: [*configs])
     monkeypatch.setattr(
-        shipped_configs, "get_config", lambda name="default": copy.deepcopy(configs[name])
+        shipped_configs,
+        "get_config",
+        lambda name="default": copy.deepcopy(configs.get(name, default)),
     )
-    return shipped_configs.get_names()
+    return [*configs]
 
 
 @pytest.mark.slow
-def test_a_failing_run_is_named_and_does_not_stop_the_rest(tmp_path, capsys, names):
+def test_a_failing_run_is_named_and_the_others_are_trained_and_reported(tmp_path, capsys, names):
     def run():
-        run_experiments(tmp_path, {"seed": 3}, names)
+        with pytest.raises(UserError, match=r"^1 of 2 runs failed: failing: train.batch_size is"):
+            run_experiments(tmp_path, {"seed": 3}, names)
+        return capsys.readouterr().out
 
-    with pytest.raises(UserError, match=r"^1 of 2 runs failed: failing: train.batch_size is 4001"):
-        run()
-    output = capsys.readouterr().out
-    assert "replicas, 2 of 2: " in output
-    assert output.count("analyzing") == 1
-    assert f"wrote {tmp_path / 'report.html'}" in output
+    assert run().count("analyzing") == 1
     assert RunDirectory.open(tmp_path / "replicas").config.seed == 3
     for seed in (3, 4):
         check_analysis(tmp_path / "replicas" / "replicas" / f"seed_{seed}")
-    # Again: what is complete is skipped, what is analyzed is not analyzed again.
+    # Again: complete runs are not trained, analyzed ones are not analyzed again.
     first = (tmp_path / "report.html").read_bytes()
-    with pytest.raises(UserError, match="1 of 2 runs failed"):
-        run()
-    output = capsys.readouterr().out
+    output = run()
     assert output.count("the run is complete") == 1
     assert "analyzing" not in output
     assert (tmp_path / "report.html").read_bytes() == first
 
 
-def test_an_error_of_whatever_type_stops_no_other_run(tmp_path, names, monkeypatch):
+def test_an_error_of_any_type_does_not_stop_the_other_runs(tmp_path, names, monkeypatch):
     def train(config, workdir, lock_workdir):
         raise ZeroDivisionError("division by zero") if workdir.name == "failing" else OSError(28)
 
     monkeypatch.setattr("vae_jax.train.train_and_evaluate", train)
-    expected = "2 of 2 runs failed: failing: ZeroDivisionError: division by zero; replicas: OSError"
-    with pytest.raises(UserError, match=expected):
+    with pytest.raises(UserError, match=r"2 of 2 .* ZeroDivisionError: .*; replicas: OSError"):
         run_experiments(tmp_path, {}, names)
 
 
 def check_analysis(folder):
-    analysis = read_json(folder / "analysis.json")
-    summary = read_json(folder / "summary.json")
+    analysis, summary = (read_json(folder / f"{name}.json") for name in ("analysis", "summary"))
     kl = analysis["latents"]["kl_per_dimension"]
     assert len(kl) == 2
     assert np.sum(kl) == pytest.approx(summary["test"]["kl"], rel=1e-4)

@@ -1,4 +1,4 @@
-"""Faults of the machine, provoked for real: one line is said, and nothing is lost."""
+"""Faults of the machine, provoked for real: one line is printed, and nothing is lost."""
 
 import contextlib
 import dataclasses
@@ -15,17 +15,16 @@ import optax
 import pytest
 
 from tests.support import processes
-from tests.support.common import ROOT, full_disk, settings_of
+from tests.support.common import ROOT, full_disk, settings_of, train_step
 from tests.support.reading import rows_without_timing
 from vae_jax import datasets, sample, train
 from vae_jax.evaluation import plots
 from vae_jax.model.likelihoods import Bernoulli
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import read_json
 from vae_jax.runtime.system_errors import system_errors_as_user_errors
-from vae_jax.training import run_directory, steps, trainer
+from vae_jax.training import steps, trainer
 from vae_jax.training.batches import to_batch
-from vae_jax.training.metrics import EpochWriters, read_rows
+from vae_jax.training.metrics import MetricsWriter, read_rows
 from vae_jax.training.run_directory import RunDirectory
 
 
@@ -48,50 +47,40 @@ def failing_on_call(monkeypatch, owner, name, number, fault):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("owner", "name", "num_bytes", "message"),
-    [
-        (EpochWriters, "write", 64, "File too large; what was saved before is kept"),
-        (plots, "save_reconstructions", 64, "File too large; what was saved before is kept"),
-    ],
+    ("owner", "name", "number"),
+    [(MetricsWriter, "write", 2), (plots, "save_reconstructions", 1)],
     ids=["metrics", "plot"],
 )
-def test_a_full_disk_stops_the_run_which_goes_on_later(
-    small_config, tmp_path, trained_run, monkeypatch, owner, name, num_bytes, message
+def test_a_full_disk_stops_the_run_which_resumes_later(
+    small_config, tmp_path, trained_run, monkeypatch, owner, name, number
 ):
-    workdir = tmp_path / "run"
-    number = 1 if owner is plots else 2
-    failing_on_call(monkeypatch, owner, name, number, lambda: full_disk(num_bytes))
-    with pytest.raises(UserError, match=message) as error:
-        run(small_config, workdir)
-    assert "\n" not in str(error.value)
-    assert not (workdir / "summary.json").exists()
-    rows = read_rows(workdir / "metrics.csv")  # whole rows, whatever happened
-    assert [row["epoch"] for row in rows] in ([1], [1, 2])
-    run(small_config, workdir)
-    processes.assert_same_run(workdir, trained_run)
+    failing_on_call(monkeypatch, owner, name, number, lambda: full_disk(64))
+    with pytest.raises(UserError, match="File too large; everything saved before is intact"):
+        run(small_config, tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+    rows = read_rows(tmp_path / "metrics.csv")  # complete rows, whatever happened
+    assert [row["epoch"] for row in rows] == [1, 2][: 1 if owner is MetricsWriter else 2]
+    run(small_config, tmp_path)
+    processes.assert_same_run(tmp_path, trained_run)
 
 
 @pytest.mark.slow
 def test_the_run_directory_deleted_under_the_run(small_config, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    failing_on_call(
-        monkeypatch,
-        trainer,
-        "train_one_epoch",
-        2,
-        lambda: contextlib.nullcontext(shutil.rmtree(workdir)),
-    )
-    with pytest.raises(UserError, match="No such file or directory") as error:
+
+    def delete():
+        return contextlib.nullcontext(shutil.rmtree(workdir))
+
+    failing_on_call(monkeypatch, trainer, "train_one_epoch", 2, delete)
+    with pytest.raises(UserError, match=f"{workdir}.*No such file or directory"):
         run(small_config, workdir)
-    assert str(workdir) in str(error.value)
     assert not workdir.exists()
 
 
 @pytest.mark.slow
 def test_a_run_directory_that_cannot_be_written_to(tmp_path):
     workdir = tmp_path / "run"
-    workdir.mkdir()
-    workdir.chmod(0o555)
+    workdir.mkdir(mode=0o555)
     command = [sys.executable, "main.py", f"--workdir={workdir}", *processes.ARGUMENTS]
     if os.geteuid() == 0:  # root may write anywhere, unless it gives that up
         if not shutil.which("setpriv"):
@@ -99,45 +88,38 @@ def test_a_run_directory_that_cannot_be_written_to(tmp_path):
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == (
-        f"error: --workdir={workdir}: {workdir} is not writable; give another folder\n"
-    )
+    assert "is not writable; give another folder" in result.stderr
+    assert result.stderr.count("\n") == 1
     assert not list(workdir.iterdir())
 
 
 @pytest.mark.slow
-def test_a_process_whose_disk_is_full_says_one_line(tmp_path, process_run):
+def test_a_process_whose_disk_is_full_prints_one_line(tmp_path, process_run):
     workdir = tmp_path / "run"
     process = processes.start(workdir, *processes.ARGUMENTS)
     processes.wait_for_line(process, "epoch 1/3")
-    # From outside, as a disk fills up: no array of the next checkpoint fits.
+    # From outside, as a disk fills up: the next checkpoint does not fit.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
     status, _, errors = processes.finish(process)
     assert status == 1
-    assert errors == (
-        f"error: {workdir}/checkpoints: the checkpoint of step 400 cannot be written (File too "
-        "large); those before it are kept: mend this, then give the same command again\n"
-    )
+    assert f"{workdir}/checkpoints/400.safetensors: File too large" in errors
+    assert errors.count("\n") == 1
     output = processes.train(workdir, *processes.ARGUMENTS)
     assert output.startswith("resuming after epoch 1 of 3\n")
     processes.assert_same_run(workdir, process_run)
 
 
 @pytest.mark.slow
-def test_too_little_memory_says_what_to_lower(tmp_path):
-    size = 2_000_000_000  # 392 GB
-    arguments = (*processes.ARGUMENTS, f"--config.decoder.dense_sizes=({size},)")
+def test_too_little_memory_names_the_fields_to_lower(tmp_path):
+    arguments = (*processes.ARGUMENTS, "--config.decoder.dense_sizes=(2000000000,)")  # 392 GB
     status, output, errors = processes.finish(processes.start(tmp_path / "run", *arguments))
     assert (status, output) == (1, ""), errors
-    assert errors == (
-        "error: the device has too little memory for train.batch_size 20, or for the model: lower "
-        "these, with another --workdir where this one holds a checkpoint\n"
-    )
+    assert "too little memory for train.batch_size 20" in errors and errors.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_what_is_not_finite_stops_at_its_step(small_config, tmp_path, monkeypatch):
-    workdir, train_settings = tmp_path / "run", trainer.train_settings
+def test_a_loss_that_is_not_finite_stops_at_its_step(small_config, tmp_path, monkeypatch):
+    train_settings = trainer.train_settings
 
     def diverging(*arguments):
         settings = train_settings(*arguments)
@@ -149,14 +131,13 @@ def test_what_is_not_finite_stops_at_its_step(small_config, tmp_path, monkeypatc
     monkeypatch.setattr(trainer, "train_settings", diverging)
     with pytest.raises(
         UserError,
-        match=r"the loss or its gradient is not finite at step 57, in epoch 2, at "
-        r"train\.learning_rate 0\.003: lower the rate, or set --config\.train\.skip_nonfinite=True",
+        match=r"not finite at step 57, in epoch 2: lower train\.learning_rate, which is 0\.003, or "
+        r"set --config\.train\.skip_nonfinite=True",
     ):
-        run(small_config, workdir)
-    assert [row["epoch"] for row in rows_without_timing(workdir)] == [1]
-    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["40"]
-    sample.sample(RunDirectory.open(workdir))
-    assert np.isfinite(np.load(workdir / "samples.npy")).all()
+        run(small_config, tmp_path)
+    assert [row["epoch"] for row in rows_without_timing(tmp_path)] == [1]
+    sample.sample(RunDirectory.open(tmp_path))
+    assert np.isfinite(np.load(tmp_path / "samples.npy")).all()
 
 
 @pytest.fixture
@@ -177,7 +158,7 @@ def infinite_gradient(monkeypatch):
     jax.clear_caches()
 
 
-def light_first_pixel(config, image):
+def light_first_pixel(image):
     dataset = datasets.load("mnist_5k")
     images = dataset.train.images.copy()
     images[image, 0, 0] = 255
@@ -188,40 +169,35 @@ def light_first_pixel(config, image):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_replicas", [1, 2])
 def test_an_infinite_gradient_of_a_finite_loss_is_seen(
-    small_config, tmp_path, monkeypatch, infinite_gradient, num_replicas
+    small_config, tmp_path, monkeypatch, without_report, infinite_gradient, num_replicas
 ):
     small_config.train.num_replicas = num_replicas
+    small_config.train.num_epochs = 1
     settings = settings_of(small_config)
     root_key = steps.initial_state(settings, small_config.seed).root_key
-    order = steps.epoch_order(settings, root_key, 1, 4000)
-    image = int(order.reshape(num_replicas, -1)[-1, 1730])  # in step 18 of the last replica
-    dataset = light_first_pixel(small_config, image)
+    order = steps.epoch_order(settings, root_key, 1, 4000).reshape(num_replicas, -1)
+    image = int(order[-1, 1730])  # in step 18 of the last replica
+    dataset = light_first_pixel(image)
     monkeypatch.setattr(train.datasets, "load", lambda **data: dataset)
-    places = [np.flatnonzero(one == image)[0] for one in order.reshape(num_replicas, -1)]
-    step = min(places) // 100 + 1
+    step = min(np.flatnonzero(one == image)[0] for one in order) // 100 + 1
     with pytest.raises(UserError, match=f"gradient is not finite at step {step}, in epoch 1"):
         run(small_config, tmp_path / "stopped")
 
     small_config.train.skip_nonfinite = True
-    small_config.train.num_epochs = 1
-    workdir = tmp_path / "skipping"
-    run(small_config, workdir)
-    for folder in run_directory.replica_folders(workdir, small_config.seed, num_replicas):
-        assert [row["skipped_updates"] for row in read_rows(folder / "metrics.csv")] == [1]
-        assert read_json(folder / "summary.json")["skipped_updates"] == 1
-        assert read_rows(folder / "metrics.csv")[-1]["validation_loss"] < 300
+    run(small_config, tmp_path / "skipping")
+    for folder in RunDirectory.open(tmp_path / "skipping").replica_folders:
+        [row] = read_rows(folder / "metrics.csv")
+        assert row["skipped_updates"] == 1
+        assert row["validation_loss"] < 300
 
 
 @pytest.mark.slow
-def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infinite_gradient):
+def test_a_skipped_update_changes_nothing_but_the_step(small_config, infinite_gradient):
     small_config.train.skip_nonfinite = True
-    settings = settings_of(small_config)
-    dataset = light_first_pixel(small_config, 7)
-    state = steps.initial_state(settings, 0)
-    data = to_batch(dataset.train)
-    state, _ = steps.train_step(settings, state, data[100:200])
+    settings, data = settings_of(small_config), to_batch(light_first_pixel(7).train)
+    state, _ = train_step(settings, steps.initial_state(settings, 0), data[100:200])
     before = jax.tree.map(np.array, (state.params, state.opt_state))
-    state, metrics = steps.train_step(settings, state, data[:100])
+    state, metrics = train_step(settings, state, data[:100])
     assert np.isnan(metrics.sums["loss"])
     assert np.isfinite(metrics.sums["reconstruction"])
     assert not np.isfinite(metrics.numbers["gradient_norm"])
@@ -229,16 +205,7 @@ def test_a_skipped_update_leaves_all_but_the_step_as_it_was(small_config, infini
     jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), before)
 
 
-@pytest.mark.slow
-def test_a_run_of_which_every_update_is_skipped_stops(small_config, tmp_path):
-    small_config.train.skip_nonfinite = True
-    small_config.loss.kl_weight = 1e38
-    small_config.train.learning_rate = 1.0
-    with pytest.raises(UserError, match="every update of epoch 1 was skipped"):
-        run(small_config, tmp_path / "run")
-
-
-def test_not_finite_is_seen_wherever_it_is():
+def test_a_value_that_is_not_finite_is_seen_wherever_it_is():
     rng = np.random.RandomState(0)
     gradients = {
         "kernel": rng.normal(size=(3, 3, 4, 5)).astype(np.float32),

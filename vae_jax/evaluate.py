@@ -24,7 +24,7 @@ from vae_jax.modes import Mode, run_flags, run_mode
 from vae_jax.runtime import devices
 from vae_jax.runtime.files import write_record
 from vae_jax.training.batches import to_batch
-from vae_jax.training.checkpoints import checksum
+from vae_jax.training.weights import checksum, named_arrays
 
 _NUM_SAMPLES_PER_CLASS = 1_000
 _NUM_CLASS_SAMPLES = 10  # importance samples of each image in each class
@@ -76,7 +76,7 @@ def _measure_likelihood(
     """
     num_samples = run.config.evaluate.num_importance_samples
     is_binarized = run.config.data.binarization != "none"
-    parameters = int(devices.to_host(checksum(replica.params)))
+    parameters = checksum(named_arrays(devices.to_host(replica.params)))
     estimates = log_likelihood.estimate(
         *replica.model_and_params,
         replica.root_key,

@@ -2,11 +2,9 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 from absl import flags
 
 from vae_jax import configuration, report, shipped_configs, train
@@ -17,26 +15,6 @@ from vae_jax.runtime.files import local_path
 from vae_jax.runtime.system_errors import system_errors_as_user_errors
 from vae_jax.shipped_configs import REFERENCE_CONFIGS
 from vae_jax.training.run_directory import DATA_PATH_FIELDS
-
-
-def _train_each(
-    configs: Mapping[str, ml_collections.ConfigDict], workdir: Path, lock_workdir: bool
-) -> dict[str, str]:
-    """Trains each in a folder of its name; returns what went wrong, by name."""
-    failed = {}
-    for number, (name, config) in enumerate(configs.items(), 1):
-        if devices.is_first_process():
-            print(f"{name}, {number} of {len(configs)}: {workdir / name}", flush=True)
-            configuration.warn_without_effect(config)
-        try:
-            with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
-                train.train_and_evaluate(config, workdir / name, lock_workdir)
-        except BrokenPipeError:
-            raise  # nobody reads what is printed
-        except Exception as error:  # whatever it is, the others are trained and reported
-            failed[name] = describe(error)
-        jax.clear_caches()  # the next one's programs are others
-    return failed
 
 
 def run_experiments(
@@ -54,18 +32,24 @@ def run_experiments(
       lock_workdir: as for `train.train_and_evaluate`.
 
     Raises:
-      UserError: a name or a value cannot be, or, after the report, some runs failed: it names them.
+      UserError: a name or a value is invalid; or, after the report, some runs failed.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
-    workdir = local_path("workdir", workdir)
-    names = shipped_configs.get_names()
+    workdir, named, failed = local_path("workdir", workdir), {}, {}
     for name in configs:
-        check_choice("--configs", name, names)
-    named = {
-        name: configuration.from_dict(shipped_configs.get_config(name).to_dict(), overrides)
-        for name in configs
-    }
-    failed = _train_each(named, workdir, lock_workdir)
+        check_choice("--configs", name, shipped_configs.get_names())
+        config = shipped_configs.get_config(name)
+        named[name] = configuration.from_dict(config.to_dict(), overrides)
+    for number, (name, config) in enumerate(named.items(), 1):
+        if devices.is_first_process():
+            print(f"{name}, {number} of {len(named)}: {workdir / name}", flush=True)
+            configuration.warn_without_effect(config)
+        try:
+            with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
+                train.train_and_evaluate(config, workdir / name, lock_workdir)
+        except Exception as error:  # the other runs are trained, whatever is wrong with this one
+            failed[name] = describe(error)
+        jax.clear_caches()  # the next run has other programs
     if not devices.is_first_process():
         return
     if len(failed) < len(named):

@@ -1,4 +1,4 @@
-"""Mode `explore`: a page on which the latent space is explored, for any browser."""
+"""Mode `explore`: a page on which the latent space is explored in a browser."""
 
 import os
 
@@ -10,19 +10,15 @@ from vae_jax.runtime.files import write_atomically
 from vae_jax.training.run_directory import RunDirectory
 
 
-def explore(
-    source: RunDirectory,
-    output: str | os.PathLike[str] | None = None,
-) -> None:
+def explore(source: RunDirectory, output: str | os.PathLike[str] | None = None) -> None:
     """Writes `explorer.html`, one self-contained file for each replica.
 
     Args:
       source: the run directory.
-      output: where the page goes; the run directory if None.
+      output: the folder of the page; the run directory if None.
 
     Raises:
-      UserError: there is no run, its data cannot be had, or are not the same any more, or its test
-        images are all encoded alike.
+      UserError: the run or its data are missing or changed, or all latent means are the same.
     """
     run = restore_to_write(source, output, [EXPLORER_NAME])
     dataset = load_data(run)

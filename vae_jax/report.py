@@ -1,8 +1,7 @@
 """Mode `report`: one page about all runs below a folder, `report.html` and `report.md`."""
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from vae_jax import shipped_configs
@@ -16,38 +15,17 @@ from vae_jax.training.run_directory import DATA_PATH_FIELDS
 _NAMES = ("report.html", "report.md")
 
 
-def _is_report(path: Path) -> bool:
-    """Tells whether a file is a report, which earlier versions did not record."""
-    return path.is_file() and b"Losses are in nats per image" in path.read_bytes()
-
-
-def _not_measured(complete: Sequence[runs.Run]) -> dict[Path, str]:
-    """Lists what could not be measured of a model, and why, by its folder."""
-    reasons = {
-        model.folder: model.analysis.reasons()
-        for run in complete
-        for model in run.models
-        if model.analysis
-    }
-    return {
-        folder: "; ".join(f"{name} is not measured: {why}" for name, why in each.items())
-        for folder, each in reasons.items()
-        if each
-    }
-
-
 def write_report(
     workdir: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
 ) -> None:
-    """Reads every run below `workdir`, measures what is not measured yet, writes the report.
+    """Reads every run below `workdir`, measures what is missing, and writes the report.
 
     Args:
       workdir: the folder of the run directories.
-      overrides: where the data lie, by dotted path, if not at the place the runs name.
+      overrides: places of the data, by dotted path, if not those that the runs name.
 
     Raises:
-      UserError: a field is no place of data, there is no complete run below `workdir`, or it
-        cannot be written to.
+      UserError: no run is complete, `workdir` cannot be written to, or a field is another one.
     """
     workdir, data_paths = local_path("workdir", workdir), overrides or {}
     for path, folder in data_paths.items():
@@ -57,26 +35,20 @@ def write_report(
                 f"--config.{path} has no meaning in --mode=report, where only {allowed} can be set"
             )
         local_path(path, folder or "")
-    check_names(workdir, _NAMES, _is_report)
-    complete, skipped_runs = runs.read_runs(workdir)
-    complete, repeated = runs.drop_repeated_seeds(complete)
-    complete, not_analyzed = analysis.analyze_missing(complete, data_paths)
-    configs_by_name = shipped_configs.get_configs_by_name()
-    contents, not_reported = page.describe_runs(complete, configs_by_name)
-    complete = [run for run in complete if run.workdir in contents]
-    skipped_runs |= repeated | not_analyzed | _not_measured(complete) | not_reported
-    if not complete:
-        reasons = "; ".join(f"{folder}: {what}" for folder, what in skipped_runs.items())
+    check_names(workdir, _NAMES)
+    groups, problems = runs.read_groups(workdir, shipped_configs.get_configs_by_name())
+    if not groups:
+        reasons = "; ".join(f"{folder}: {reason}" for folder, reason in problems.items())
         found = f" ({reasons})" if reasons else ""
         raise UserError(f"--workdir={workdir}: holds no complete run{found}")
-    groups = runs.group_runs(complete, configs_by_name)
-    context = page.describe_report(groups, contents, skipped_runs, workdir)
+    problems |= analysis.analyze_missing(groups, data_paths)
+    sections = page.describe(groups, problems, workdir)
     record_names(workdir, _NAMES)
     for name in _NAMES:
-        write_atomically(workdir / name, page.render(context, name.endswith("html")))
+        write_atomically(workdir / name, page.render(groups, sections, name.endswith("html")))
         print(f"wrote {workdir / name}")
-    for folder, what in skipped_runs.items():
-        print(f"{folder}: {what}")
+    for folder, reason in problems.items():
+        print(f"{folder}: {reason}")
 
 
 MODE = Mode(write_report)

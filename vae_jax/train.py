@@ -4,9 +4,11 @@ import contextlib
 import dataclasses
 import math
 import os
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import ml_collections
@@ -16,60 +18,95 @@ from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.modes import Mode, train_flags
 from vae_jax.runtime import compilation, devices, interrupts
+from vae_jax.runtime.cores import available_cores
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path, read_record, write_json
 from vae_jax.training import run_directory
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.trainer import Trainer
+from vae_jax.training.weights import WEIGHTS_NAME
 
 if TYPE_CHECKING:
     from vae_jax.evaluation.trained_vae import TrainedVAE
+
+_RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def _check_against_data(config: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
     """Checks the images, and the fields whose limit is their size or number."""
     num_images, batch_size, loss = len(dataset.train), config.train.batch_size, config.loss
-    height, width, _ = dataset.image_shape
+    largest, stride = max(dataset.image_shape[:2]), math.prod(config.decoder.strides)
+    warmup, elbo_steps = loss.kl_warmup_steps, loss.elbo_warmup_epochs * (num_images // batch_size)
     test = dataset.test.images
-    if (test == test[:1]).all():
-        raise UserError(
-            f"the test images ({len(test)}) are all alike, so nothing can be told of them: set "
-            "data.test_size to 2 or more, or give other images"
-        )
-    if config.condition.kind == "label" and len(dataset.class_names) < 2:
-        raise UserError(
+    problems = [
+        (
+            (test == test[:1]).all(),
+            f"the test images ({len(test)}) are all the same: set data.test_size to 2 or more, or "
+            "give other images",
+        ),
+        (
+            config.condition.kind == "label" and len(dataset.class_names) < 2,
             f"condition.kind is label, and data.name={dataset.name} has no labels of two or more "
-            "classes; put the images into a folder for each class, or give an .npz with labels"
-        )
-    stride = math.prod(config.decoder.strides)
-    if stride > max(height, width):
-        raise UserError(
+            "classes; put the images into a folder for each class, or give an .npz with labels",
+        ),
+        (
+            stride > largest,
             f"decoder.strides is {config.decoder.strides}, whose product, {stride}, must be at "
-            f"most {max(height, width)}: the images are {height}x{width}"
-        )
-    if batch_size > num_images:
-        raise UserError(
-            f"train.batch_size is {batch_size}, must be at most {num_images}, "
-            "the number of training images"
-        )
-    elbo_steps = loss.elbo_warmup_epochs * (num_images // batch_size)
-    if loss.num_importance_samples > 1 and loss.kl_warmup_steps > elbo_steps:
-        raise UserError(
-            f"loss.kl_warmup_steps is {loss.kl_warmup_steps}, must be at most {elbo_steps} where "
-            "loss.num_importance_samples is above 1, the steps of loss.elbo_warmup_epochs"
-        )
+            f"most {largest}, the larger side of the images",
+        ),
+        (
+            batch_size > num_images,
+            f"train.batch_size is {batch_size}, must be at most {num_images}, the number of "
+            "training images",
+        ),
+        (
+            loss.num_importance_samples > 1 and warmup > elbo_steps,
+            f"loss.kl_warmup_steps is {warmup}, must be at most {elbo_steps} where "
+            "loss.num_importance_samples is above 1, the steps of loss.elbo_warmup_epochs",
+        ),
+    ]
+    for is_problem, message in problems:
+        if is_problem:
+            raise UserError(message)
 
 
 def _warn_of_long_warmup(config: ml_collections.ConfigDict, num_images: int) -> None:
-    """Warns where the run ends before the KL has its whole weight."""
     num_steps = config.train.num_epochs * (num_images // config.train.batch_size)
-    if config.loss.kl_warmup_steps > num_steps:
-        print(
-            f"warning: loss.kl_warmup_steps is {config.loss.kl_warmup_steps}, and the run has "
-            f"{num_steps} steps: loss.kl_weight is never reached",
-            file=sys.stderr,
-        )
+    warmup = config.loss.kl_warmup_steps
+    if warmup > num_steps:
+        problem = f"loss.kl_warmup_steps is {warmup}, and the run has {num_steps} steps"
+        print(f"warning: {problem}: loss.kl_weight is never reached", file=sys.stderr)
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the code, `-dirty` if it was changed; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        folder = Path(__file__).parent
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def _provenance(config: ml_collections.ConfigDict, dataset: datasets.Dataset) -> dict[str, Any]:
+    """Collects the facts that, with the configuration, decide a run's numbers."""
+    is_binarized = config.data.binarization != "none"
+    seed = datasets.EVALUATION_BINARIZATION_SEED if is_binarized else None
+    return {
+        "versions": {name: metadata.version(name) for name in _RECORDED_PACKAGES},
+        "device_kind": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "cores": available_cores(),  # threads of the process share sums among them
+        "jax_options": compilation.recorded_options(),
+        "git_commit": _git_commit(),
+        "data_sha256": dataset.sha256,
+        "image_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
+        "split_seed": datasets.SPLIT_SEED if dataset.name == "images" else None,
+        "evaluation_binarization_seed": seed,
+    }
 
 
 def _begin_run(
@@ -79,15 +116,7 @@ def _begin_run(
     existing: RunDirectory | None,
 ) -> RunDirectory:
     """Returns the run directory: the existing one, checked, or a new one, recorded."""
-    binarized = config.data.binarization != "none"
-    provenance = run_directory.provenance(
-        device_kind=jax.devices()[0].device_kind,
-        device_count=jax.device_count(),
-        jax_options=compilation.recorded_options(),
-        dataset=dataset,
-        binarization_seed=datasets.EVALUATION_BINARIZATION_SEED if binarized else None,
-    )
-    is_first = devices.is_first_process()
+    provenance, is_first = _provenance(config, dataset), devices.is_first_process()
     if not existing:
         record = {"config": run_directory.config_to_record(config)} | provenance
         if is_first:
@@ -98,40 +127,39 @@ def _begin_run(
     if changes and is_first:
         print(
             f"warning: this run resumes under other conditions ({'; '.join(changes)}): its numbers "
-            "may not be those of a run without a break",
+            "may differ from those of a run without a break",
             file=sys.stderr,
         )
     if config.train.num_epochs > existing.config.train.num_epochs and is_first:
-        run_directory.record_num_epochs(existing, config)
+        recorded = existing.record["config"]
+        train = recorded["train"] | {"num_epochs": config.train.num_epochs}
+        record = {**existing.record, "config": recorded | {"train": train}}
+        write_json(workdir / run_directory.CONFIG_NAME, record)
     return dataclasses.replace(existing, config=config)
 
 
-def _open_existing(workdir: Path, config: ml_collections.ConfigDict) -> RunDirectory | None:
-    """Opens the run that is to be resumed; None if nothing was trained in the folder yet."""
-    if not (workdir / run_directory.CONFIG_NAME).exists():
-        return None
-    if run_directory.can_begin_anew(workdir):
-        return None
-    run = RunDirectory.open(workdir)
-    run_directory.check_resumes(run, config)
-    return run
-
-
-def _check_can_resume(workdir: Path) -> None:
-    """Raises UserError where a trained model is, and no checkpoint to train it further from."""
-    if (workdir / SUMMARY_NAME).exists() and not run_directory.has_checkpoint(workdir):
-        raise UserError(
-            f"--workdir={workdir}: holds a trained model but no checkpoint to go on from; train in "
-            "another --workdir"
-        )
-
-
-def _final_summary(workdir: Path, num_epochs: int) -> Summary | None:
-    """Reads the summary of a complete run; None where epochs are left, or their evaluation."""
+def _final_summary(workdir: Path, config: ml_collections.ConfigDict) -> Summary | None:
+    """Reads the summary of a complete run; None if epochs are left, or their evaluation."""
     path = workdir / SUMMARY_NAME
     summary = read_record(path, Summary) if path.exists() else None
     # Mode evaluate writes a summary of an unfinished run too.
-    return summary if summary and summary.epochs_trained == num_epochs else None
+    return summary if summary and summary.epochs_trained == config.train.num_epochs else None
+
+
+def _open_existing(workdir: Path, config: ml_collections.ConfigDict) -> RunDirectory | None:
+    """Opens the run to resume; None if nothing was trained in the folder yet."""
+    has_model = any((workdir / name).exists() for name in (SUMMARY_NAME, WEIGHTS_NAME))
+    has_checkpoint = run_directory.has_checkpoint(workdir)
+    if not has_model and not has_checkpoint:
+        return None
+    run = RunDirectory.open(workdir)
+    run_directory.check_resumes(run, config)
+    if not has_checkpoint and not _final_summary(workdir, config):
+        raise UserError(
+            f"--workdir={workdir}: holds a trained model but no checkpoint to resume from; train "
+            "in another --workdir"
+        )
+    return run
 
 
 def train_and_evaluate(
@@ -143,14 +171,12 @@ def train_and_evaluate(
 
     Args:
       config: a valid configuration, `configs/default.py` with some fields changed.
-      workdir: the run directory; made if there is none.
-      lock_workdir: whether to keep other processes from training there meanwhile.
+      workdir: the run directory; made if it does not exist.
+      lock_workdir: whether to refuse other processes that train there.
 
     Raises:
-      UserError: the data cannot be had, the batch is larger than the training split or the
-        devices do not divide it, the strides are larger than the images, the warmup of the KL is
-        longer than the epochs of the ELBO, the directory cannot hold this run or another process
-        is training there, or the loss is not finite.
+      UserError: the data cannot be loaded or do not fit the configuration, the directory cannot
+        hold this run or another process is training there, or the loss is not finite.
       Interrupted: Ctrl-C or SIGTERM; everything is saved.
     """
     workdir = local_path("workdir", workdir)
@@ -165,16 +191,15 @@ def train_and_evaluate(
         _check_against_data(config, dataset)
         mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
         if is_first:
-            if not has_record:  # not before the data are there: a mistake leaves no folder
+            if not has_record:  # not before the data are loaded: a mistake leaves no folder
                 stack.enter_context(run_directory.locked(workdir, lock_workdir))
             _warn_of_long_warmup(config, len(dataset.train))
         run = _begin_run(config, workdir, dataset, existing)
         devices.barrier("run directory begun")
-        summary = _final_summary(workdir, config.train.num_epochs)
+        summary = _final_summary(workdir, config)
         if not summary:
-            _check_can_resume(workdir)
-            with Checkpoints(workdir) as checkpoints, interrupts.defer_signals() as request:
-                Trainer(run, dataset, checkpoints, mesh, request).run()
+            with interrupts.defer_signals() as request:
+                Trainer(run, dataset, Checkpoints(workdir), mesh, request).run()
         devices.barrier("trained")
         if is_first:
             _report(run, dataset, summary)
@@ -182,7 +207,7 @@ def train_and_evaluate(
 
 def _report(run: RunDirectory, dataset: datasets.Dataset, summary: Summary | None) -> None:
     """Summarizes a run that has just been trained, and prints the losses."""
-    # Not at import: what draws plots is slow, and the first step does not need it.
+    # Not at import: plotting is slow to import, and the first step does not need it.
     from vae_jax.evaluation.summary import format_summary, summarize
 
     if summary:
@@ -201,22 +226,20 @@ def train_run(
 ) -> "TrainedVAE":
     """Trains a model, or resumes, evaluates it, and returns it, as `load_run` does.
 
-    Args:
-      config: from `vae_jax.get_config`, with fields of your own.
-      workdir: the run directory; made if there is none.
-      lock_workdir: whether to keep other processes from training there meanwhile.
+    The configuration is from `vae_jax.get_config`, with fields of your own; the other arguments are
+    those of `train_and_evaluate`.
 
     Returns:
       The best epoch's model; with several replicas, that of the first seed.
 
     Raises:
-      UserError: a field has a value that it cannot have, or as `train_and_evaluate` does.
+      UserError: a field has an invalid value, or as `train_and_evaluate` does.
     """
     from vae_jax.evaluation.trained_vae import load_run
 
     config = configuration.from_dict(config.to_dict())
     configuration.warn_without_effect(config)
-    with compilation.fixed_options():  # the program's own may be others
+    with compilation.fixed_options():  # the program's own may differ
         train_and_evaluate(config, workdir, lock_workdir)
     return load_run(workdir, seed=config.seed)
 

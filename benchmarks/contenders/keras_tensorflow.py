@@ -1,17 +1,24 @@
-"""The same model in Keras on TensorFlow: as a graph, and compiled by XLA."""
+"""The model of a configuration in Keras on TensorFlow: training steps and whole runs.
 
+`train_run.py` starts this file as a program.
+"""
+
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import common
 import keras
 import numpy as np
 import tensorflow as tf
-from common import IMAGE_SIZE, decoder_sizes
 from keras import layers
 
 
 def _encoder(latent_size: int, config: dict[str, Any]) -> keras.Model:
-    images = x = keras.Input((IMAGE_SIZE, IMAGE_SIZE))
+    images = x = keras.Input((28, 28))
     for _ in range(config["num_layers"]):
         lstm = layers.LSTM(config["hidden_size"], return_sequences=True)
         x = layers.Bidirectional(lstm)(x) if config["bidirectional"] else lstm(x)
@@ -31,7 +38,7 @@ def _residual_block(x: keras.KerasTensor, activation: str) -> keras.KerasTensor:
 
 def _decoder(latent_size: int, config: dict[str, Any]) -> keras.Model:
     latents = x = keras.Input((latent_size,))
-    dense_sizes, grid = decoder_sizes(config)
+    dense_sizes, grid = common.decoder_sizes(config)
     activation, filters = config["activation"], config["filters"]
     for size in dense_sizes:
         x = layers.Dense(size, activation=activation)(x)
@@ -44,7 +51,7 @@ def _decoder(latent_size: int, config: dict[str, Any]) -> keras.Model:
         x = layers.Activation(activation)(x)
     if config["head"] == "conv":
         return keras.Model(latents, layers.Flatten()(layers.Conv2D(1, 3, padding="same")(x)))
-    return keras.Model(latents, layers.Dense(IMAGE_SIZE**2)(layers.Flatten()(x)))
+    return keras.Model(latents, layers.Dense(28**2)(layers.Flatten()(x)))
 
 
 def _optimizer(train: dict[str, Any]) -> keras.optimizers.Optimizer:
@@ -60,11 +67,10 @@ def _optimizer(train: dict[str, Any]) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-class Contender:
-    """Trains the model of a configuration; see `benchmarks/worker.py` for what each does."""
+class Trainer:
+    """Takes training steps: as a graph, or compiled by XLA."""
 
     def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
-        keras.utils.set_random_seed(config["seed"])
         self._batch_size = config["train"]["batch_size"]
         self._binarize = config["data"]["binarization"] == "dynamic"
         self._pixels = tf.constant(arrays["images"][..., 0].astype(np.float32) / 255)
@@ -74,15 +80,12 @@ class Contender:
         self._optimizer = _optimizer(config["train"])
         self._optimizer.build(self._variables)
         self._step = tf.function(self._eager_step, jit_compile=variant == "XLA")
-        gpus = tf.config.list_physical_devices("GPU")
-        self.device = gpus[0].name if gpus else "cpu"
-        self.version = f"Keras {keras.__version__} on TensorFlow {tf.__version__}"
 
     def _mean_loss(self, pixels: tf.Tensor) -> tf.Tensor:
         mean, log_var = self._encode(pixels, training=True)
         latents = mean + tf.exp(0.5 * log_var) * tf.random.normal(tf.shape(mean))
         logits = self._decode(latents, training=True)
-        targets = tf.reshape(pixels, (-1, IMAGE_SIZE**2))
+        targets = tf.reshape(pixels, (-1, 28**2))
         cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
         kl = -0.5 * tf.reduce_sum(1 + log_var - tf.square(mean) - tf.exp(log_var))
         return (tf.reduce_sum(cross_entropy) + kl) / self._batch_size
@@ -110,3 +113,81 @@ class Contender:
         for index in range(num_steps):
             loss = self._step(self._batch(index))
         float(loss)
+
+
+def describe() -> str:
+    """Names the libraries and the device."""
+    gpus = tf.config.list_physical_devices("GPU")
+    device = gpus[0].name if gpus else "cpu"
+    return f"Keras {keras.__version__} on TensorFlow {tf.__version__}, {device}"
+
+
+def create(variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Trainer:
+    """Makes a contender of `train_step.py`."""
+    keras.utils.set_random_seed(config["seed"])
+    return Trainer(variant, config, arrays)
+
+
+class Sampling(layers.Layer):
+    """Draws from the posterior and adds its KL to the loss."""
+
+    def call(self, inputs):
+        """Returns latents, of mean and log-variance."""
+        mean, log_var = inputs
+        kl = -0.5 * tf.reduce_sum(1 + log_var - tf.square(mean) - tf.exp(log_var), axis=1)
+        self.add_loss(tf.reduce_mean(kl))
+        return mean + tf.exp(0.5 * log_var) * tf.random.normal(tf.shape(mean))
+
+
+class Report(keras.callbacks.Callback):
+    """Prints the lines by which `train_run.py` reads the time."""
+
+    def on_train_begin(self, logs=None):
+        """Before the first step."""
+        print("first step begins", flush=True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """After each step; only the first epoch's first is looked for."""
+        if batch == 0:
+            print("first step done", flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """After each epoch and its validation."""
+        losses = f"train {logs['loss']:.2f}, validation {logs['val_loss']:.2f}"
+        print(f"epoch {epoch + 1}/{self.params['epochs']}: {losses}", flush=True)
+
+
+def _reconstruction_loss(images: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    targets = tf.reshape(images, (-1, 28**2))
+    cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+    return tf.reduce_sum(cross_entropy, axis=1)
+
+
+def main() -> None:
+    """Trains with `compile` and `fit`; saves the weights and samples."""
+    arguments = common.parse_run_arguments()
+    config = json.loads(arguments.config)
+    keras.utils.set_random_seed(0)
+    images = common.read_images(arguments.data).astype(np.float32) / 255
+    held_out, images = np.split(images, [arguments.validation_size])
+    encoder = _encoder(config["latent_size"], config["encoder"])
+    decoder = _decoder(config["latent_size"], config["decoder"])
+    inputs = keras.Input((28, 28))
+    model = keras.Model(inputs, decoder(Sampling()(encoder(inputs))))
+    model.compile(optimizer=_optimizer(config["train"]), loss=_reconstruction_loss)
+    model.fit(
+        images,
+        images,
+        batch_size=config["train"]["batch_size"],
+        epochs=arguments.epochs,
+        validation_data=(held_out, held_out),
+        verbose=0,
+        callbacks=[Report()],
+    )
+    model.save_weights(arguments.output / "vae.weights.h5")
+    logits = decoder.predict(np.random.normal(size=(100, config["latent_size"])), verbose=0)
+    np.save(arguments.output / "samples.npy", 1 / (1 + np.exp(-logits)))
+
+
+if __name__ == "__main__":
+    main()

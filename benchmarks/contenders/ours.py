@@ -1,9 +1,95 @@
-"""This project as its command line runs it."""
+"""This project: its training step as the command line runs it, and trained models in Python."""
 
-from vae_jax.runtime import compilation
+from collections.abc import Mapping
+from typing import Any
 
-compilation.set_cpu_flags()
+import flax.linen as nn
+import jax
+import numpy as np
 
-from contenders.flax_trainer import Trainer as Contender  # noqa: E402
+import vae_jax
+from vae_jax import configuration
+from vae_jax.datasets import DataSpec
+from vae_jax.model import decoders
+from vae_jax.model.structs import Batch
+from vae_jax.training import steps
+from vae_jax.training.metrics import StepMetrics
+from vae_jax.training.settings import train_settings
+from vae_jax.training.train_state import num_parameters
 
-__all__ = ["Contender"]
+
+def describe() -> str:
+    """Names the library and the device."""
+    return f"JAX {jax.__version__}, {jax.devices()[0].device_kind}"
+
+
+class Trainer:
+    """Takes training steps; variants: "compiled epoch", "single calls", "plain Flax"."""
+
+    def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
+        if variant == "plain Flax":  # the library's transposed convolution, no options of XLA
+            decoders.ConvTranspose = nn.ConvTranspose
+        images, checked = arrays["images"], configuration.from_dict(config)
+        self._take = self._call_once if variant == "compiled epoch" else self._call_each
+        steps_per_epoch = len(images) // checked.train.batch_size
+        self._settings = train_settings(checked, DataSpec((28, 28, 1)), steps_per_epoch)
+        self._data = jax.device_put(Batch(images))
+        self._state = steps.initial_state(self._settings, checked.seed)
+        self._order = steps.epoch_order(self._settings, self._state.root_key, 1, len(images))
+
+    def facts(self) -> dict[str, Any]:
+        """Takes the first step; returns its loss, in nats per image, and the model's size."""
+        loss = float(jax.numpy.ravel(self._take(0, 1).sums["loss"])[0]) / self._settings.batch_size
+        return {"first_loss": loss, "num_parameters": num_parameters(self._state.params)}
+
+    def run(self, num_steps: int) -> None:
+        """Takes steps over the epoch's first batches; returns when the last is done."""
+        for first in range(0, num_steps, steps.MAX_CHUNK_STEPS):
+            count = min(steps.MAX_CHUNK_STEPS, num_steps - first)
+            jax.block_until_ready(self._take(first, count))
+
+    def _call_once(self, first: int, count: int) -> StepMetrics:
+        self._state, metrics = steps.train_chunk(
+            self._settings, self._state, self._data, self._order, first, count
+        )
+        return metrics
+
+    def _call_each(self, first: int, count: int) -> StepMetrics:
+        for batch in range(first, first + count):
+            metrics = self._call_once(batch, 1)
+        return metrics
+
+
+class Inference:
+    """Does the tasks of `inference.py` through the public API."""
+
+    def __init__(self, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
+        checked = configuration.from_dict(config)
+        settings = train_settings(checked, DataSpec((28, 28, 1)), steps_per_epoch=1)
+        self._params = steps.initial_state(settings, checked.seed).params
+        model = settings.evaluation.model
+        self._vae = vae_jax.TrainedVAE(model, self._params, checked, checked.seed)
+        self._images, self._binarized = arrays["images"], arrays["binarized"]
+        self._num_samples = int(arrays["num_samples"])
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the model's size."""
+        return {"num_parameters": num_parameters(self._params)}
+
+    def run(self, task: str) -> float:
+        """Does a task; returns the mean of its results."""
+        if task == "sample":
+            return float(self._vae.sample(len(self._images)).mean())
+        if task == "encode":
+            return float(self._vae.encode(self._images)[0].mean())
+        values = self._vae.log_likelihood(self._binarized, num_samples=self._num_samples)
+        return float(values.mean())
+
+
+def create(
+    variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]
+) -> Trainer | Inference:
+    """Makes a contender of `train_step.py` or `inference.py`."""
+    if variant != "plain Flax":
+        vae_jax.compilation.set_cpu_flags()
+    return Inference(config, arrays) if variant == "inference" else Trainer(variant, config, arrays)

@@ -1,8 +1,8 @@
-"""`main.py`, saying when its first training step begins and is done.
+"""`main.py`, which also prints when its first training step begins and is done.
 
   python benchmarks/contenders/ours_run.py --config=configs/baseline.py --workdir=DIR
 
-Started by `train_run.py` and `startup.py`; takes what `main.py` takes, and does the same.
+Started by `train_run.py` and `startup.py`, with the arguments of `main.py`.
 """
 
 import importlib

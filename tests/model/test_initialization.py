@@ -11,7 +11,6 @@ from tests.support.common import settings_of
 from vae_jax.model.initialization import tensorflow_params
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.training import steps
-from vae_jax.training.train_state import create_train_state
 
 
 @pytest.fixture
@@ -65,12 +64,6 @@ def test_kernels_are_glorot_uniform_and_biases_zero(small_config):
     kernel = encoder["lstm"]["ii"]["kernel"]
     assert not np.allclose(kernel, encoder["lstm"]["if"]["kernel"])
     assert not np.allclose(kernel, other["encoder"]["lstm"]["ii"]["kernel"])
-
-
-def test_another_name_is_an_error(small_config):
-    settings = settings_of(small_config)
-    with pytest.raises(ValueError, match="initialization is 'keras'"):
-        create_train_state(settings.evaluation.model, settings.optimizer, 0, "keras")
 
 
 @pytest.mark.slow

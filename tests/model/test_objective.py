@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from tests.support.common import apply, make_settings, small_vae
+from tests.support.common import apply, make_settings, small_vae, train_step
 from vae_jax.model import distributions, losses
 from vae_jax.model.objective import Objective, evaluation_terms, training_loss
 from vae_jax.model.priors import CouplingFlow, GaussianMixture
@@ -153,7 +153,7 @@ def test_a_step_takes_the_gradient_of_its_objective(state, options):
     )
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
     batch = Batch((PIXELS * 255).astype(np.uint8))
-    after, _ = steps.train_step(settings, jax.tree.map(jnp.copy, before), batch)
+    after, _ = train_step(settings, jax.tree.map(jnp.copy, before), batch)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), after.params, expected
     )

@@ -15,7 +15,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
-from tests.support.common import ROOT, apply, make_settings, small_vae
+from tests.support.common import ROOT, apply, make_settings, small_vae, train_step
 from vae_jax.evaluation import generation, latent_statistics
 from vae_jax.model import vae
 from vae_jax.model.objective import Objective, evaluation_terms, training_loss
@@ -222,7 +222,7 @@ def test_the_documented_prior_is_used_by_the_objective(documented_prior, monkeyp
     encoder = {"kind": "dense", "dense_sizes": (16,)}
     model = create_vae(4, encoder, decoder, prior={"kind": "laplace", "num_components": 5})
     assert model.prior == documented_prior(4)
-    settings = make_settings(model, optax.adam(0.01))
+    settings = make_settings(model, optax.adam(0.01), batch_size=3)
     state = steps.initial_state(settings, seed=0)
     params, key = state.params, jax.random.key(1)
     posterior = apply(model, params, BATCH, method="posterior")
@@ -256,6 +256,6 @@ def test_the_documented_prior_is_used_by_the_objective(documented_prior, monkeyp
     pixels = Batch(np.uint8(255 * BATCH.images))
     values = []
     for _ in range(40):
-        state, metrics = steps.train_step(settings, state, pixels)
+        state, metrics = train_step(settings, state, pixels)
         values.append(float(metrics.sums["loss"]))
     assert values[-1] < 0.9 * values[0]

@@ -1,4 +1,4 @@
-"""What a report measures of models and data that are as bad as can be."""
+"""Measures in a report of degenerate models and data."""
 
 import json
 
@@ -16,19 +16,14 @@ from vae_jax.runtime.files import read_record, write_record
 from vae_jax.training import steps
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return datasets.load("mnist_5k")
-
-
 @pytest.fixture
-def analyze(tmp_path, monkeypatch, digits):
+def analyze(tmp_path, monkeypatch):
     """Analyzes a small model whose parameters are changed, on some of the digits."""
 
-    def analyze(change, num_train=100, num_test=60, stride=1):
-        train = digits.train[: num_train * stride : stride]
-        test = digits.test[: num_test * stride : stride]
-        dataset = Dataset("mnist_5k", train, digits.validation, test, "sha")
+    def analyze(change, num_train=100, num_test=60):
+        digits = datasets.load("mnist_5k")
+        splits = digits.train[:num_train], digits.validation, digits.test[:num_test]
+        dataset = Dataset("mnist_5k", *splits, "sha")
         monkeypatch.setattr(analysis.datasets, "load", lambda **arguments: dataset)
         analysis._reference_and_ceiling.cache_clear()
         settings = make_settings(small_vae(2))
@@ -45,49 +40,34 @@ def analyze(tmp_path, monkeypatch, digits):
     return analyze
 
 
-def test_a_collapsed_model_is_measured_but_for_its_maps(analyze, tmp_path):
+def test_a_collapsed_model_has_no_maps(analyze, tmp_path):
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "latent_map.png").touch()
     result = analyze(np.zeros_like)
-    assert result.reasons() == {
-        "latents.PCA map": "the latent means differ by 0, which cannot be mapped",
-        "latents.t-SNE map": "the latent means differ by 0, which cannot be mapped",
-    }
+    assert result.reasons().keys() == {"latents.PCA map", "latents.t-SNE map"}
     assert result.latents.active_units == 0
     assert not (tmp_path / "plots" / "latent_map.png").exists()  # it was of another epoch
 
 
-def test_parameters_that_are_not_finite_give_no_measures(analyze):
+def test_parameters_that_are_not_finite_have_no_measures(analyze):
     result = analyze(lambda leaf: np.full_like(leaf, np.nan))
     assert result.samples is None
     assert result.latents.active_units is None
     assert result.reconstructions.mean_squared_error is None
     assert result.interpolations.max_mean_step_ratio is None
     assert result.ceiling is not None
-    reasons = result.reasons()
-    assert reasons["samples"] == "they are not finite"
-    assert reasons["latents.t-SNE map"] == "what it is measured of is not finite"
+    assert {"samples", "latents.t-SNE map"} < result.reasons().keys()
 
 
-@pytest.mark.parametrize(("num_train", "num_test"), [(1, 1), (60, 60)])
-def test_no_more_training_images_than_test_images(analyze, num_train, num_test):
-    result = analyze(np.asarray, num_train, num_test)
+def test_as_many_test_images_as_training_images_leave_no_ceiling(analyze):
+    result = analyze(np.asarray, 60, 60)
     assert result.ceiling is None
-    reasons = result.reasons()
-    assert reasons["ceiling"] == "there are no more training images than test images"
-    if num_test == 1:
-        assert result.samples.num_samples == 1
-        assert result.samples.precision is None
-        assert result.interpolations.max_mean_step_ratio is None
-        assert reasons["latents.probe_accuracy"] == "the training images are of one class"
-    else:
-        assert reasons.keys() == {"ceiling"}
+    assert result.reasons().keys() == {"ceiling"}
 
 
-def test_few_images_of_one_class(analyze):
-    result = analyze(np.asarray, 40, 4, stride=10)
-    assert result.samples.frechet_distance > 0
-    assert result.samples.density is None
-    reasons = result.reasons()
-    assert reasons["latents.probe_accuracy"] == "the training images are of one class"
-    assert reasons["latents.t-SNE map"].startswith("4 images")
+def test_a_single_image_is_not_enough_for_most_measures(analyze):
+    result = analyze(np.asarray, 1, 1)
+    assert result.samples.num_samples == 1
+    assert result.samples.precision is None
+    assert result.interpolations.max_mean_step_ratio is None
+    assert {"latents.probe_accuracy", "latents.t-SNE map"} < result.reasons().keys()

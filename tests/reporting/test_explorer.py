@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.common import error_of
 from tests.support.exploring import make_dataset, make_replica
 from vae_jax import explore
 from vae_jax.evaluation import generation
-from vae_jax.reporting import explorer, sprites
+from vae_jax.reporting import explorer
+from vae_jax.runtime.errors import UserError
 from vae_jax.training.batches import to_batch
 from vae_jax.training.run_directory import RunDirectory
 
@@ -51,19 +51,14 @@ def html(replica, dataset):
     return explorer.render(replica, dataset)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def data(html):
     return data_of(html)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def posterior(replica, dataset):
     return generation.encode(replica.model, replica.params, to_batch(dataset.test))
-
-
-@pytest.fixture(scope="module")
-def means(posterior):
-    return posterior.mean
 
 
 def decoded(replica, latents):
@@ -76,8 +71,8 @@ def assert_shows(image, expected):
     np.testing.assert_allclose(image, expected, atol=0.51)
 
 
-def test_a_place_of_the_map_shows_what_is_decoded_there(replica, means, data):
-    center = means.mean(0)
+def test_a_place_of_the_map_shows_the_image_decoded_there(replica, posterior, data):
+    means, center = posterior.mean, posterior.mean.mean(0)
     directions = np.linalg.svd(means - center, full_matrices=False)[2][:2]
     # The signs of principal components are free: the page's points tell them.
     corner, side = np.array(data["corner"]), data["side"]
@@ -107,20 +102,16 @@ def test_a_traversal_moves_one_latent_variable(replica, posterior, data):
     assert data["variables"] == np.argsort(-mean.var(0)).tolist()
     std = np.sqrt(mean.var(0) + np.exp(log_var).mean(0))
     steps = len(data["traversal"])
-    assert steps >= 15
-    origins = [mean.mean(0), *(mean[data["ends"][end]] for end in data["starts"][1:])]
-    assert data["starts"][0] is None and len(origins) == 6
-    for start, row, step in ((0, 0, 0), (0, 2, steps // 2), (4, 1, steps - 1)):
-        latents = origins[start].copy()
+    for row, step in ((0, 0), (2, steps // 2), (1, steps - 1)):
+        latents = mean.mean(0)
         variable = data["variables"][row]
         latents[variable] += data["traversal"][step] * std[variable]
-        index = (start * len(data["variables"]) + row) * steps + step
-        assert_shows(image_at(data, "traversals", index), decoded(replica, latents))
+        assert_shows(image_at(data, "traversals", row * steps + step), decoded(replica, latents))
     assert [data["traversal"][index] for index in (0, steps // 2, -1)] == [-3.0, 0.0, 3.0]
 
 
-def test_an_interpolation_is_a_straight_line_between_latent_means(replica, means, data):
-    ends, between = means[data["ends"]], data["between"]
+def test_an_interpolation_is_a_straight_line_between_latent_means(replica, posterior, data):
+    ends, between = posterior.mean[data["ends"]], data["between"]
     assert len(ends) == 20
     pairs = [*itertools.combinations(range(20), 2)]
     for first, last in ((0, 1), (3, 17), (18, 19)):
@@ -132,8 +123,7 @@ def test_an_interpolation_is_a_straight_line_between_latent_means(replica, means
 
 def test_samples_are_those_of_the_model(replica, data):
     samples = generation.sample(replica.model, replica.params, replica.root_key, data["samples"])
-    assert len(samples) >= 300
-    for index in (0, 319):
+    for index in (0, len(samples) - 1):
         assert_shows(image_at(data, "samples", index), (1.0 - samples[index, ..., 0]) * 255.0)
 
 
@@ -151,47 +141,35 @@ def test_images_without_labels_have_no_legend(tmp_path):
     assert data["labels"] is None and not data["isColored"]
     assert 'id="legend"' not in html
     assert len(data["ends"]) == 7 and len(data["variables"]) == 1
-    assert "on the line of the only latent variable" in html
-
-
-def test_two_latent_variables_are_the_map():
-    mean = RANDOM.normal(size=(30, 2)).astype(np.float32)
-    shown = explorer.choose(mean, np.zeros(mean.shape[1]), None)
-    latents = shown.corner + shown.points * (shown.side, -shown.side)
-    np.testing.assert_allclose(latents, mean, atol=1e-5)
-    cells = shown.latents["map"].reshape(32, 32, 2)
-    np.testing.assert_allclose(cells[0, 0], shown.corner + np.array([0.5, -0.5]) * shown.side / 32)
 
 
 def test_ends_are_of_all_classes():
     mean = RANDOM.normal(size=(50, 3)).astype(np.float32)
     labels = np.sort(np.arange(50) % 10)
-    shown = explorer.choose(mean, np.zeros(mean.shape[1]), labels)
-    assert labels[shown.ends].tolist() == [label for label in range(10) for _ in range(2)]
+    shown = explorer.choose(mean, np.zeros(3), labels)
+    assert labels[shown.places["ends"]].tolist() == np.arange(10).repeat(2).tolist()
 
 
-def test_latents_that_do_not_differ_are_an_error_of_one_line():
+def test_equal_latents_are_an_error():
     mean = np.ones((5, 3), np.float32)
-    assert "nothing to explore" in error_of(explorer.choose, mean, np.zeros(3), None)
+    with pytest.raises(UserError, match="nothing to explore"):
+        explorer.choose(mean, np.zeros(3), None)
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 3), (32, 32, 1), (20, 64, 3)])
-def test_the_largest_page_is_below_its_limit(shape):
-    # Noise is what compresses worst, and 2,000 points are as many as there may be.
+def test_the_largest_page_is_below_its_limit():
     mean = RANDOM.normal(size=(2_001, 32)).astype(np.float32)
-    shown = explorer.choose(mean, np.zeros(mean.shape[1]), None)
-    num_images = len(shown.rows) + sum(map(len, shown.latents.values())) + 320
-    images = sprites.thumbnails(RANDOM.random((256, *shape)))
+    shown = explorer.choose(mean, np.zeros(32), None)
+    num_images = len(shown.places["rows"]) + sum(map(len, shown.latents.values())) + 320
+    images = explorer.thumbnails(RANDOM.random((256, 20, 64, 3)))  # noise compresses worst
     assert max(images.shape[1:3]) == 32
-    per_image = len(sprites.pack(images)) / 256
+    noise = RANDOM.integers(0, 256, (256, 32, 32, 3)).astype(np.uint8)
     script_and_points = 150_000
-    assert num_images * per_image + script_and_points < MAX_SIZE
+    assert num_images * len(explorer.pack(noise)) / 256 + script_and_points < MAX_SIZE
 
 
-def test_the_mode_writes_a_page_where_it_is_told(trained_run, tmp_path, capsys):
+def test_the_mode_writes_a_page_to_the_output_folder(trained_run, tmp_path):
     explore.explore(RunDirectory.open(trained_run), tmp_path / "new" / "folder")
     path = tmp_path / "new" / "folder" / "explorer.html"
-    assert f"wrote {path}" in capsys.readouterr().out
     assert path.stat().st_size < MAX_SIZE
     assert not (trained_run / "explorer.html").exists()
-    assert "Model: 8 latent variables, epoch 2, seed 0." in path.read_text()
+    assert "8 latent variables, epoch 2, seed 0" in path.read_text()

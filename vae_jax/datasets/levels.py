@@ -1,28 +1,27 @@
-"""Which value of an image file or array is white, and whether images come anywhere near it."""
+"""Refusal of images whose values probably have another range than their type."""
 
 import numpy as np
 
 from vae_jax.runtime.errors import UserError
 
 MAX_LEVELS = 65_536
-# Covers 4 bits, scikit-learn's digits (0 to 16), and 12 bits stored as 16.
-_NEARLY_BLACK = 16 / 255
+# The largest fraction of white that is nearly black: covers 4 bits and scikit-learn's digits (0 to
+# 16) in bytes and floats, and 10, 12 and 14 bits in 16.
+_NEARLY_BLACK, _NEARLY_BLACK_16_BITS = 16 / 255, 1 / 4
 
 
 def check_levels(images: np.ndarray, where: str, white: int = 0, in_file: bool = True) -> None:
     """Refuses images that are all nearly black: their values probably have another range.
 
     Args:
-      images: `<uint8 or float>[...]`.
-      where: what to call them in the error.
+      images: `<uint8, uint16 or float>[...]`.
+      where: names the images in the error.
       white: the value that means white; 0 for 255 of `uint8`, else 1.
-      in_file: whether `data.levels` can be set. If not, the error says what array to pass.
-
-    Raises:
-      UserError: no value exceeds 16 / 255 of white; names both readings.
+      in_file: whether `data.levels` can be set; otherwise the error names the array to pass.
     """
     highest, white = images.max().item(), white or (255 if images.dtype == np.uint8 else 1)
-    if not highest / white <= _NEARLY_BLACK:  # NaN is refused elsewhere
+    limit = _NEARLY_BLACK_16_BITS if white > 255 else _NEARLY_BLACK
+    if not highest / white <= limit:  # NaN is refused elsewhere
         return
     keep = f"set --config.data.levels={white + 1}" if in_file else f"pass images / {white}"
     if highest == 0:

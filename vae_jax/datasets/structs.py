@@ -1,9 +1,26 @@
-"""The structs that hold a data set, and the fingerprint of what they hold."""
+"""The structs of a data set, and the SHA-256 of its contents."""
 
 import dataclasses
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
+
+
+class DataOptions(NamedTuple):
+    """A data set, how it is read and how it is split: `data` in `configs/default.py`."""
+
+    name: str = "mnist"
+    data_dir: str | None = None  # where data are cached; None for the folder of TensorFlow Datasets
+    manual_dir: str | None = None  # holds the official files; None to download them
+    path: str | None = None  # of "images", as the next five: a folder, an image, .npz or .npy
+    image_size: tuple[int, ...] = ()  # height and width to bring images to; () to keep theirs
+    channels: int = 0  # 1 or 3; 0 for 1 if all images are gray, else 3
+    levels: int = 0  # values run from 0 to levels - 1; 0 for the range of their type
+    skip_damaged: bool = False  # leave out image files that cannot be read
+    test_size: int = 5_000  # images taken from the training images
+    validation_size: int = 5_000  # images taken from the training images
+    binarization: str = "none"  # or "dynamic"
 
 
 # eq=False: comparing arrays field by field has no single truth value.
@@ -12,23 +29,23 @@ class Split:
     """Images, their labels and the names of their files, in the same order."""
 
     images: np.ndarray  # `<uint8>[n, height, width, channels]`, 1 channel (gray) or 3 (RGB)
-    labels: np.ndarray | None  # `<int>[n]`, indices of classes from 0; None where there are none
-    names: np.ndarray | None = None  # `<str>[n]`, below the folder; None where there are no files
+    labels: np.ndarray | None  # `<int>[n]`, indices of classes from 0; None without labels
+    names: np.ndarray | None = None  # `<str>[n]`, relative to the folder; None without files
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Split":
-        labels, names = (None if each is None else each[rows] for each in (self.labels, self.names))
-        return Split(images=self.images[rows], labels=labels, names=names)
+        labels, names = (a if a is None else a[rows] for a in (self.labels, self.names))
+        return Split(self.images[rows], labels, names)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """What a model is built for, and a run records of its data."""
+    """The properties of a data set that a model depends on and a run records."""
 
     image_shape: tuple[int, int, int]  # height, width and channels
-    class_names: tuple[str, ...] = ()  # by label; empty where there are no labels
+    class_names: tuple[str, ...] = ()  # by label; empty without labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +57,7 @@ class Dataset:
     validation: Split
     test: Split
     sha256: str  # hexadecimal, of the images and labels of all three splits, before binarization
-    class_names: tuple[str, ...] = ()  # by label; empty where there are no labels
+    class_names: tuple[str, ...] = ()  # by label; empty without labels
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -58,7 +75,7 @@ def sha256_of(*splits: Split) -> str:
     """Returns the hexadecimal SHA-256 of the splits' images and labels, in the given order.
 
     The shapes are hashed too, so that moving images from one split to the next is a change. Gray
-    images are hashed as `[n, height, width]`: what runs have recorded of their data stays true.
+    images are hashed as `[n, height, width]`, as earlier runs recorded them.
     """
     digest = hashlib.sha256()
     for split in splits:
@@ -66,7 +83,7 @@ def sha256_of(*splits: Split) -> str:
         for array in (images, split.labels):
             if array is None:
                 digest.update(b"no labels")
-                continue
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            else:
+                digest.update(f"{array.dtype}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -41,9 +41,13 @@ def read_splits(
     height, width, channels = run.replicas[0].model.image_shape
     data = run.config.data
     try:
-        splits, class_names = datasets.read_images(
-            os.fspath(input), (height, width), channels, data.skip_damaged, levels=data.levels
+        options = datasets.DataOptions(
+            image_size=(height, width),
+            channels=channels,
+            levels=data.levels,
+            skip_damaged=data.skip_damaged,
         )
+        splits, class_names = datasets.read_images(os.fspath(input), options)
     except UserError as error:
         raise UserError(str(error).replace("data.path=", "--input=")) from error
     sizes = ", ".join(

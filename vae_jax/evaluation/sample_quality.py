@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.evaluation.digit_classifier import Predictions, classify
-from vae_jax.evaluation.digit_classifier.model import NUM_DIGITS
+from vae_jax.evaluation.digit_classifier import NUM_DIGITS, Predictions, classify
 from vae_jax.evaluation.measures import SampleMeasures
 from vae_jax.evaluation.measuring import Measurer, NotMeasured
 from vae_jax.model.vae import Params

@@ -19,6 +19,7 @@ from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path
 from vae_jax.runtime.output_record import check_names, record_names
 from vae_jax.training import metrics, run_directory
+from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import EvaluationSettings, evaluation_settings
 from vae_jax.training.train_state import init_params
@@ -93,16 +94,12 @@ def abstract_params(settings: EvaluationSettings) -> Params:
 
 def _from_checkpoints(run: RunDirectory, settings: EvaluationSettings) -> tuple[Any, Rows, list]:
     """Restores epoch and step by name, the rows, and each replica's parameters."""
-    # Not at import: a model that has parameters alone needs no checkpoint library.
-    from vae_jax.training.checkpoints import Checkpoints
-
-    with Checkpoints(run.path, read_only=True) as checkpoints:
-        progress = checkpoints.latest_progress()
-        if progress is None or progress.best is None:
-            raise UserError(f"--workdir={run.path}: holds no finished epoch yet; train first")
-        like = abstract_params(settings)
-        step = int(progress.best["step"])
-        params = checkpoints.restore_params(step, like, devices.single_device())
+    checkpoints = Checkpoints(run.path)
+    progress = checkpoints.latest_progress()
+    if progress is None or progress.best is None:
+        raise UserError(f"--workdir={run.path}: holds no finished epoch yet; train first")
+    step = int(progress.best["step"])
+    params = devices.to_device(checkpoints.restore_params(step, abstract_params(settings)))
     count = settings.num_replicas
     if count == 1:
         return progress.best, progress.rows, [params]

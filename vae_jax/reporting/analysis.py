@@ -1,40 +1,22 @@
-"""What a report measures of a trained model beyond its loss, and keeps beside its summary."""
+"""Measures of a trained model beyond its loss, which a report stores beside its summary."""
 
-import dataclasses
 import functools
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
-from tqdm import tqdm
 
 from vae_jax import datasets
-from vae_jax.evaluation import (
-    digit_classifier,
-    generation,
-    latent_statistics,
-    plots,
-    sample_quality,
-)
-from vae_jax.evaluation.measures import (
-    ANALYSIS_NAME,
-    ANALYSIS_VERSION,
-    Analysis,
-    InterpolationMeasures,
-    LatentMeasures,
-    ReconstructionMeasures,
-    SampleMeasures,
-)
+from vae_jax.evaluation import digit_classifier, generation, latent_statistics, measures, plots
+from vae_jax.evaluation import sample_quality as quality
 from vae_jax.evaluation.measuring import Measurer
-from vae_jax.evaluation.sample_quality import Reference
 from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.rng_streams import Stream
 from vae_jax.model.vae import Params
-from vae_jax.reporting.runs import Run
+from vae_jax.reporting.runs import Group, Run
 from vae_jax.runtime.errors import describe
 from vae_jax.runtime.files import write_record
 from vae_jax.training.batches import to_batch
@@ -50,52 +32,58 @@ def _intensities(images: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _reference_and_ceiling(**data: Any) -> tuple[Reference, SampleMeasures | None]:
-    """Makes the reference for samples, and measures real training images against it.
+def _reference_and_ceiling(**data: Any) -> tuple[quality.Reference, measures.SampleMeasures | None]:
+    """Makes the reference for samples, and measures as many real training images against it.
 
-    The arguments are those of `datasets.load`. As many training images as there are test images
-    take the samples' place: no generator can be expected to do better. The others alone are then
-    what they might be copies of; where there are none, nothing is measured.
+    The arguments are those of `datasets.load`. No generator can be expected to do better than this
+    ceiling; its copies are looked for in the other training images, and without any it is None.
     """
     dataset = datasets.load(**data)
     is_digits = datasets.SOURCES[dataset.name].is_digits
     params = digit_classifier.load_weights() if is_digits else None
     train, test = _intensities(dataset.train.images), _intensities(dataset.test.images)
-    reference = sample_quality.make_reference(params, train, test)
+    reference = quality.make_reference(params, train, test)
     if len(train) <= len(test):
         return reference, None
-    others = sample_quality.make_reference(params, train[len(test) :], test)
-    return reference, sample_quality.measure(others, train[: len(test)])
+    others = quality.make_reference(params, train[len(test) :], test)
+    return reference, quality.measure(others, train[: len(test)])
 
 
-def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasures:
-    """Measures the test images' posteriors; plots the map, and the manifold if it is one."""
-    train = generation.encode(replica.model, replica.params, to_batch(dataset.train)).mean
-    posterior = generation.encode(replica.model, replica.params, to_batch(dataset.test))
-    mean = posterior.mean
-    train_labels, labels = dataset.train.labels, dataset.test.labels
-    shown, measured, path = mean[:_NUM_MAPPED], Measurer(), replica.plots / "latent_map.png"
+def _save_latent_plots(
+    replica: Replica, dataset: datasets.Dataset, mean: np.ndarray, measured: Measurer
+) -> None:
+    """Plots the map of the test images' latents, and the manifold if it has two dimensions."""
+    path, points, labels = replica.plots / "latent_map.png", mean[:_NUM_MAPPED], dataset.test.labels
     maps = {
-        "PCA": measured("PCA map", latent_statistics.pca_map, shown),
-        "t-SNE": measured("t-SNE map", latent_statistics.tsne_map, shown),
+        "PCA": measured("PCA map", latent_statistics.pca_map, points),
+        "t-SNE": measured("t-SNE map", latent_statistics.tsne_map, points),
     }
-    if found := {title: points for title, points in maps.items() if points is not None}:
-        shown_labels = None if labels is None else labels[:_NUM_MAPPED]
-        plots.save_latent_map(path, found, shown_labels, dataset.class_names)
-    else:
-        path.unlink(missing_ok=True)  # one of another epoch
+    maps = {title: places for title, places in maps.items() if places is not None}
+    path.unlink(missing_ok=True)  # of another epoch
+    if maps:
+        labels = None if labels is None else labels[:_NUM_MAPPED]
+        plots.save_latent_map(path, maps, labels, dataset.class_names)
     if mean.shape[1] == 2:
         grid = generation.manifold(replica.model, replica.params, _MANIFOLD_STEPS)
         title = "The latent plane, at quantiles of the prior"
         plots.save_image_grid(replica.plots / "manifold.png", replica.shown(grid), title)
 
+
+def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> measures.LatentMeasures:
+    """Measures and plots the test images' posteriors."""
+    train, test, measured = dataset.train, dataset.test, Measurer()
+    posterior = generation.encode(replica.model, replica.params, to_batch(test))
+    mean, accuracy = posterior.mean, None
+    _save_latent_plots(replica, dataset, mean, measured)
+
     def kl(*_: np.ndarray) -> list[float]:
         return latent_statistics.kl_per_dimension(replica.model.prior, posterior)
 
-    probe, accuracy = latent_statistics.linear_probe, None
-    if train_labels is not None and labels is not None:
-        accuracy = measured("probe_accuracy", probe, train, train_labels, mean, labels)
-    return LatentMeasures(
+    if train.labels is not None and test.labels is not None:
+        train_mean = generation.encode(replica.model, replica.params, to_batch(train)).mean
+        inputs = (train_mean, train.labels, mean, test.labels)
+        accuracy = measured("probe_accuracy", latent_statistics.linear_probe, *inputs)
+    return measures.LatentMeasures(
         active_units=measured("active_units", latent_statistics.active_units, mean),
         kl_per_dimension=measured("kl_per_dimension", kl, *posterior.to_arrays().values()),
         probe_accuracy=accuracy,
@@ -103,139 +91,121 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> LatentMeasu
     )
 
 
-def _mean_squared_error(images: np.ndarray, originals: np.ndarray) -> float:
-    return float(((images - originals) ** 2).mean(dtype=np.float64))
-
-
-def _accuracy(params: Params, labels: np.ndarray, images: np.ndarray) -> float:
-    return float((digit_classifier.classify(params, images).labels == labels).mean())
-
-
-def _mean_confidence(params: Params, paths: np.ndarray) -> float:
-    """Averages the classifier's confidence between the ends of interpolations."""
-    inside = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
-    return float(digit_classifier.classify(params, inside).confidence.mean(dtype=np.float64))
-
-
 def _measure_reconstructions(
-    replica: Replica, test: datasets.Split, reference: Reference
-) -> ReconstructionMeasures:
-    """Measures the test images' reconstructions from the posterior means."""
-    originals = _intensities(test.images)
+    replica: Replica, test: datasets.Split, params: Params | None
+) -> measures.ReconstructionMeasures:
+    """Measures the test images' reconstructions; `params` are the digit classifier's."""
+    originals, labels = _intensities(test.images), test.labels
     images = generation.reconstruct(replica.model, replica.params, to_batch(test))
     measured, accuracy = Measurer(), None
-    if reference.classifier_params is not None and test.labels is not None:
-        function = functools.partial(_accuracy, reference.classifier_params, test.labels)
-        accuracy = measured("classifier_accuracy", function, images)
-    return ReconstructionMeasures(
-        mean_squared_error=measured("mean_squared_error", _mean_squared_error, images, originals),
-        sharpness=measured("sharpness", sample_quality.sharpness, images, originals),
+
+    def mean_squared_error(images: np.ndarray, originals: np.ndarray) -> float:
+        return float(((images - originals) ** 2).mean(dtype=np.float64))
+
+    def classifier_accuracy(images: np.ndarray) -> float:
+        return float((digit_classifier.classify(params or {}, images).labels == labels).mean())
+
+    if params is not None and labels is not None:
+        accuracy = measured("classifier_accuracy", classifier_accuracy, images)
+    return measures.ReconstructionMeasures(
+        mean_squared_error=measured("mean_squared_error", mean_squared_error, images, originals),
+        sharpness=measured("sharpness", quality.sharpness, images, originals),
         classifier_accuracy=accuracy,
         not_measured=measured.not_measured,
     )
 
 
 def _measure_interpolations(
-    replica: Replica, test: datasets.Split, reference: Reference
-) -> InterpolationMeasures:
+    replica: Replica, test: datasets.Split, params: Params | None
+) -> measures.InterpolationMeasures:
     """Measures lines between test images, the first to the second and so on."""
     data = to_batch(test[: 2 * _NUM_PATHS])
     first, last = data[0::2], data[1::2]
     if not len(last):
         reason = {"max_mean_step_ratio": "there is a single test image"}
-        return InterpolationMeasures(None, None, reason)
+        return measures.InterpolationMeasures(None, None, reason)
     paths = generation.interpolate(
         replica.model, replica.params, first[: len(last)], last, _NUM_PATH_STEPS
     )
     measured, confidence = Measurer(), None
-    if reference.classifier_params is not None:
-        function = functools.partial(_mean_confidence, reference.classifier_params)
-        confidence = measured("mean_confidence", function, paths)
-    return InterpolationMeasures(
-        max_mean_step_ratio=measured(
-            "max_mean_step_ratio", sample_quality.max_mean_step_ratio, paths
-        ),
-        mean_confidence=confidence,
-        not_measured=measured.not_measured,
-    )
+
+    def mean_confidence(paths: np.ndarray) -> float:
+        between = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
+        confidence = digit_classifier.classify(params or {}, between).confidence
+        return float(confidence.mean(dtype=np.float64))
+
+    if params is not None:
+        confidence = measured("mean_confidence", mean_confidence, paths)
+    ratio = measured("max_mean_step_ratio", quality.max_mean_step_ratio, paths)
+    return measures.InterpolationMeasures(ratio, confidence, measured.not_measured)
 
 
 def _analyze(
     replica: Replica, dataset: datasets.Dataset, config: ml_collections.ConfigDict
-) -> Analysis:
+) -> measures.Analysis:
     """Measures one model."""
     # Samples are means of gray pixels, and are measured against gray images.
     reference, ceiling = _reference_and_ceiling(**{**config.data, "binarization": "none"})
-    # Other samples than those of the plot.
+    test = dataset.test
     images = generation.sample(
         replica.model,
         replica.params,
         replica.root_key,
-        len(dataset.test),
-        Stream.MEASURED_SAMPLES,
-        to_batch(dataset.test),
+        len(test),
+        Stream.MEASURED_SAMPLES,  # not the samples of the plot
+        to_batch(test),
     )
     samples, reasons = None, {}
     if np.isfinite(images).all():
-        samples = sample_quality.measure(reference, images)
+        samples = quality.measure(reference, images)
     else:
         reasons["samples"] = "they are not finite"
     if ceiling is None:
         reasons["ceiling"] = "there are no more training images than test images"
-    return Analysis(
-        version=ANALYSIS_VERSION,
+    return measures.Analysis(
+        version=measures.ANALYSIS_VERSION,
         best_step=replica.step,
         latents=_measure_latents(replica, dataset),
-        reconstructions=_measure_reconstructions(replica, dataset.test, reference),
-        interpolations=_measure_interpolations(replica, dataset.test, reference),
+        reconstructions=_measure_reconstructions(replica, test, reference.classifier_params),
+        interpolations=_measure_interpolations(replica, test, reference.classifier_params),
         samples=samples,
         ceiling=ceiling,
         not_measured=reasons or None,
     )
 
 
-def analyze_run(run: Run, data_paths: Mapping[str, Any]) -> Run:
-    """Writes `analysis.json` and its plots for each replica of a complete run; adds them to it.
-
-    Args:
-      run: the run.
-      data_paths: where the data lie, by dotted path, where not at the place the run names.
-
-    Raises:
-      UserError: the run, its data or the classifier's weights cannot be read.
-    """
+def _analyze_run(run: Run, data_paths: Mapping[str, Any]) -> None:
+    """Measures each replica of a run; writes `analysis.json` and its plots."""
     trained = restore_best(run.directory.with_overrides(data_paths))
     dataset = load_data(trained)
-    replicas, models = {replica.seed: replica for replica in trained.replicas}, []
+    replicas = {replica.seed: replica for replica in trained.replicas}
     for model in run.models:
         replica = replicas[model.seed]
-        analysis = _analyze(replica, dataset, trained.config)
-        write_record(replica.folder / ANALYSIS_NAME, analysis)
-        models.append(dataclasses.replace(model, analysis=analysis))
-    return dataclasses.replace(run, models=models)
+        model.analysis = _analyze(replica, dataset, trained.config)
+        write_record(replica.folder / measures.ANALYSIS_NAME, model.analysis)
 
 
-def analyze_missing(
-    runs: Sequence[Run], data_paths: Mapping[str, Any]
-) -> tuple[list[Run], dict[Path, str]]:
-    """Analyzes the runs that are not yet.
+def analyze_missing(groups: Sequence[Group], data_paths: Mapping[str, Any]) -> dict[Path, str]:
+    """Analyzes the models that have no analysis yet, and stores it in them.
 
     Args:
-      runs: complete runs.
-      data_paths: as for `analyze_run`.
+      groups: complete runs.
+      data_paths: places of the data, by dotted path, if not the recorded ones.
 
     Returns:
-      The runs, analyzed where that can be done, and what is with those where it cannot.
+      What was not measured, and why, by folder.
     """
-    analyzed, problems = [*runs], {}
-    missing = [i for i, run in enumerate(runs) if not all(m.analysis for m in run.models)]
-    bar = tqdm(missing, desc="analyzing", unit=" runs", disable=not sys.stderr.isatty())
-    for index in bar:
-        workdir = runs[index].workdir
-        if bar.disable:
-            print(f"analyzing {workdir}", flush=True)
+    problems = {}
+    for run in (run for group in groups for run in group.runs):
+        if all(model.analysis for model in run.models):
+            continue
+        print(f"analyzing {run.directory.path}", flush=True)
         try:
-            analyzed[index] = analyze_run(runs[index], data_paths)
-        except Exception as error:  # whatever it is, the others are reported
-            problems[workdir] = f"not analyzed: {describe(error)}"
-    return analyzed, problems
+            _analyze_run(run, data_paths)
+        except Exception as error:  # the other runs are reported, whatever is wrong with this one
+            problems[run.directory.path] = f"not analyzed: {describe(error)}"
+    for model in (model for group in groups for model in group.models):
+        if model.analysis and (reasons := model.analysis.reasons()):
+            lines = (f"{name} is not measured: {why}" for name, why in reasons.items())
+            problems[model.folder] = "; ".join(lines)
+    return problems

@@ -1,106 +1,74 @@
-"""The runs below a folder, as their files tell: read, judged complete or not, grouped."""
+"""The runs below a folder, read from their files and grouped by configuration and data."""
 
 import dataclasses
 import math
 import os
+import shlex
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 from vae_jax.configuration import BINARY_LIKELIHOODS, flatten
 from vae_jax.evaluation.measures import (
-    ANALYSIS_NAME,
     EVALUATION_NAME,
     SUMMARY_NAME,
     Analysis,
-    ConditionalMeasures,
     Evaluation,
-    InterpolationMeasures,
-    LatentMeasures,
-    LikelihoodMeasures,
-    ReconstructionMeasures,
-    SampleMeasures,
     Summary,
     read_analysis,
 )
 from vae_jax.runtime.errors import UserError, describe
 from vae_jax.runtime.files import read_record
-from vae_jax.training import metrics, run_directory
-from vae_jax.training.run_directory import CONFIG_NAME, RunDirectory
+from vae_jax.training import metrics
+from vae_jax.training.run_directory import CONFIG_NAME, NOT_PART_OF_IDENTITY, RunDirectory
 
-# What two runs may differ in and still be of one configuration.
-_NOT_COMPARED = ("seed", "train.num_replicas", *run_directory.NOT_PART_OF_IDENTITY)
+# Fields in which runs of one configuration may differ.
+_NOT_COMPARED = ("seed", "train.num_replicas", *NOT_PART_OF_IDENTITY)
 
-_NUM_DIGITS = 10
-
-Part = TypeVar("Part")
-Value = TypeVar("Value")
+Configs = Mapping[str, ml_collections.ConfigDict]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Model:
-    """One trained model: a run's, or one replica's of several.
-
-    Its methods return parts of what was measured, None where it was not.
+    """One trained model: a run's, or one of its replicas'.
 
     Attributes:
-      folder: where its files are.
+      folder: its files.
       seed: its seed.
-      rows: of its `metrics.csv`.
-      losses: its `summary.json`.
-      analysis: its `analysis.json`, where there is one of the same epoch.
-      evaluation: its `evaluation.json`, where there is one of the same epoch.
+      rows: of its `metrics.csv`, one for each epoch.
+      summary: its `summary.json`.
+      analysis: its `analysis.json`; None if it is missing or of another epoch.
+      evaluation: its `evaluation.json`; None if it is missing or of another epoch.
     """
 
     folder: Path
     seed: int
-    rows: Sequence[Mapping[str, float]]
-    losses: Summary
+    rows: list[dict[str, float]]
+    summary: Summary
     analysis: Analysis | None
     evaluation: Evaluation | None
 
-    def summary(self) -> Summary:
-        """Returns the losses at the best epoch."""
-        return self.losses
-
-    def latents(self) -> LatentMeasures | None:
-        """Returns the measures of the latent means."""
-        return self.analysis and self.analysis.latents
-
-    def reconstructions(self) -> ReconstructionMeasures | None:
-        """Returns the measures of the reconstructions."""
-        return self.analysis and self.analysis.reconstructions
-
-    def interpolations(self) -> InterpolationMeasures | None:
-        """Returns the measures of the interpolations."""
-        return self.analysis and self.analysis.interpolations
-
-    def samples(self) -> SampleMeasures | None:
-        """Returns the measures of the samples."""
-        return self.analysis and self.analysis.samples
-
-    def ceiling(self) -> SampleMeasures | None:
-        """Returns the measures of training images in the samples' place."""
-        return self.analysis and self.analysis.ceiling
-
-    def likelihood(self) -> LikelihoodMeasures | None:
-        """Returns the estimate of log p(x)."""
-        return self.evaluation and self.evaluation.likelihood
-
-    def conditional(self) -> ConditionalMeasures | None:
-        """Returns the measures of a conditional model."""
-        return self.evaluation and self.evaluation.conditional
-
-    def validation_losses(self) -> np.ndarray:
-        """Returns the validation loss after each epoch."""
-        return np.array([row["validation_loss"] for row in self.rows])
+    @property
+    def measures(self) -> dict[str, Any]:
+        """Everything measured, by dotted name: `test.loss`, `samples.recall`; None if it is not."""
+        measures: dict[str, Any] = {}
+        for record in (self.summary, self.analysis, self.evaluation):
+            measures |= flatten(dataclasses.asdict(record)) if record else {}
+        for split in ("test", "validation"):
+            terms = (measures[f"{split}.{term}"] for term in ("reconstruction", "kl"))
+            measures[f"{split}.negative_elbo"] = sum(terms)
+        losses = np.array([row["validation_loss"] for row in self.rows])
+        measures["epochs_to_within_1_nat"] = epochs_to(losses, losses.min() + 1.0)
+        if accuracies := measures.get("conditional.sample_accuracies"):
+            measures["conditional.worst_accuracy"] = min(accuracies)
+        return measures
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Run:
     """A run directory whose training is complete.
 
@@ -108,107 +76,54 @@ class Run:
       directory: the run directory.
       name: its path below the folder that was read.
       models: one for each seed.
+      identity: the configuration by dotted path, without the fields that its runs may differ in.
+      comparison: data set, pixels and likelihood, and the data's SHA-256: only losses of runs that
+        agree in it can be compared.
+      provenance: command, device, versions, commit and training time, as texts.
     """
 
     directory: RunDirectory
     name: str
-    models: Sequence[Model]
-
-    @property
-    def workdir(self) -> Path:
-        """The folder."""
-        return self.directory.path
-
-    @property
-    def config(self) -> ml_collections.ConfigDict:
-        """The recorded configuration."""
-        return self.directory.config
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The configuration by dotted path, without what runs of one configuration differ in."""
-        # A prior that was fitted afterwards is another than one that was trained along.
-        fitted = {"prior_fitted": True} if self.directory.parent else {}
-        return identity(self.config) | fitted
-
-    @property
-    def comparison(self) -> tuple[str, str | None]:
-        """What has to be alike for losses to be compared: what they are of, the data's SHA-256."""
-        return f"{self._data_name()}, {self._pixels()}", self.directory.record.get("data_sha256")
-
-    def _data_name(self) -> str:
-        """Names the data set; own images by their folder or file."""
-        data = self.config.data
-        return Path(data.path).name if data.name == "images" else data.name
-
-    def _pixels(self) -> str:
-        """Says how pixels are seen, by which likelihood unless it is one of binary pixels."""
-        kind = self.config.likelihood.kind
-        likelihood = "" if kind in BINARY_LIKELIHOODS else f", {kind.replace('_', ' ')}"
-        if self.config.condition.kind == "label":
-            likelihood += ", given the label"
-        if self.config.data.binarization != "none":
-            return f"binarized pixels{likelihood}"
-        # Older records have no shape: their images are gray.
-        is_color = (
-            "image_shape" in self.directory.record and self.directory.spec.image_shape[-1] > 1
-        )
-        return f"{'color' if is_color else 'gray'} pixels{likelihood}"
-
-
-def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Flattens a configuration, without the seeds and the places of the data."""
-    fields = flatten(config.to_dict())
-    return {path: value for path, value in fields.items() if path not in _NOT_COMPARED}
+    models: list[Model]
+    identity: dict[str, Any]
+    comparison: tuple[str, str]
+    provenance: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The runs of one configuration, on the same data.
+    """The runs of one configuration on the same data.
 
     Attributes:
-      name: of the configuration in `configs/`, else the first run's folder.
-      runs: at least one.
-      is_named: whether the name is a configuration's.
+      name: of the configuration in `configs/`, else the first run's.
+      runs: at least one; no two of their models have the same seed.
     """
 
     name: str
-    runs: Sequence[Run]
-    is_named: bool
+    runs: list[Run]
 
     @property
     def models(self) -> list[Model]:
         """All models of all runs."""
         return [model for run in self.runs for model in run.models]
 
-    def values(
-        self, part: Callable[[Model], Part | None], value: Callable[[Part], Value | None]
-    ) -> list[Value]:
-        """Lists a value of the models of which that part was measured.
+    def values(self, measure: str) -> list[Any]:
+        """Lists a measure, by dotted name, of the models that have it."""
+        values = [model.measures.get(measure) for model in self.models]
+        return [value for value in values if value is not None]
 
-        Args:
-          part: e.g. `Model.samples`.
-          value: e.g. `lambda samples: samples.recall`.
-        """
-        parts = (measured for model in self.models if (measured := part(model)) is not None)
-        return [found for measured in parts if (found := value(measured)) is not None]
-
-    def mean(
-        self, part: Callable[[Model], Part | None], value: Callable[[Part], float | None]
-    ) -> float | None:
-        """Averages a number over the models; None where none has it."""
-        values = self.values(part, value)
+    def mean(self, measure: str) -> float | None:
+        """Averages a measure over the models; None if none has it."""
+        values = self.values(measure)
         return statistics.fmean(values) if values else None
 
-    def std(
-        self, part: Callable[[Model], Part | None], value: Callable[[Part], float | None]
-    ) -> float | None:
-        """Computes a number's sample standard deviation; None of fewer than two models."""
-        values = self.values(part, value)
+    def std(self, measure: str) -> float | None:
+        """Computes a measure's sample standard deviation; None for fewer than two models."""
+        values = self.values(measure)
         return statistics.stdev(values) if len(values) > 1 else None
 
     def curve(self, column: str) -> np.ndarray:
-        """Averages a column of the metrics over the models, by epoch."""
+        """Averages a column of `metrics.csv` over the models, `<float>[epochs]`."""
         return np.mean([[row[column] for row in model.rows] for model in self.models], axis=0)
 
 
@@ -218,188 +133,156 @@ def epochs_to(curve: np.ndarray, target: float) -> int | None:
     return int(reached[0]) + 1 if len(reached) else None
 
 
+def read_groups(workdir: Path, configs: Configs) -> tuple[list[Group], dict[Path, str]]:
+    """Reads every complete run below a folder, and groups them, named configurations first.
+
+    Args:
+      workdir: the folder.
+      configs: configurations by name, in the order of the groups.
+
+    Returns:
+      The groups, and for each folder that was skipped the reason.
+    """
+    names = {_key(_identity(config)): name for name, config in configs.items()}
+    groups: dict[str, Group] = {}
+    problems = {}
+    for folder in sorted(_folders(workdir)):
+        name = folder.name if folder == workdir else str(folder.relative_to(workdir))
+        try:
+            run = _read_run(folder, name, configs)
+        except Exception as error:  # the other runs are reported, whatever is wrong with this one
+            problems[folder] = describe(error)
+            continue
+        name = names.get(_key(run.identity), run.name)
+        group = groups.setdefault(_key(run.identity, run.comparison), Group(name, []))
+        problems |= _drop_repeated_seeds(run, group)
+        if run.models:
+            group.runs.append(run)
+    order = {name: place for place, name in enumerate(names.values())}
+    return sorted(groups.values(), key=lambda g: order.get(g.name, len(order))), problems
+
+
+def _key(identity: Mapping[str, Any], *more: Any) -> str:
+    return str((sorted(identity.items()), *more))
+
+
+def _drop_repeated_seeds(run: Run, group: Group) -> dict[Path, str]:
+    """Removes the models whose seed is in the group; returns the reason by folder."""
+    folders = {model.seed: model.folder for model in group.models}
+    repeated = [model for model in run.models if model.seed in folders]
+    run.models = [model for model in run.models if model.seed not in folders]
+    return {
+        model.folder: f"seed {model.seed} counts once: it is in {folders[model.seed]} already"
+        for model in repeated
+    }
+
+
 def _folders(workdir: Path) -> Iterator[Path]:
-    """Finds run directories, behind symbolic links too: each once, in a loop of links as well."""
-    seen, behind_links = set(), [workdir]
-    while behind_links:
-        for path, subfolders, files in os.walk(behind_links.pop(0)):
-            folder = Path(path)
-            if (real := folder.resolve()) in seen:
-                subfolders.clear()
-                continue
-            seen.add(real)
-            # Later, so that a run that is here too is called by its own name.
-            behind_links += (folder / name for name in subfolders if (folder / name).is_symlink())
-            if CONFIG_NAME in files:
-                yield folder
+    """Finds run directories, each once, also behind symbolic links and in loops of links."""
+    seen = set()
+    for path, subfolders, files in os.walk(workdir, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        # Links last, so that a run beside a link to it has its own name.
+        subfolders.sort(key=lambda name: os.path.islink(os.path.join(path, name)))
+        if CONFIG_NAME in files:
+            yield Path(path)
 
 
-def _read_rows(path: Path, num_epochs: int) -> list[dict[str, float]]:
-    """Reads the rows of a run that is complete, of which curves are drawn and averaged.
-
-    Raises:
-      UserError: rows or columns are missing, or hold what is not finite.
-    """
-    rows = metrics.read_rows(path)
-    if len(rows) != num_epochs:
-        raise UserError(f"{path}: holds {len(rows)} of {num_epochs} epochs; the file is damaged")
-    for row in rows:
-        for column in metrics.COLUMNS:
-            if not math.isfinite(row.get(column, math.nan)):
-                raise UserError(f"{path}: {column} is missing or not finite; the file is damaged")
-    return rows
-
-
-def _read_analysis(folder: Path, best_step: int, latent_size: int) -> Analysis | None:
-    """Reads a replica's analysis; None where there is none of that step.
+def _read_run(workdir: Path, name: str, configs: Configs) -> Run:
+    """Reads a run directory.
 
     Raises:
-      UserError: the file is damaged, or holds lists of other lengths than those of other seeds.
+      UserError: the run is not complete, or a file is damaged.
     """
-    analysis = read_analysis(folder, best_step)
-    kl = analysis and analysis.latents.kl_per_dimension
-    fractions = analysis and analysis.samples and analysis.samples.class_fractions
-    for name, values, length in (
-        ("kl_per_dimension", kl, latent_size),
-        ("class_fractions", fractions, _NUM_DIGITS),
-    ):
-        if values is not None and len(values) != length:
-            raise UserError(
-                f"{folder / ANALYSIS_NAME}: {name} has {len(values)} numbers, not {length}; the "
-                "file is damaged: remove it to measure again"
-            )
-    return analysis
+    directory = RunDirectory.open(workdir)
+    config, path = directory.config, workdir / SUMMARY_NAME
+    summary = read_record(path, Summary) if path.exists() else None
+    if summary is None or summary.epochs_trained < config.train.num_epochs:
+        num_trained = len(metrics.read_rows(workdir / "metrics.csv"))
+        raise UserError(f"{num_trained} of {config.train.num_epochs} epochs")
+    models = [
+        _read_model(folder, config.seed + index)
+        for index, folder in enumerate(directory.replica_folders)
+    ]
+    identity = _identity(config)
+    if directory.parent:  # a prior fitted afterwards is not one trained with the model
+        identity["prior_fitted"] = True
+    comparison = _title(directory), str(directory.record.get("data_sha256", "unknown"))
+    record = directory.record
+    provenance = {
+        "command": _command(directory, name, configs),
+        "device": f"{record.get('device_count', 1)} x {record.get('device_kind')}",
+        "versions": ", ".join(f"{n} {v}" for n, v in record.get("versions", {}).items()),
+        "commit": (record.get("git_commit") or "unknown")[:7],
+        "training": f"{max(m.summary.training_seconds for m in models) / 3600:.1f} h",
+    }
+    return Run(directory, name, models, identity, comparison, provenance)
 
 
-def _read_model(folder: Path, seed: int, latent_size: int) -> Model:
+def _read_model(folder: Path, seed: int) -> Model:
+    """Reads a model's records.
+
+    Raises:
+      UserError: a file is damaged, or its curves have gaps.
+    """
     summary = read_record(folder / SUMMARY_NAME, Summary)
-    for term in metrics.TERMS:
-        if term not in summary.test or term not in summary.validation:
-            raise UserError(f"{folder / SUMMARY_NAME}: {term} is missing; the file is damaged")
     path = folder / EVALUATION_NAME
     evaluation = read_record(path, Evaluation) if path.exists() else None
     if evaluation and evaluation.best_step != summary.best_step:
         evaluation = None
-    return Model(
-        folder=folder,
-        seed=seed,
-        rows=_read_rows(folder / "metrics.csv", summary.epochs_trained),
-        losses=summary,
-        analysis=_read_analysis(folder, summary.best_step, latent_size),
-        evaluation=evaluation,
-    )
+    rows = metrics.read_rows(folder / "metrics.csv")
+    numbers = [row.get(column, math.nan) for row in rows for column in metrics.COLUMNS]
+    if len(rows) != summary.epochs_trained or not np.isfinite(numbers).all():
+        raise UserError(f"{folder / 'metrics.csv'}: epochs are missing or not finite")
+    analysis = read_analysis(folder, summary.best_step)
+    return Model(folder, seed, rows, summary, analysis, evaluation)
 
 
-def _read_run(workdir: Path, name: str) -> Run | str:
-    """Reads a run directory; of one that is not complete, says how far it is.
+def _identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    fields = flatten(config.to_dict())
+    return {path: value for path, value in fields.items() if path not in _NOT_COMPARED}
 
-    Raises:
-      UserError: a file is damaged.
-    """
-    directory = RunDirectory.open(workdir)
-    config = directory.config
-    num_epochs = config.train.num_epochs
-    path = workdir / SUMMARY_NAME
-    if not path.exists():
-        return f"{len(metrics.read_rows(workdir / 'metrics.csv'))} of {num_epochs} epochs"
-    summary = read_record(path, Summary)
-    if summary.epochs_trained < num_epochs:
-        return f"{summary.epochs_trained} of {num_epochs} epochs"
-    models = [
-        _read_model(folder, config.seed + index, config.latent_size)
-        for index, folder in enumerate(directory.replica_folders)
+
+def _title(directory: RunDirectory) -> str:
+    """Names the data set, its pixels, and the likelihood unless it is one of binary pixels."""
+    config, record = directory.config, directory.record
+    data, kind = config.data, config.likelihood.kind
+    is_color = "image_shape" in record and directory.spec.image_shape[-1] > 1
+    pixels = "color" if is_color else "gray"  # older records have no shape: they are gray
+    if data.binarization != "none":
+        pixels = "binarized"
+    parts = [Path(data.path).name if data.name == "images" else data.name, f"{pixels} pixels"]
+    if kind not in BINARY_LIKELIHOODS:
+        parts.append(kind.replace("_", " "))
+    if config.condition.kind == "label":
+        parts.append("given the label")
+    return ", ".join(parts)
+
+
+def _command(directory: RunDirectory, name: str, configs: Configs) -> str:
+    """Writes the command that repeats a run: the closest configuration, and what differs."""
+    workdir = shlex.quote(f"runs/{name}")
+    if directory.parent:
+        parent = shlex.quote(str(directory.parent))
+        prior = " ".join(f"--config.prior.{n}={v}" for n, v in directory.config.prior.items())
+        return f"python main.py --mode=fit_prior --workdir={parent} --output={workdir} {prior}"
+    fields = flatten(directory.config.to_dict())
+    differing = {
+        config_name: {
+            path: value
+            for path, value in (fields.items() - flatten(config.to_dict()).items())
+            if path not in NOT_PART_OF_IDENTITY
+        }
+        for config_name, config in configs.items()
+    }
+    closest = min(differing, key=lambda config_name: len(differing[config_name]))
+    overrides = [
+        f'--config.{path}="{value}"' if isinstance(value, tuple) else f"--config.{path}={value}"
+        for path, value in sorted(differing[closest].items())
     ]
-    run = Run(directory, name, models)
-    # Here, where it is this run's trouble alone: later, runs are told apart by it.
-    if not isinstance(run.comparison[1], str | None):
-        raise UserError(
-            f"{workdir / CONFIG_NAME}: data_sha256 is not a string; the file is damaged"
-        )
-    return run
-
-
-def read_runs(workdir: Path) -> tuple[list[Run], dict[Path, str]]:
-    """Reads every run below a folder.
-
-    Returns:
-      The complete runs, and for each one that is skipped what is with it.
-    """
-    complete, skipped_runs = [], {}
-    for folder in sorted(_folders(workdir)):
-        name = folder.name if folder == workdir else str(folder.relative_to(workdir))
-        try:
-            run = _read_run(folder, name)
-        except Exception as error:  # whatever it is, the others are reported
-            skipped_runs[folder] = describe(error)
-            continue
-        if isinstance(run, Run):
-            complete.append(run)
-        else:
-            skipped_runs[folder] = run
-    return complete, skipped_runs
-
-
-def drop_repeated_seeds(runs: Sequence[Run]) -> tuple[list[Run], dict[Path, str]]:
-    """Drops models whose seed another run of that configuration and data has: copies of a run.
-
-    Returns:
-      The runs with what is left of their models, and for each model that is dropped why.
-    """
-    folders: dict[tuple[str, int], Path] = {}
-    kept, repeated = [], {}
-    for run in runs:
-        alike = str((sorted(run.identity.items()), run.comparison))
-        models = []
-        for model in run.models:
-            first = folders.setdefault((alike, model.seed), model.folder)
-            if first is model.folder:
-                models.append(model)
-            else:
-                repeated[model.folder] = f"seed {model.seed} counts once: it is in {first} already"
-        if models:
-            kept.append(dataclasses.replace(run, models=models))
-    return kept, repeated
-
-
-def group_runs(
-    runs: Sequence[Run], configs_by_name: Mapping[str, ml_collections.ConfigDict]
-) -> list[Group]:
-    """Puts runs of one configuration on the same data together, named configurations first.
-
-    Args:
-      runs: complete runs.
-      configs_by_name: named configurations, in the order wanted.
-    """
-    names = {name: identity(config) for name, config in configs_by_name.items()}
-    grouped: list[list[Run]] = []
-    for run in runs:
-        key = (run.identity, run.comparison)
-        alike = next(
-            (each for each in grouped if (each[0].identity, each[0].comparison) == key), []
-        )
-        if not alike:
-            grouped.append(alike)
-        alike.append(run)
-    groups = []
-    for alike in grouped:
-        name = next((name for name, fields in names.items() if fields == alike[0].identity), None)
-        groups.append(Group(name or alike[0].name, alike, name is not None))
-    order = [*names]
-    return sorted(groups, key=lambda g: order.index(g.name) if g.is_named else len(order))
-
-
-def comparable_groups(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
-    """Puts groups together that can be compared: same data, binarization and likelihood.
-
-    Returns:
-      A title and the groups of each such set.
-    """
-    comparisons: dict[tuple, list[Group]] = {}
-    for group in groups:
-        comparisons.setdefault(group.runs[0].comparison, []).append(group)
-    titles = {key: key[0] for key in comparisons}
-    shared = {title for title in titles.values() if [*titles.values()].count(title) > 1}
-    for key, title in titles.items():
-        if title in shared:
-            titles[key] = f"{title}, data {(key[1] or 'unknown')[:8]}"
-    return [(titles[key], alike) for key, alike in comparisons.items()]
+    command = f"python main.py --config=configs/{closest}.py --workdir={workdir}"
+    return " ".join([command, *overrides])

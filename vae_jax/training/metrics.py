@@ -1,6 +1,5 @@
-"""From sums to an epoch's metrics, and where they are written: CSV and TensorBoard."""
+"""Metrics: from the sums of steps to the rows of epochs, in CSV and TensorBoard files."""
 
-import contextlib
 import csv
 import io
 import math
@@ -26,9 +25,10 @@ COLUMNS = (
     *(f"validation_{term}" for term in TERMS),
     "images_per_second",
 )
-# How many updates were not finite, if those are skipped.
+# The number of updates that were not finite, if those are skipped.
 SKIPPED_COLUMN = "skipped_updates"
 _STD = "_std"
+_EVENTS = "events.out.tfevents"
 
 
 @struct.dataclass
@@ -52,23 +52,16 @@ class StepMetrics:
 
 
 def concatenate(pieces: Sequence[StepMetrics]) -> StepMetrics:
-    """Puts the metrics of steps one after another; NaN where a piece lacks a name."""
+    """Joins the metrics of consecutive steps; NaN where a piece lacks a name."""
+    missing = [np.full_like(piece.sums["loss"], np.nan) for piece in pieces]
 
-    def join(dictionaries: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-        names = dict.fromkeys(name for each in dictionaries for name in each)
+    def join(parts: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         return {
-            name: np.concatenate(
-                [
-                    each.get(name, np.full_like(piece.sums["loss"], np.nan))
-                    for each, piece in zip(dictionaries, pieces, strict=True)
-                ]
-            )
-            for name in names
+            name: np.concatenate([p.get(name, nan) for p, nan in zip(parts, missing, strict=True)])
+            for name in dict.fromkeys(name for part in parts for name in part)
         }
 
-    return StepMetrics(
-        join([piece.sums for piece in pieces]), join([piece.numbers for piece in pieces])
-    )
+    return StepMetrics(join([p.sums for p in pieces]), join([p.numbers for p in pieces]))
 
 
 def _place(column: str) -> tuple[Any, ...]:
@@ -91,14 +84,12 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def mean_terms(
     terms: Mapping[str, np.ndarray], num_images: int | np.ndarray
 ) -> list[dict[str, float]]:
-    """Averages the loss and its terms, once, over all images.
+    """Averages terms, each `<float>[n]` or `<float>[n, replicas]`, over all images, in float64.
 
-    Args:
-      terms: of images, or sums over some of them, each `<float>[n]`, or `<float>[n, replicas]`.
-      num_images: how many images they are of, together, or `<int>[replicas]`.
+    They are of images, or sums over some of the `num_images`, also `<int>[replicas]`.
 
     Returns:
-      For each replica each term's name and mean, in nats per image, summed in float64.
+      For each replica each term's name and mean, in nats per image.
     """
     means = {
         term: np.atleast_1d(np.asarray(values).sum(0, dtype=np.float64) / num_images)
@@ -110,38 +101,36 @@ def mean_terms(
     ]
 
 
-def epoch_means(steps: StepMetrics, batch_size: int) -> tuple[list[dict[str, float]], np.ndarray]:
+def epoch_means(
+    steps: StepMetrics, batch_size: int, counts_skipped: bool = False
+) -> list[dict[str, float]]:
     """Averages the metrics of an epoch's steps; steps whose loss is not finite do not count.
 
-    Args:
-      steps: `<float>[steps]` or `<float>[steps, replicas]`; at least one loss of each replica is
-        finite.
-      batch_size: images in a step.
+    At least one loss of each replica must be finite.
 
     Returns:
-      For each replica its columns: "train_" and the term for each term, in nats per image, and the
-      means of the numbers, over the steps that have them; and how many steps were left out,
-      `<int>[replicas]`.
+      For each replica its columns: "train_" and the term for each term, in nats per image; the
+      means of the numbers, over the steps that have them; if `counts_skipped`, the number of steps
+      that do not count.
     """
     finite = np.isfinite(steps.sums["loss"])
     counted = {name: np.where(finite, sums, 0.0) for name, sums in steps.sums.items()}
     num_steps = np.atleast_1d(finite.sum(0))
-    rows = [
+    rows: list[dict[str, float]] = [
         # NaN is a term that an older version did not measure in the epoch's first steps.
         {f"train_{term}": value for term, value in means.items() if not math.isnan(value)}
         for means in mean_terms(counted, num_steps * batch_size)
     ]
     for name, values in steps.numbers.items():
-        measured = np.isfinite(values)
-        # Not every step measures every number.
-        totals = np.where(measured, values, 0.0).sum(0, dtype=np.float64)
-        counts = measured.sum(0)
-        for row, total, count in zip(
-            rows, np.atleast_1d(totals), np.atleast_1d(counts), strict=True
-        ):
-            if count:
-                row[name] = float(f"{total / count:.7g}")  # as many digits as float32 has
-    return rows, len(finite) - num_steps
+        for row, column in zip(rows, values.reshape(len(finite), -1).T, strict=True):
+            # Not every step measures every number.
+            if (measured := column[np.isfinite(column)]).size:
+                # As many digits as float32 has.
+                row[name] = float(f"{measured.sum(dtype=np.float64) / measured.size:.7g}")
+    if counts_skipped:
+        for row, count in zip(rows, num_steps, strict=True):
+            row[SKIPPED_COLUMN] = int(len(finite) - count)
+    return rows
 
 
 def mean_and_std(
@@ -164,18 +153,9 @@ def combine(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     if len(rows) == 1:
         return rows[0]
     mean, std = mean_and_std(rows)
-    mean |= {name: rows[0][name] for name in ("epoch", "step")}  # whole numbers
+    mean |= {name: rows[0][name] for name in ("epoch", "step")}  # integers
     terms = (name for name in std if name.startswith(("train_", "validation_")))
     return mean | {f"{name}{_STD}": std[name] for name in terms}
-
-
-def _format(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    # A number that was not measured is an empty cell.
-    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
@@ -196,47 +176,78 @@ def read_rows(path: Path) -> list[dict[str, float]]:
         raise UserError(f"{path}: is damaged ({error})") from error
 
 
-class EpochWriters:
-    """Writes the rows of an epoch: each replica's, and the means where there are several.
+class MetricsWriter:
+    """Writes a row an epoch to `metrics.csv` and to a TensorBoard events file.
 
-    Use as a context manager.
+    Each replica's go to its folder; of several, the means go to the run's. Use as a context
+    manager.
     """
 
     def __init__(
         self,
-        folders: Sequence[Path],
         workdir: Path,
-        previous_rows: Sequence[Sequence[dict[str, float]]],
+        folders: Sequence[Path],
+        previous_rows: Sequence[Sequence[dict[str, float]]] = (),
     ):
-        """Opens the files.
+        """Opens the files in the run's folder and each replica's; `workdir` if it is one.
 
-        Args:
-          folders: each replica's.
-          workdir: the run's; the same as the one replica's.
-          previous_rows: for each epoch so far, each replica's row.
+        The rows of an existing `metrics.csv` are replaced by `previous_rows`: for each epoch so
+        far, each replica's.
         """
-        with contextlib.ExitStack() as stack:
-            self._each = [
-                stack.enter_context(MetricsWriter(folder, [rows[i] for rows in previous_rows]))
-                for i, folder in enumerate(folders)
-            ]
-            if len(folders) > 1:
-                means = [combine(rows) for rows in previous_rows]
-                self._mean = stack.enter_context(MetricsWriter(workdir, means))
-            self._stack = stack.pop_all()
+        # Not at import: it is slow. And not tensorboardX's `SummaryWriter`, which writes in a
+        # thread: when the disk is full, that thread ends and its queue blocks forever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        self._workdir, self._folders = workdir, folders
+        self._rows: dict[Path, list[dict[str, float]]] = {f: [] for f in (*folders, workdir)}
+        self._events = {}
+        for rows in previous_rows:
+            self._append(rows)
+        for folder, rows in self._rows.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_csv(folder / "metrics.csv", rows)
+            with errors_that_name(folder / _EVENTS):
+                # The name has the second of opening, in which a second file may be opened.
+                suffix = f".{time.time_ns()}"
+                self._events[folder] = EventsWriter(str(folder / "events"), suffix)
+            if rows:  # TensorBoard then forgets later steps that earlier files hold
+                log = SessionLog(status=SessionLog.START)
+                self._write_event(folder, step=int(rows[-1]["step"]) + 1, session_log=log)
+
+    def _append(self, rows: Sequence[dict[str, float]]) -> None:
+        by_folder = {**dict(zip(self._folders, rows, strict=True)), self._workdir: combine(rows)}
+        for folder, row in by_folder.items():
+            self._rows[folder].append(row)
+
+    def _write_event(self, folder: Path, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        with errors_that_name(folder / _EVENTS):
+            self._events[folder].write_event(Event(wall_time=time.time(), **fields))
+            self._events[folder].flush()
 
     def write(self, rows: Sequence[dict[str, float]]) -> None:
-        """Writes one epoch's rows."""
-        for writer, row in zip(self._each, rows, strict=True):
-            writer.write(row)
-        if len(rows) > 1:
-            self._mean.write(combine(rows))
+        """Appends one epoch's row of each replica; they are on disk when this returns."""
+        from tensorboardX.proto.summary_pb2 import Summary
 
-    def __enter__(self) -> "EpochWriters":
+        self._append(rows)
+        for folder, table in self._rows.items():
+            _write_csv(folder / "metrics.csv", table)
+            values = [
+                Summary.Value(tag=_tag(name), simple_value=value)
+                for name, value in table[-1].items()
+                if name not in ("epoch", "step")
+            ]
+            self._write_event(folder, step=int(table[-1]["step"]), summary=Summary(value=values))
+
+    def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._stack.close()
+        for folder, events in self._events.items():
+            with errors_that_name(folder / _EVENTS):
+                events.close()
 
 
 def _tag(column: str) -> str:
@@ -245,60 +256,10 @@ def _tag(column: str) -> str:
     return column.replace("_", "/", 1) if is_term else column
 
 
-class MetricsWriter:
-    """Writes a row an epoch to `metrics.csv` and to a TensorBoard events file.
-
-    Use as a context manager. What `metrics.csv` held before is replaced by the rows given.
-    """
-
-    def __init__(self, workdir: Path, rows: Sequence[dict[str, float]] = ()):
-        """Opens both files in `workdir`, to go on after `rows`."""
-        # Not at import: it is slow. And this class, whose `SummaryWriter` writes in a thread:
-        # when the disk is full, that thread dies and its queue blocks for ever.
-        from tensorboardX.event_file_writer import EventsWriter
-
-        workdir.mkdir(parents=True, exist_ok=True)
-        self._path = workdir / "metrics.csv"
-        self._rows = list(rows)
-        self._write_csv()
-        self._events_path = workdir / "events.out.tfevents"
-        with errors_that_name(self._events_path):
-            # The class puts the second in the file's name, in which a second file may be opened.
-            self._events = EventsWriter(str(workdir / "events"), f".{time.time_ns()}")
-            if rows:
-                self._purge_after(int(rows[-1]["step"]))
-
-    def _write_csv(self) -> None:
-        write_atomically(self._path, _format(self._rows))
-
-    def _purge_after(self, step: int) -> None:
-        """Tells TensorBoard to forget what earlier files hold of later steps."""
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        log = SessionLog(status=SessionLog.START)
-        self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=log))
-        self._events.flush()
-
-    def write(self, row: dict[str, float]) -> None:
-        """Appends one epoch's row; it is on disk when this returns."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        self._rows.append(row)
-        self._write_csv()
-        values = [
-            Summary.Value(tag=_tag(name), simple_value=value)
-            for name, value in row.items()
-            if name not in ("epoch", "step")
-        ]
-        event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
-        with errors_that_name(self._events_path):
-            self._events.write_event(event)
-            self._events.flush()
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        with errors_that_name(self._events_path):
-            self._events.close()
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    # A number that was not measured is an empty cell.
+    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())

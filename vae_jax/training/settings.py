@@ -1,14 +1,19 @@
-"""What is fixed when a program is compiled: what evaluation needs, and what training adds."""
+"""What is fixed when a program is compiled: for evaluation, and for training."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from vae_jax.datasets import DataSpec
 from vae_jax.model.objective import NEGATIVE_ELBO, Objective
+from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, create_vae
 from vae_jax.runtime.devices import DATA_AXIS, REPLICA_AXIS
 from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
@@ -16,12 +21,14 @@ from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """What computing losses needs. Equal settings share their compiled programs.
+    """The settings of computing losses. Equal settings share their compiled programs.
+
+    With several replicas, every array of a train state has a leading axis, one entry for each
+    seed. On several devices, each has some of the replicas or some images of each batch.
 
     Attributes:
       model: the autoencoder.
-      objective: what is minimized in the epoch at hand: its KL weight and number of samples are
-        those of the validation loss too.
+      objective: what is minimized in this epoch.
       num_replicas: how many seeds are computed side by side.
       mesh: the devices that compute, from `devices.make_mesh`; None for the one where the
         arrays lie.
@@ -37,30 +44,61 @@ class EvaluationSettings:
         """Whether each device has some images of each batch."""
         return self.mesh is not None and self.mesh.shape[DATA_AXIS] > 1
 
-    @property
-    def splits_replicas(self) -> bool:
-        """Whether each device has some of the replicas."""
-        return self.mesh is not None and self.mesh.shape[REPLICA_AXIS] > 1
-
     def in_epoch(self, epoch: int) -> "EvaluationSettings":
-        """Returns those of an epoch, from 1: the objective can change in the course of a run."""
+        """Returns the settings of an epoch, counted from 1: the objective can change."""
         return dataclasses.replace(self, objective=self.objective.of_epoch(epoch))
+
+    def for_each_replica(
+        self, function: Callable, in_axes: Sequence[int | None], out_axes: Any = 0
+    ) -> Callable:
+        """Maps a function of one replica over all of them, as `jax.vmap`; to be used in `jax.jit`.
+
+        The axes are those of the replicas: for an argument 0, or None if all share it.
+        """
+        if self.num_replicas == 1:
+            return function
+        mapped = jax.vmap(function, in_axes=tuple(in_axes), out_axes=out_axes)
+        if self.mesh is None or self.mesh.shape[REPLICA_AXIS] == 1:
+            return mapped
+        # Not left to the compiler: no device needs to know of another's replicas.
+        return jax.shard_map(
+            mapped,
+            mesh=self.mesh,
+            in_specs=tuple(P() if axis is None else P(REPLICA_AXIS) for axis in in_axes),
+            out_specs=jax.tree.map(lambda axis: P(*[None] * axis, REPLICA_AXIS), out_axes),
+            check_vma=False,
+        )
+
+    def shard_batch(self, batch: Batch) -> Batch:
+        """Gives each device its images of a batch."""
+        return self._constrain(batch, P(DATA_AXIS))
+
+    def replicate(self, tree: Any) -> Any:
+        """Keeps complete copies of arrays on every device."""
+        return self._constrain(tree, P())
+
+    def _constrain(self, tree: Any, spec: P) -> Any:
+        if self.mesh is None or not self.splits_batches:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """What a training step needs.
+    """The settings of a training step.
 
     Attributes:
       evaluation: the model, the objective, the replicas and the devices.
       optimizer: the Optax transformation of the gradients.
-      learning_rate: of its steps: a number, or a function of the number of steps taken before.
+      learning_rate: a number, or a function of the number of steps taken before.
       batch_size: images in a step.
-      initialization: where the parameters begin, as for `create_train_state`.
-      ema_decay: of the parameters' moving average, which is then what is evaluated; 0 for none.
+      initialization: "flax" (its defaults) or "tensorflow" (version 1's).
+      ema_decay: of the parameters' moving average, which is then evaluated; 0 for none.
       binarize: whether each pixel is drawn anew, 1 with the probability of its intensity.
       skip_nonfinite: whether a step whose loss or gradient is not finite leaves the parameters
-        and the optimizer's state as they are.
+        and the optimizer's state unchanged.
+      loss: of `(settings, params, batch, root_key, step)`, which returns what
+        `model.objective.training_loss` does; None for the loss of the objective.
     """
 
     evaluation: EvaluationSettings
@@ -71,6 +109,7 @@ class TrainSettings:
     ema_decay: float = 0.0
     binarize: bool = False
     skip_nonfinite: bool = False
+    loss: Callable[..., Any] | None = None
 
     def learning_rate_at(self, step: jax.Array) -> jax.Array:
         """Returns the learning rate of a step, `<float>[]`, from the number of steps before it."""
@@ -78,22 +117,14 @@ class TrainSettings:
         return jnp.float32(rate(step) if callable(rate) else rate)
 
     def in_epoch(self, epoch: int) -> "TrainSettings":
-        """Returns those of an epoch, from 1: the objective can change in the course of a run."""
+        """Returns the settings of an epoch, counted from 1: the objective can change."""
         return dataclasses.replace(self, evaluation=self.evaluation.in_epoch(epoch))
 
 
 def evaluation_settings(
-    config: ml_collections.ConfigDict,
-    spec: DataSpec,
-    mesh: jax.sharding.Mesh | None = None,
+    config: ml_collections.ConfigDict, spec: DataSpec, mesh: jax.sharding.Mesh | None = None
 ) -> EvaluationSettings:
-    """Builds what evaluating the model of a configuration needs.
-
-    Args:
-      config: a valid configuration.
-      spec: of the data.
-      mesh: the devices that compute; None for the one where the arrays lie.
-    """
+    """Builds the settings of evaluating the model of a valid configuration."""
     return EvaluationSettings(
         model=create_vae(
             config.latent_size,
@@ -116,14 +147,7 @@ def train_settings(
     steps_per_epoch: int,
     mesh: jax.sharding.Mesh | None = None,
 ) -> TrainSettings:
-    """Builds what training the model of a configuration needs.
-
-    Args:
-      config: a valid configuration.
-      spec: of the data.
-      steps_per_epoch: for the learning rate's schedule.
-      mesh: the devices that compute; None for the one where the arrays lie.
-    """
+    """Builds the settings of training the model of a valid configuration."""
     train = config.train
     rate = learning_rate_schedule(
         train.learning_rate_schedule, train.learning_rate, train.num_epochs * steps_per_epoch

@@ -1,25 +1,26 @@
 """The compiled programs of training: initial state, data order, steps.
 
-Where a docstring says `[...]`, that axis has one entry for each replica, where there are several.
+Where a docstring says `[...]`, that axis has one entry for each replica if there are several.
 """
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vae_jax.model.initialization import tensorflow_params, with_data_bias, with_pseudo_inputs
 from vae_jax.model.objective import training_loss
-from vae_jax.model.rng_streams import Stream, stream_key
+from vae_jax.model.rng_streams import Stream, make_root_key, stream_key
 from vae_jax.model.structs import Batch, StepNumbers, Terms
 from vae_jax.model.vae import Params
 from vae_jax.runtime import devices
 from vae_jax.training.metrics import StepMetrics
-from vae_jax.training.parallel import for_each_replica, replicate, shard_batch
 from vae_jax.training.settings import TrainSettings
-from vae_jax.training.train_state import TrainState, create_train_state
+from vae_jax.training.train_state import MovingAverage, TrainState, init_params
 
 MAX_CHUNK_STEPS = 32
 # The norm of the gradient is one more pass over all of it, too long for every step on CPU.
@@ -33,17 +34,24 @@ def _initial_state(
     mean_image: jax.Array | None = None,
     pseudo_inputs: jax.Array | None = None,
 ) -> TrainState:
-    create = functools.partial(
-        create_train_state,
-        settings.evaluation.model,
-        settings.optimizer,
-        initialization=settings.initialization,
-        mean_image=mean_image,
-        pseudo_inputs=pseudo_inputs,
-        keep_average=settings.ema_decay > 0.0,
-    )
-    # One after another, not by vmap: QR decompositions of batches, of which the LSTM's
-    # orthogonal kernels are made, can wait for each other for ever on a CPU of two cores.
+    model = settings.evaluation.model
+
+    def create(seed: jax.Array | np.ndarray) -> TrainState:
+        root_key = make_root_key(seed)
+        params = init_params(model, root_key)
+        if settings.initialization == "tensorflow":
+            params = tensorflow_params(params, stream_key(root_key, Stream.PARAMETERS))
+        if mean_image is not None:
+            params = with_data_bias(model, params, mean_image)
+        if pseudo_inputs is not None:
+            params = with_pseudo_inputs(params, pseudo_inputs)
+        zero, average = jnp.zeros((), jnp.int32), None
+        if settings.ema_decay > 0.0:
+            average = MovingAverage(zero, jax.tree.map(jnp.copy, params))
+        return TrainState(zero, params, average, settings.optimizer.init(params), root_key)
+
+    # One after another, not by vmap: batched QR decompositions, which make the LSTM's orthogonal
+    # kernels, can wait for each other forever on a CPU of two cores.
     return create(seeds) if settings.evaluation.num_replicas == 1 else jax.lax.map(create, seeds)
 
 
@@ -59,15 +67,11 @@ def initial_state(
     mean_image: np.ndarray | None = None,
     pseudo_inputs: np.ndarray | None = None,
 ) -> TrainState:
-    """Makes the state before the first step; replica i has the seed `seed + i`.
+    """Creates the state before the first step; replica i has the seed `seed + i`.
 
-    Args:
-      settings: model, optimizer and initialization.
-      seed: of the first replica.
-      mean_image: `<float>[height, width, channels]`, intensities in [0, 1], which the decoder is to
-        begin at; without it the initialization decides.
-      pseudo_inputs: `<float>[components, height, width, channels]`, intensities in [0, 1], of a
-        VampPrior that does not learn them.
+    The decoder begins at `mean_image`, `<float>[height, width, channels]`. `pseudo_inputs`,
+    `<float>[components, height, width, channels]`, belong to a VampPrior that does not learn them.
+    Both are intensities in [0, 1].
     """
     # On one device, then sent to the others: see `_initial_state` for what could hang.
     given = devices.to_device((_seeds(settings, seed), mean_image, pseudo_inputs))
@@ -77,8 +81,8 @@ def initial_state(
 
 
 def abstract_state(settings: TrainSettings) -> TrainState:
-    """Returns the shapes and types of a state: what a checkpoint is restored into."""
-    # Its arguments are those of `initial_state` without data: traced once for both.
+    """Returns the shapes and types of a state."""
+    # The arguments are those of `initial_state` without data: traced once for both.
     return jax.eval_shape(lambda: _initial_state(settings, _seeds(settings, 0), None, None))
 
 
@@ -91,11 +95,11 @@ def epoch_order(
     def order(root_key: jax.Array, epoch: jax.Array) -> jax.Array:
         return jax.random.permutation(stream_key(root_key, Stream.DATA_ORDER, epoch), num_images)
 
-    return for_each_replica(settings.evaluation, order, in_axes=(0, None))(root_key, epoch)
+    return settings.evaluation.for_each_replica(order, in_axes=(0, None))(root_key, epoch)
 
 
 def _all_finite(loss: jax.Array, gradients: Params) -> jax.Array:
-    """Tells whether the loss and every gradient is finite: `<bool>[]`."""
+    """Returns whether the loss and every gradient is finite: `<bool>[]`."""
     # A product with zeros is zero, or NaN where there was an infinity or NaN. As a matrix
     # product it takes 2 % of a step's time on CPU, the usual reductions 6 to 10.
     rows = (leaf.reshape(-1, leaf.shape[-1]) for leaf in jax.tree.leaves(gradients))
@@ -121,31 +125,32 @@ def _gradient_norm(gradients: Params, is_measured: bool | jax.Array) -> jax.Arra
     return jnp.sqrt(sum(squares))
 
 
-def _train_step(
-    settings: TrainSettings, state: TrainState, batch: Batch, has_norm: bool | jax.Array
-) -> tuple[TrainState, StepMetrics]:
-    """Takes one replica's step; the loss of one that is not finite, gradient included, is NaN.
-
-    The norm of the gradient is NaN where `has_norm` is False.
-    """
+def _objective_loss(
+    settings: TrainSettings, params: Params, batch: Batch, root_key: jax.Array, step: jax.Array
+) -> tuple[jax.Array, tuple[Terms, StepNumbers]]:
+    """Computes the loss of the run's objective, with the step's noise; nats per image."""
     sample_key, dropout_key, binarization_key = (
-        stream_key(state.root_key, stream, state.step)
+        stream_key(root_key, stream, step)
         for stream in (Stream.POSTERIOR, Stream.DROPOUT, Stream.BINARIZATION)
     )
     batch = batch.to_intensities()
     if settings.binarize:
         batch = batch.binarize(binarization_key)
+    objective, model = settings.evaluation.objective, settings.evaluation.model
+    return training_loss(objective, model, params, batch, sample_key, dropout_key, step)
+
+
+def _train_step(
+    settings: TrainSettings, state: TrainState, batch: Any, has_norm: bool | jax.Array
+) -> tuple[TrainState, StepMetrics]:
+    """Takes one replica's step; the loss is NaN if it or its gradient is not finite.
+
+    The norm of the gradient is NaN unless `has_norm`.
+    """
+    loss = settings.loss or _objective_loss
 
     def mean_loss(params: Params) -> tuple[jax.Array, tuple[Terms, StepNumbers]]:
-        return training_loss(
-            settings.evaluation.objective,
-            settings.evaluation.model,
-            params,
-            batch,
-            sample_key,
-            dropout_key,
-            state.step,
-        )
+        return loss(settings, params, batch, state.root_key, state.step)
 
     gradients, (terms, numbers) = jax.grad(mean_loss, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
@@ -170,67 +175,43 @@ def _train_step(
 
 
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
-def train_step(
-    settings: TrainSettings, state: TrainState, batch: Batch
-) -> tuple[TrainState, StepMetrics]:
-    """Updates the parameters once.
-
-    Args:
-      settings: model, optimizer and loss.
-      state: consumed: its buffers hold the new state.
-      batch: pixels, `<uint8>[..., batch, height, width, channels]`.
-
-    Returns:
-      The new state, and the step's metrics, each `<float>[...]`. The loss is NaN if any of its
-      gradients is not finite.
-    """
-    step = functools.partial(_train_step, settings, has_norm=True)
-    return for_each_replica(settings.evaluation, step, in_axes=(0, 0))(state, batch)
-
-
-@functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 def train_chunk(
     settings: TrainSettings,
     state: TrainState,
-    data: Batch,
+    data: Any,
     order: jax.Array,
     first_batch: int,
     num_steps: int,
 ) -> tuple[TrainState, StepMetrics]:
     """Takes a chunk of an epoch's steps as one loop on the device.
 
-    One program, whatever the number of steps: it never decides a result.
+    One program, whatever the number of steps: the length of chunks never decides a result.
 
     Args:
       settings: model, optimizer and loss.
-      state: consumed: its buffers hold the new state.
-      data: all training images, pixels as `<uint8>[num_images, height, width, channels]`.
+      state: consumed; its buffers hold the new state.
+      data: all training images, a `Batch` or another struct whose rows can be indexed.
       order: `<int32>[..., num_images]`, the epoch's order.
       first_batch: the epoch's batch to begin with, from 0.
       num_steps: how many steps to take, at most `MAX_CHUNK_STEPS`.
 
     Returns:
-      The new state, and the metrics of each step, `<float>[MAX_CHUNK_STEPS, ...]`, of which the
-      first `num_steps` are filled. The loss of a step is NaN if any of its gradients is not finite,
-      the norm of its gradient is NaN but in every 16th step of an epoch.
+      The new state, and the metrics of each step, `<float>[MAX_CHUNK_STEPS, ...]`; the first
+      `num_steps` are filled. The loss of a step is NaN if it or its gradient is not finite;
+      the norm of the gradient is NaN except in every 16th step of an epoch.
     """
     evaluation, batch_size = settings.evaluation, settings.batch_size
 
     def train(
-        state: TrainState,
-        data: Batch,
-        order: jax.Array,
-        first_batch: jax.Array,
-        num_steps: jax.Array,
+        state: TrainState, data: Any, order: jax.Array, first_batch: jax.Array, num_steps: jax.Array
     ) -> tuple[TrainState, StepMetrics]:
         # Traced once, though its shapes are asked for too; inlined, so that it is no call.
         @functools.partial(jax.jit, inline=True)
         def take_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, StepMetrics]:
             indices = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
             has_norm = batch % _STEPS_BETWEEN_NORMS == 0
-            batch_data = shard_batch(evaluation, data[indices])
-            state, metrics = _train_step(settings, state, batch_data, has_norm)
-            return replicate(evaluation, (state, metrics))
+            rows = evaluation.shard_batch(data[indices])
+            return evaluation.replicate(_train_step(settings, state, rows, has_norm))
 
         def body(index: jax.Array, carry: tuple[TrainState, StepMetrics]):
             state, filled = carry
@@ -241,7 +222,7 @@ def train_chunk(
         empty = jax.tree.map(lambda one: jnp.zeros((MAX_CHUNK_STEPS,), one.dtype), shapes)
         return jax.lax.fori_loop(0, num_steps, body, (state, empty))
 
-    train_all = for_each_replica(
-        evaluation, train, in_axes=(0, None, 0, None, None), out_axes=(0, 1)
+    train_all = evaluation.for_each_replica(
+        train, in_axes=(0, None, 0, None, None), out_axes=(0, 1)
     )
     return train_all(state, data, order, first_batch, num_steps)

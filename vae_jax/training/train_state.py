@@ -1,20 +1,11 @@
-"""What a training step changes, and nothing else: with the configuration it makes a run."""
-
-import dataclasses
+"""The train state: everything that a training step changes."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
-from vae_jax.model.initialization import (
-    INITIALIZATIONS,
-    tensorflow_params,
-    with_data_bias,
-    with_pseudo_inputs,
-)
-from vae_jax.model.rng_streams import Stream, make_root_key, stream_key
+from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params
 
@@ -36,10 +27,6 @@ class MovingAverage:
 
         Kingma and Ba 2015, section 7.2, with their correction for the start: after t steps the
         parameters of step i weigh decay**(t - i), over the sum of these weights.
-
-        Args:
-          params: the newest.
-          decay: above 0 and below 1; 1 / (1 - decay) steps are remembered.
         """
         count = self.count + 1
         # Of the newest parameters; 1 for the first.
@@ -55,7 +42,7 @@ class TrainState:
     Attributes:
       step: `<int32>[]`, number of steps taken.
       params: the model's parameters.
-      average: their moving average; None where the run keeps none.
+      average: their moving average; None if the run has none.
       opt_state: the optimizer's state.
       root_key: the key all others are folded from; it never changes.
     """
@@ -68,22 +55,8 @@ class TrainState:
 
     @property
     def evaluation_params(self) -> Params:
-        """The parameters to evaluate: their average where the run keeps one."""
+        """The parameters to evaluate: their average if the run has one."""
         return self.params if self.average is None else self.average.params
-
-    def split(self) -> tuple[Params, "TrainState"]:
-        """Takes the parameters to evaluate apart; the state returned lacks them."""
-        if self.average is None:
-            return self.params, dataclasses.replace(self, params={})
-        without = dataclasses.replace(self.average, params={})
-        return self.average.params, dataclasses.replace(self, average=without)
-
-    def join(self, params: Params) -> "TrainState":
-        """Puts the parameters to evaluate back into a state that lacks them."""
-        if self.average is None:
-            return dataclasses.replace(self, params=params)
-        average = dataclasses.replace(self.average, params=params)
-        return dataclasses.replace(self, average=average)
 
 
 def init_params(model: VAE, root_key: jax.Array) -> Params:
@@ -91,52 +64,6 @@ def init_params(model: VAE, root_key: jax.Array) -> Params:
     # Neither images and labels nor the latent sample's key decide the parameters.
     batch = Batch(jnp.zeros((1, *model.image_shape), jnp.float32), jnp.zeros(1, jnp.int32))
     return dict(model.init(stream_key(root_key, Stream.PARAMETERS), batch, root_key)["params"])
-
-
-def create_train_state(
-    model: VAE,
-    optimizer: optax.GradientTransformation,
-    seed: int | jax.Array | np.ndarray,
-    initialization: str = "flax",
-    mean_image: jax.Array | None = None,
-    pseudo_inputs: jax.Array | None = None,
-    keep_average: bool = False,
-) -> TrainState:
-    """Makes the state before the first step, which the seed decides, or seed and mean image.
-
-    Args:
-      model: the autoencoder.
-      optimizer: the Optax transformation of its gradients.
-      seed: of the run.
-      initialization: "flax" (its defaults) or "tensorflow" (version 1's).
-      mean_image: `<float>[height, width, channels]`, intensities in [0, 1], which the decoder is to
-        begin at.
-      pseudo_inputs: `<float>[components, height, width, channels]`, intensities in [0, 1], of a
-        VampPrior that does not learn them.
-      keep_average: whether a moving average of the parameters is kept.
-
-    Raises:
-      ValueError: the initialization is another one.
-    """
-    if initialization not in INITIALIZATIONS:
-        allowed = " or ".join(map(repr, INITIALIZATIONS))
-        raise ValueError(f"initialization is {initialization!r}, must be {allowed}")
-    root_key = make_root_key(seed)
-    params = init_params(model, root_key)
-    if initialization == "tensorflow":
-        params = tensorflow_params(params, stream_key(root_key, Stream.PARAMETERS))
-    if mean_image is not None:
-        params = with_data_bias(model, params, mean_image)
-    if pseudo_inputs is not None:
-        params = with_pseudo_inputs(params, pseudo_inputs)
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-        step=zero,
-        params=params,
-        average=MovingAverage(zero, jax.tree.map(jnp.copy, params)) if keep_average else None,
-        opt_state=optimizer.init(params),
-        root_key=root_key,
-    )
 
 
 def num_parameters(params: Params) -> int:

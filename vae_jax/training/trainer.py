@@ -1,13 +1,12 @@
 """The epochs of a run: training in chunks of steps, validation, rows and checkpoints."""
 
 import contextlib
-import dataclasses
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -16,7 +15,6 @@ from tqdm import tqdm
 
 from vae_jax import datasets
 from vae_jax.model.likelihoods import MAX_PIXEL
-from vae_jax.model.structs import Batch
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.interrupts import Interrupted, Request
@@ -29,20 +27,16 @@ from vae_jax.training.settings import TrainSettings, train_settings
 from vae_jax.training.train_state import TrainState
 from vae_jax.training.validation import evaluate_split
 
-# What a chunk takes, about; a call costs some 10 ms. Two are under way when a signal comes.
+# The time of a chunk, about; a call costs some 10 ms. Two are under way when a signal comes.
 _CHUNK_SECONDS = 1.5
 
 
-class _NotFinite(Exception):
+class NotFiniteError(Exception):
     """A step's loss or gradient is not finite."""
 
     def __init__(self, step: int):
         super().__init__()
         self.step = step
-
-
-class _StopRequested(Exception):
-    """A signal came while a split is being evaluated."""
 
 
 class _Pace:
@@ -53,7 +47,7 @@ class _Pace:
         self._begun = 0.0
 
     def update(self, num_steps: int) -> None:
-        """Notes that so many steps have ended since the last call; none where it is the first."""
+        """Notes that `num_steps` have ended since the last call; 0 in the first."""
         now = time.perf_counter()
         if num_steps:
             seconds = max(devices.max_over_processes((now - self._begun) / num_steps), 1e-6)
@@ -65,28 +59,30 @@ class _Pace:
 def train_one_epoch(
     settings: TrainSettings,
     state: TrainState,
-    data: Batch,
+    data: Any,
     epoch: int,
     bar: tqdm,
     previous_steps: StepMetrics | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, StepMetrics]:
-    """Trains for one epoch, or what is left of it.
+    """Trains for one epoch, or the rest of it.
 
     The last images of the order that do not fill a batch are left out of this epoch.
 
     Args:
       settings: model, optimizer and loss.
-      state: consumed: its buffers hold the new state.
-      data: all training images, pixels, on the devices.
-      epoch: the epoch's number, from 1: it decides the order.
+      state: consumed; its buffers hold the new state.
+      data: all training images, on the devices, as `steps.train_chunk` takes them.
+      epoch: its number, from 1, decides the order.
       bar: advanced by the images of each finished chunk.
-      previous_steps: what an interrupted call returned of this epoch.
-      should_stop: asked between chunks; where it says so, the rest of the epoch is left.
+      previous_steps: the steps of this epoch that an interrupted call returned.
+      should_stop: asked between chunks; True leaves the rest of the epoch out.
 
     Returns:
-      The new state, and the metrics of each step of the epoch so far, `<float32>[steps, ...]` in
-      NumPy.
+      The new state, and the metrics of each step so far, `<float32>[steps, ...]` in NumPy.
+
+    Raises:
+      NotFiniteError: a loss or gradient is not finite, and the settings do not skip it.
     """
     num_steps = len(data) // settings.batch_size
     number = devices.to_device(np.int32(epoch))
@@ -99,7 +95,7 @@ def train_one_epoch(
         count = min(pace.steps_per_chunk, num_steps - first)
         place = devices.to_device((np.int32(first), np.int32(count)))
         state, chunk = steps.train_chunk(settings, state, data, order, *place)
-        # While this chunk runs, the one before is looked at: the device never waits.
+        # While this chunk runs, the host reads the one before: the device never waits.
         if running:
             finished.append(_finish(settings, *running, step, bar))
             step += running[1]
@@ -119,37 +115,16 @@ def _finish(
     loss = chunk.sums["loss"]
     finite = np.isfinite(loss).reshape(len(loss), -1).all(1)
     if not finite.all() and not settings.skip_nonfinite:
-        raise _NotFinite(step + int(np.argmin(finite)) + 1)
+        raise NotFiniteError(step + int(np.argmin(finite)) + 1)
     bar.set_postfix_str(f"loss {loss.mean() / settings.batch_size:.2f}", refresh=False)
     bar.update(len(chunk) * settings.batch_size)
     return chunk
 
 
-def _training_rows(settings: TrainSettings, steps: StepMetrics) -> list[dict[str, float]]:
-    """Makes the training part of each replica's row."""
-    rows, skipped = metrics.epoch_means(steps, settings.batch_size)
-    if settings.skip_nonfinite:
-        for row, count in zip(rows, skipped, strict=True):
-            row[metrics.SKIPPED_COLUMN] = int(count)
-    return rows
-
-
-@contextlib.contextmanager
-def _row_writer(
-    run: RunDirectory, progress: Progress
-) -> Iterator[Callable[[Sequence[dict[str, float]]], None]]:
-    """Opens what writes an epoch's rows; in processes other than the first, nothing is written."""
-    if not devices.is_first_process():
-        yield lambda rows: None
-        return
-    with metrics.EpochWriters(run.replica_folders, run.path, progress.rows) as writers:
-        yield writers.write
-
-
 def _initial_state(
     settings: TrainSettings, config: ml_collections.ConfigDict, images: np.ndarray
 ) -> TrainState:
-    """Makes the state before the first step: from the seed, and the images where asked for."""
+    """Creates the state before the first step, from the seed and, if configured, the images."""
     begins_at_mean = config.output_bias_init == "data_mean"
     mean_image = images.mean(0) / MAX_PIXEL if begins_at_mean else None
     pseudo_inputs = None
@@ -165,7 +140,7 @@ def _initial_state(
 
 
 class Trainer:
-    """Trains a run from where it is to its last epoch."""
+    """Trains a run from its last checkpoint to its last epoch."""
 
     def __init__(
         self,
@@ -175,14 +150,7 @@ class Trainer:
         mesh: jax.sharding.Mesh,
         request: Request,
     ):
-        """Restores the last checkpoint, if there is one, or makes the first state.
-
-        Args:
-          run: the run directory.
-          dataset: its data.
-          checkpoints: its checkpoints.
-          mesh: the devices that compute.
-          request: to end, looked at after every chunk of steps.
+        """Restores the last checkpoint, or creates the first state; checks `request` often.
 
         Raises:
           UserError: all checkpoints are damaged.
@@ -193,11 +161,9 @@ class Trainer:
         self._settings = train_settings(run.config, dataset.spec, self._steps_per_epoch, mesh)
         self._data = devices.replicate(to_batch(dataset.train), mesh)
         self._validation = to_batch(dataset.validation)
-        restored = checkpoints.restore_latest(
-            steps.abstract_state(self._settings), devices.state_sharding(mesh)
-        )
-        if restored:
-            self._state, self._progress = restored
+        if restored := checkpoints.restore_latest(steps.abstract_state(self._settings)):
+            state, self._progress = restored
+            self._state = devices.shard_state(state, mesh)
         else:
             self._state = _initial_state(self._settings, run.config, dataset.train.images)
             self._progress = Progress()
@@ -215,35 +181,35 @@ class Trainer:
     def _should_stop(self) -> bool:
         return devices.any_process_true(self._request.signal_number is not None)
 
-    def _save(self) -> None:
-        self._checkpoints.save(self._step, self._state, self._progress)
-
-    def _elsewhere(self) -> str:
-        """Returns where other values of fields can be tried: a run keeps its own."""
-        return ", with another --workdir" if self._step else ""
-
-    def _not_finite(self, what: str, step: int, epoch: int) -> UserError:
-        return UserError(
-            f"the {what} is not finite at step {step}, in epoch {epoch}, at train.learning_rate "
-            f"{self._config.train.learning_rate}: lower the rate, or set "
-            f"--config.train.skip_nonfinite=True{self._elsewhere()}; the checkpoints hold what was "
-            "before"
-        )
+    def _save(self, progress: Progress) -> None:
+        self._progress = progress
+        self._checkpoints.save(self._step, self._state, progress)
 
     def _stop(self) -> NoReturn:
         number = self._request.signal_number or signal.SIGTERM  # another process was asked
         raise Interrupted(number, f"saved after {self._place()}")
 
+    def _fail(self, problem: str) -> NoReturn:
+        train = self._config.train
+        skip = "" if train.skip_nonfinite else ", or set --config.train.skip_nonfinite=True"
+        # A run with a checkpoint keeps the values of its fields.
+        elsewhere = ", with another --workdir" if self._step else ""
+        raise UserError(
+            f"{problem}: lower train.learning_rate, which is {train.learning_rate}{skip}"
+            f"{elsewhere}; the checkpoints are from before the problem"
+        )
+
     def run(self) -> None:
         """Trains to the last epoch.
 
         Raises:
-          UserError: a file cannot be written, or a loss is not finite.
+          UserError: a loss is not finite.
+          OSError: a file cannot be written.
           Interrupted: as was requested; everything is saved.
         """
         batch_size, num_epochs = self._settings.batch_size, self._config.train.num_epochs
-        first = devices.is_first_process()
-        if first and 0 < self._step < num_epochs * self._steps_per_epoch:
+        is_first = devices.is_first_process()
+        if is_first and 0 < self._step < num_epochs * self._steps_per_epoch:
             print(f"resuming after {self._place()}", flush=True)
         # Over the images of all epochs; off where standard error is no terminal.
         bar = tqdm(
@@ -251,77 +217,61 @@ class Trainer:
             initial=self._step * batch_size,
             unit=" images",
             unit_scale=True,
-            disable=not (first and sys.stderr.isatty()),
+            disable=not (is_first and sys.stderr.isatty()),
         )
-        with bar, _row_writer(self._run, self._progress) as write:
+        with bar, contextlib.ExitStack() as stack:
+            writer = None
+            if is_first:
+                files = self._run.path, self._run.replica_folders, self._progress.rows
+                writer = stack.enter_context(metrics.MetricsWriter(*files))
             for epoch in range(len(self._progress.rows) + 1, num_epochs + 1):
                 bar.set_description(f"epoch {epoch}/{num_epochs}")
                 rows = self._train(epoch, bar)
                 # The rows first: a resumed run drops rows that no checkpoint holds.
-                write(rows)
-                self._progress = self._progress.after(rows)
-                self._save()
-                # Before the line is out: a signal in answer to it falls into the next epoch.
+                if writer:
+                    writer.write(rows)
+                self._save(Progress((*self._progress.rows, rows)))
+                # Before the line is printed: a signal in answer to it falls into the next epoch.
                 should_stop = self._should_stop()
-                if first and bar.disable:
+                if is_first and bar.disable:
                     print(_format_row(metrics.combine(rows), num_epochs), flush=True)
                 if should_stop:
                     self._stop()
-
-    def _validate(self, settings: TrainSettings) -> list[dict[str, float]] | None:
-        """Computes each replica's means on the validation images; None if a stop is requested."""
-        state = self._state
-        try:
-            return evaluate_split(
-                settings.evaluation,
-                state.evaluation_params,
-                state.root_key,
-                self._validation,
-                before_batch=self._raise_if_requested,
-            )
-        except _StopRequested:
-            return None
-
-    def _raise_if_requested(self) -> None:
-        if self._should_stop():
-            raise _StopRequested
 
     def _train(self, epoch: int, bar: tqdm) -> list[dict[str, float]]:
         """Trains and validates for one epoch; returns each replica's row."""
         start = time.perf_counter()
         settings = self._settings.in_epoch(epoch)
+        epoch_steps = self._progress.steps
         try:
             self._state, epoch_steps = train_one_epoch(
-                settings,
-                self._state,
-                self._data,
-                epoch,
-                bar,
-                self._progress.steps,
-                self._should_stop,
+                settings, self._state, self._data, epoch, bar, epoch_steps, self._should_stop
             )
-        except _NotFinite as error:
-            raise self._not_finite("loss or its gradient", error.step, epoch) from error
+        except NotFiniteError as error:
+            place = f"at step {error.step}, in epoch {epoch}"
+            self._fail(f"the loss or its gradient is not finite {place}")
         seconds = self._progress.seconds + time.perf_counter() - start
-        means = self._validate(settings) if len(epoch_steps) == self._steps_per_epoch else None
-        if means is None:
-            self._progress = dataclasses.replace(self._progress, steps=epoch_steps, seconds=seconds)
-            self._save()
-            self._stop()
+
+        def stop_if_requested() -> None:
+            if len(epoch_steps) < self._steps_per_epoch or self._should_stop():
+                self._save(Progress(self._progress.rows, epoch_steps, seconds))
+                self._stop()
+
+        stop_if_requested()
+        params, key = self._state.evaluation_params, self._state.root_key
+        means = evaluate_split(
+            settings.evaluation, params, key, self._validation, before_batch=stop_if_requested
+        )
         if not np.isfinite(epoch_steps.sums["loss"]).any(axis=0).all():
-            raise UserError(
-                f"every update of epoch {epoch} was skipped: no loss or gradient was finite; "
-                f"lower train.learning_rate{self._elsewhere()}; the checkpoints hold what was "
-                "before"
-            )
-        rows = _training_rows(settings, epoch_steps)
+            self._fail(f"every update of epoch {epoch} was skipped, none was finite")
+        step = epoch * self._steps_per_epoch
         if not all(math.isfinite(terms["loss"]) for terms in means):
-            raise self._not_finite("validation loss", epoch * self._steps_per_epoch, epoch)
+            self._fail(f"the validation loss is not finite at step {step}, in epoch {epoch}")
         speed = round(self._steps_per_epoch * settings.batch_size / seconds, 1)
+        rows = metrics.epoch_means(epoch_steps, settings.batch_size, settings.skip_nonfinite)
         for row, terms in zip(rows, means, strict=True):
             row |= {f"validation_{term}": value for term, value in terms.items()}
-            row |= {"epoch": epoch, "step": epoch * self._steps_per_epoch}
-            row |= {"images_per_second": speed}
+            row |= {"epoch": epoch, "step": step, "images_per_second": speed}
         return rows
 
 

@@ -1,4 +1,4 @@
-"""Mean losses over whole splits, every image counted once."""
+"""Mean losses over complete splits, every image counted once."""
 
 import functools
 from collections.abc import Callable
@@ -14,15 +14,10 @@ from vae_jax.model.structs import Batch, Terms
 from vae_jax.model.vae import Params
 from vae_jax.runtime.batching import map_batches
 from vae_jax.training import metrics
-from vae_jax.training.parallel import for_each_replica, replicate, shard_batch
 from vae_jax.training.settings import EvaluationSettings
 
-# Fewer images where each has several samples: a batch ends within seconds.
+# Fewer images with several samples each: a batch ends within seconds.
 _BATCH_SIZE, _MIN_BATCH_SIZE = 500, 100
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def evaluate_split(
@@ -30,23 +25,16 @@ def evaluate_split(
     params: Params,
     root_key: jax.Array,
     data: Batch,
-    before_batch: Callable[[], None] = _do_nothing,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float]]:
-    """Computes each replica's mean loss and terms over every image, each counted once.
+    """Computes each replica's mean loss and terms over all images, in nats per image.
 
-    Args:
-      settings: model and loss.
-      params: the parameters to evaluate.
-      root_key: the run's root key.
-      data: pixels, `<uint8>[n, height, width, channels]`.
-      before_batch: called before each batch of images; what it raises ends the evaluation.
-
-    Returns:
-      The terms of each replica, nats per image.
+    The images are pixels, `<uint8>[n, height, width, channels]`. An exception of `before_batch`,
+    called before each batch of images, ends the evaluation.
 
     Raises:
       TypeError: the images are not `uint8`.
-      ValueError: there are none, or they are not of the model's shape.
+      ValueError: there are none, or they do not have the model's shape.
     """
     check_pixels(data.images, settings.model.image_shape)
     # Every device has as many images of a batch as the others.
@@ -72,26 +60,19 @@ def evaluate_batch(
 ) -> Terms:
     """Computes loss and terms of each image, dropout off, with the objective's samples.
 
-    An image's noise comes from its index in the split, so that neither the batch size nor
-    the epoch changes it.
-
-    Args:
-      settings: model and loss.
-      params: the model's parameters.
-      root_key: the run's root key.
-      batch: pixels, `<uint8>[batch, height, width, channels]`.
-      indices: `<int>[batch]`, each image's place in its split.
+    An image's noise depends on its index in the split, not on the batch size or the epoch: the
+    `indices`, `<int>[batch]`.
 
     Returns:
       The loss and its terms, each `<float>[batch, ...]`, nats per image.
     """
 
     def evaluate(params: Params, root_key: jax.Array, batch: Batch, indices: jax.Array) -> Terms:
-        batch = shard_batch(settings, batch).to_intensities()
+        batch = settings.shard_batch(batch).to_intensities()
         keys = jax.vmap(lambda index: stream_key(root_key, Stream.EVALUATION, index))(indices)
         terms = evaluation_terms(settings.objective, settings.model, params, batch, keys)
-        return replicate(settings, terms)
+        return settings.replicate(terms)
 
-    evaluate_all = for_each_replica(settings, evaluate, in_axes=(0, 0, None, None), out_axes=1)
+    evaluate_all = settings.for_each_replica(evaluate, in_axes=(0, 0, None, None), out_axes=1)
     batch = jax.tree.map(jnp.asarray, batch)
     return evaluate_all(params, root_key, batch, jnp.asarray(indices))

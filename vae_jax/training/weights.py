@@ -1,6 +1,4 @@
-"""Parameters alone, as a `weights.safetensors` file: all that a trained model needs beside its
-configuration, readable by other programs.
-"""
+"""Named arrays with a checksum as safetensors; a model's parameters, readable by other programs."""
 
 import zlib
 from collections.abc import Mapping
@@ -11,7 +9,6 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
-from flax import traverse_util
 
 from vae_jax.model.vae import Params
 from vae_jax.runtime.errors import UserError
@@ -21,63 +18,83 @@ WEIGHTS_NAME = "weights.safetensors"
 _CHECKSUM = "crc32"
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def named_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Returns the arrays of a tree on the host by their names in the tree, joined by dots."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_name(path): np.asarray(leaf, order="C") for path, leaf in leaves}
+
+
+def fill(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Returns a tree of named arrays, converted to the types of `like`.
+
+    Raises:
+      ValueError: the names or shapes differ from those of `like`.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    expected = {_name(path): leaf for path, leaf in leaves}
+    differing = [
+        f"{name} is {getattr(arrays.get(name), 'shape', 'missing')}, must be "
+        f"{getattr(expected.get(name), 'shape', 'missing')}"
+        for name in sorted(expected.keys() | arrays.keys())
+        if name not in expected or name not in arrays or expected[name].shape != arrays[name].shape
+    ]
+    if differing:
+        more = f", and {len(differing) - 1} others differ" if differing[1:] else ""
+        raise ValueError(f"is of another model: {differing[0]}{more}")
+    values = [arrays[name].astype(leaf.dtype, copy=False) for name, leaf in expected.items()]
+    return jax.tree_util.tree_unflatten(structure, values)
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> str:
     """Computes the CRC-32 of all values, in the order of their names."""
     crc = 0
     for name in sorted(arrays):
-        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), crc)
+        crc = zlib.crc32(arrays[name].tobytes(), crc)
     return str(crc)
 
 
-def write_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
-    """Writes parameters under their names in Flax, joined by dots, whole or not at all.
-
-    Args:
-      path: the file.
-      params: the model's parameters.
-      metadata: whatever is to be known of them.
-    """
-    flat = traverse_util.flatten_dict(jax.device_get(params), sep=".")
-    arrays = {str(name): np.ascontiguousarray(array) for name, array in flat.items()}
-    record = {**metadata, _CHECKSUM: _checksum(arrays)}
-    write_atomically(path, safetensors.numpy.save(arrays, record))
+def to_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Encodes named arrays as safetensors, with a checksum."""
+    return safetensors.numpy.save({**arrays}, {**metadata, _CHECKSUM: checksum(arrays)})
 
 
-def read_weights(path: Path, like: Params) -> tuple[Params, dict[str, str]]:
-    """Reads parameters and what is to be known of them.
-
-    Args:
-      path: the file.
-      like: their shapes and types; what is stored in half precision is converted.
-
-    Returns:
-      The parameters, in NumPy arrays, and the metadata.
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads the arrays and the metadata of a safetensors file.
 
     Raises:
-      UserError: the file is not there, damaged, or of another model.
+      OSError: the file cannot be read.
+      ValueError: it is damaged.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"is not a safetensors file, or damaged ({error})") from error
+    if metadata.get(_CHECKSUM, checksum(arrays)) != checksum(arrays):
+        raise ValueError("is damaged: its values have another checksum")
+    return arrays, metadata
+
+
+def write_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
+    """Writes parameters atomically, under their names in Flax."""
+    write_atomically(path, to_bytes(named_arrays(jax.device_get(params)), metadata))
+
+
+def read_weights(path: Path, like: Params) -> tuple[Params, dict[str, str]]:
+    """Reads parameters, as NumPy arrays of the types of `like`, and the file's metadata.
+
+    Raises:
+      UserError: the file is missing, damaged, or belongs to another model.
+    """
+    try:
+        arrays, metadata = read_arrays(path)
+        return fill(like, arrays), metadata
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # the library's own, which is no subclass of anything
-        raise UserError(f"{path}: is no safetensors file, or damaged ({error})") from error
-    if metadata.get(_CHECKSUM, _checksum(arrays)) != _checksum(arrays):
-        raise UserError(f"{path}: is damaged: its values have another checksum")
-    expected: dict[str, Any] = dict(traverse_util.flatten_dict(like, sep="."))
-    shapes = {name: leaf.shape for name, leaf in expected.items()}
-    found = {name: array.shape for name, array in arrays.items()}
-    if found != shapes:
-        differing = sorted(
-            name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)
-        )
-        name = differing[0]
-        raise UserError(
-            f"{path}: is of another model: {name} is {found.get(name, 'not there')}, must be "
-            f"{shapes.get(name, 'not there')}"
-            + (f", and {len(differing) - 1} others differ" if differing[1:] else "")
-        )
-    arrays = {name: arrays[name].astype(leaf.dtype) for name, leaf in expected.items()}
-    return traverse_util.unflatten_dict(arrays, sep="."), metadata
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -1,19 +1,26 @@
-"""The network, and what it says of many images."""
+"""A small classifier of MNIST digits and its weights: the yardstick of sample quality."""
 
 import dataclasses
 import functools
+import hashlib
+import io
+from pathlib import Path
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import numpy as np
 
 from vae_jax.model.vae import Params, apply
 from vae_jax.runtime.batching import map_batches
+from vae_jax.runtime.errors import UserError
 
 NUM_DIGITS = 10
-# The class behind the digits': an image that shows none.
-NO_DIGIT = NUM_DIGITS
+NO_DIGIT = NUM_DIGITS  # the class of images that show no digit
 NUM_FEATURES = 64
+WEIGHTS_PATH = Path(__file__).with_suffix(".npz")
+# Of the file that `benchmarks/train_digit_classifier.py` wrote.
+WEIGHTS_SHA256 = "e4520570e41fc72ddaba1e61e8c9275f23d57d5abab2071d097972cad5fbe502"
 _BATCH_SIZE = 500
 _DROPOUT_RATE = 0.3
 
@@ -21,8 +28,8 @@ _DROPOUT_RATE = 0.3
 class DigitClassifier(nn.Module):
     """Four convolutions, a dense layer whose outputs are the features, a dense head.
 
-    Its eleventh class is "no digit": a classifier that has to choose a digit puts noise where the
-    digits are that it finds hard, and features that do so cannot tell noise from digits.
+    Its eleventh class is "no digit": a classifier that has to choose a digit takes noise for one of
+    the digits that are hard to classify, and its features cannot tell noise from digits.
     """
 
     @nn.compact
@@ -51,11 +58,11 @@ class DigitClassifier(nn.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """What the classifier says of some images.
+    """The classifier's predictions for some images.
 
     Attributes:
       features: `<float32>[n, 64]`, the layer before the head.
-      probabilities: `<float32>[n, 10]`, of the digits; what they lack to 1 is that of none.
+      probabilities: `<float32>[n, 10]`, of the digits; the rest to 1 is that of no digit.
     """
 
     features: np.ndarray
@@ -84,3 +91,24 @@ def classify(params: Params, images: np.ndarray) -> Predictions:
     """Classifies images `<float>[n, 28, 28, 1]`, intensities in [0, 1], at least one."""
     function = functools.partial(_apply, DigitClassifier(), params)
     return Predictions(*map_batches(function, _BATCH_SIZE, images.astype(np.float32)))
+
+
+def load_weights() -> Params:
+    """Loads the parameters that come with the package, stored in half precision.
+
+    Raises:
+      UserError: the file is missing, or does not belong to this version.
+    """
+    try:
+        content = WEIGHTS_PATH.read_bytes()
+    except OSError as error:
+        raise UserError(f"{WEIGHTS_PATH}: cannot be read ({error.strerror})") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != WEIGHTS_SHA256:
+        raise UserError(
+            f"{WEIGHTS_PATH}: has SHA-256 {digest}, should have {WEIGHTS_SHA256}; "
+            "take the file from the repository again"
+        )
+    with np.load(io.BytesIO(content)) as arrays:
+        flat = {name: arrays[name].astype(np.float32) for name in arrays.files}
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

@@ -1,0 +1,108 @@
+"""Cached data: made once, made again if outdated or damaged, complete or absent."""
+
+import os
+import shutil
+import signal
+
+import pytest
+
+from tests.support.common import error_of, full_disk
+from vae_jax.datasets import cache
+from vae_jax.runtime import interrupts
+
+
+class Cached:
+    """A cached folder with one file, and the number of times that it was made."""
+
+    def __init__(self, folder):
+        self.folder, self.num_made, self.meanwhile = folder, 0, lambda: None
+
+    def load(self, key="key", content="content"):
+        def make(scratch):
+            self.num_made += 1
+            (scratch / "made").mkdir()
+            (scratch / "made" / "data").write_text(content)
+            meanwhile, self.meanwhile = self.meanwhile, lambda: None
+            meanwhile()
+            return scratch / "made"
+
+        return cache.read_or_make(self.folder, key, make, lambda made: (made / "data").read_text())
+
+    def names(self):
+        return [path.name for path in self.folder.parent.iterdir()]
+
+
+@pytest.fixture
+def cached(tmp_path):
+    return Cached(tmp_path / "cache" / "some data")
+
+
+def test_data_are_made_once_for_each_key(cached, capfd):
+    assert cached.load() == cached.load(content="other") == "content" and cached.num_made == 1
+    assert capfd.readouterr().err == ""
+    assert cached.load("new", "other") == cached.load("new") == "other" and cached.num_made == 2
+    assert capfd.readouterr().err.count("\n") == 1
+    assert cached.names() == ["some data"]
+
+
+DAMAGE = {
+    "flipped": lambda folder: (folder / "data").write_text("cOntent"),
+    "no data": lambda folder: (folder / "data").unlink(),
+    "no record": lambda folder: (folder / "SHA256SUMS").unlink(),
+    "no text": lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xff"),
+    "a file": lambda folder: (shutil.rmtree(folder), folder.write_text("data")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_data_are_made_again(cached, capfd, damage):
+    cached.load()
+    DAMAGE[damage](cached.folder)
+    assert cached.load() == "content" and cached.num_made == 2
+    shown = capfd.readouterr().err
+    assert shown.startswith(f"'{cached.folder}': outdated or damaged") and shown.count("\n") == 1
+    assert cached.load() == "content" and cached.num_made == 2
+    assert capfd.readouterr().err == "" and cached.names() == ["some data"]
+
+
+def test_the_process_that_is_done_first_wins(cached):
+    numbers = []
+
+    def load_too():
+        assert cached.load() == "content"
+        numbers.append(cached.folder.stat().st_ino)
+
+    cached.meanwhile = load_too
+    assert cached.load() == "content" and numbers == [cached.folder.stat().st_ino]
+    # Another process repairs, or removes, what is damaged.
+    for meanwhile in (cached.load, lambda: shutil.rmtree(cached.folder)):
+        DAMAGE["flipped"](cached.folder)
+        cached.meanwhile = meanwhile
+        assert cached.load() == cached.load() == "content" and cached.names() == ["some data"]
+
+
+def test_a_folder_that_cannot_be_written(cached):
+    cached.folder.parent.write_text("a file")
+    message = error_of(cached.load)
+    assert f"cannot write data to {cached.folder} (" in message
+    assert "--config.data.data_dir=FOLDER" in message
+    cached.folder.parent.unlink()
+    with full_disk(3):
+        assert "File too large" in error_of(cached.load)
+    assert cached.names() == [] and cached.load() == "content"
+    DAMAGE["flipped"](cached.folder)
+    with full_disk(3):
+        assert "File too large" in error_of(cached.load)
+    assert (cached.folder / "data").read_text() == "cOntent"  # stays if it cannot be made again
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_data_are_made_leaves_nothing(cached, number):
+    def interrupt():
+        assert cached.names()[0].startswith(".making.")
+        os.kill(os.getpid(), number)
+
+    cached.meanwhile = interrupt
+    with pytest.raises(interrupts.Interrupted):
+        cached.load()
+    assert cached.names() == []

@@ -1,0 +1,201 @@
+"""The official data sets: from a folder, from a server, and from files that are not official."""
+
+import functools
+import gzip
+import http.server
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.common import MNIST_DIR, error_of, full_disk, needs_mnist
+from vae_jax import datasets
+from vae_jax.datasets import official
+
+TRAIN_IMAGES, TRAIN_LABELS = official.FILES["train"]
+TEST_IMAGES, TEST_LABELS = official.FILES["test"]
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def load(small_files, data_dir):
+    folders = {"data_dir": str(data_dir), "manual_dir": str(small_files.folder)}
+    return functools.partial(datasets.load, **folders, validation_size=20)
+
+
+def assert_holds(dataset, arrays):
+    for split, images, labels, rows in (
+        (dataset.validation, TRAIN_IMAGES, TRAIN_LABELS, slice(None, 20)),
+        (dataset.train, TRAIN_IMAGES, TRAIN_LABELS, slice(20, None)),
+        (dataset.test, TEST_IMAGES, TEST_LABELS, slice(None)),
+    ):
+        assert split.images.dtype == split.labels.dtype == np.uint8
+        np.testing.assert_array_equal(split.images[..., 0], arrays[images][rows])
+        np.testing.assert_array_equal(split.labels, arrays[labels][rows])
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+def test_data_are_stored_once(load, small_files, data_dir, monkeypatch, capfd, name):
+    first = load(name)
+    assert_holds(first, small_files.arrays)
+    shutil.rmtree(small_files.folder)
+    monkeypatch.setattr(official.VaeJaxMnist, "download_and_prepare", None)
+    second = load(name, manual_dir=None)
+    assert_holds(second, small_files.arrays)
+    assert second.name == name and second.sha256 == first.sha256
+    assert [*data_dir.iterdir()] == [data_dir / "vae_jax"]
+    assert [*data_dir.glob("*/*")] == [data_dir / "vae_jax" / name]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("folder", ["default", None])
+def test_default_data_dir_is_that_of_tensorflow_datasets(load, data_dir, monkeypatch, folder):
+    from tensorflow_datasets.core import constants
+
+    monkeypatch.setenv("HOME", str(data_dir.parent))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    if folder:
+        monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir / folder))
+    load(data_dir="", manual_dir="~/official")
+    assert Path(constants.get_default_data_dir(), "vae_jax", "mnist").is_dir()
+    load(data_dir="~/data")
+    assert (data_dir / "vae_jax" / "mnist").is_dir()
+
+
+def missing(path):
+    path.unlink()
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def decompressed(path):
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+def damaged(path):
+    path.write_bytes(path.read_bytes()[:12] + b"\xff" * 9)
+
+
+def other_file(path):
+    path.write_bytes(b"<html>Not found</html>")
+
+
+def other_content(path):
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[:-1] + bytes([content[-1] ^ 1])))
+
+
+def recompressed(path):
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=1, mtime=1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (missing, "is missing in data.manual_dir="),
+        (truncated, "cannot be read (Compressed file ended"),
+        (damaged, "cannot be read (Error -3"),
+        (other_file, "is not the official"),
+        (other_content, "is not the official"),
+    ],
+)
+@pytest.mark.parametrize("file_name", [TRAIN_IMAGES, TEST_LABELS])
+def test_spoiled_file(load, small_files, data_dir, file_name, spoil, expected):
+    spoil(small_files.folder / file_name)
+    message = error_of(load)
+    assert expected in message and file_name in message and str(small_files.folder) in message
+    assert not [*data_dir.glob("vae_jax/*")]
+
+
+@pytest.mark.parametrize("change", [recompressed, decompressed])
+@pytest.mark.parametrize("old", ["-idx", ".gz"])
+@pytest.mark.parametrize("new", ["-idx", ".idx"])
+def test_files_may_be_decompressed_and_have_a_dot(load, small_files, change, old, new):
+    for path in [*small_files.folder.iterdir()]:
+        change(path)
+        name = path.name.replace("-idx", new)
+        path.rename(path.with_name(name.removesuffix(old) if change is decompressed else name))
+    assert_holds(load(), small_files.arrays)
+
+
+@pytest.mark.parametrize("change", [recompressed, decompressed])
+def test_without_known_content_the_file_must_be_the_official_one(load, small_files, change):
+    assert not official.CONTENT_SHA256["kmnist"]
+    change(small_files.folder / TEST_LABELS)
+    assert f"is not the official {TEST_LABELS} of kmnist" in error_of(load, "kmnist")
+
+
+@needs_mnist
+def test_the_contents_of_mnist(tmp_path):
+    paths = {}
+    for name in official.FILE_NAMES:
+        paths[name] = tmp_path / name
+        paths[name].write_bytes(gzip.decompress((Path(MNIST_DIR) / name).read_bytes()))
+    splits = official._read_official("mnist", paths)
+    assert [len(split) for split in splits.values()] == [60_000, 10_000]
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(small_files, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    handler = functools.partial(Handler, directory=str(small_files.folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        small_files.address = f"http://127.0.0.1:{server.server_port}/"
+        yield
+        server.shutdown()
+
+
+def assert_names_the_alternatives(message):
+    alternatives = ("manual_dir=FOLDER", "data_dir=FOLDER", "name=mnist_5k", "vae_jax/mnist")
+    for part in (*alternatives, *official.FILE_NAMES):
+        assert part in message
+
+
+def test_downloads(load, server, small_files, data_dir):
+    assert "is missing in" in error_of(load, manual_dir=str(data_dir))  # nothing is downloaded
+    assert_holds(load(manual_dir=None), small_files.arrays)
+    assert [path.name for path in data_dir.iterdir()] == ["vae_jax"]
+
+
+@pytest.mark.parametrize("spoil", [missing, truncated])
+def test_spoiled_download(load, server, small_files, data_dir, spoil):
+    spoil(small_files.folder / TEST_LABELS)
+    assert_names_the_alternatives(error_of(load, manual_dir=None))
+    assert not (data_dir / "vae_jax" / "mnist").exists()
+
+
+def test_no_network(load, data_dir):
+    assert_names_the_alternatives(error_of(load, manual_dir=None))
+    assert not [*data_dir.glob("vae_jax/*")]
+
+
+def test_damaged_data_are_stored_again(load, server, small_files, data_dir, capfd):
+    load()
+    path = next(data_dir.rglob("*train*array_record*"))
+    data = path.read_bytes()
+    path.write_bytes(data[:2000] + bytes([data[2000] ^ 0x10]) + data[2001:])
+    assert_holds(load(manual_dir=None), small_files.arrays)
+    assert "outdated or damaged" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("num_bytes", [1, 20_000])
+def test_a_disk_that_fills_up_while_data_are_stored(load, small_files, data_dir, num_bytes):
+    with full_disk(num_bytes):
+        message = error_of(load)
+    assert f"cannot write data to {data_dir}/vae_jax/mnist (File too large)" in message
+    assert not [*data_dir.glob("vae_jax/*")]
+    assert_holds(load(), small_files.arrays)
