@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.common import ROOT
 from vae_jax import configuration, datasets, shipped_configs
-from vae_jax.model import activations, decoders, encoders, initialization, likelihoods, priors
+from vae_jax.model import decoders, dense, encoders, initialization, likelihoods, priors
 from vae_jax.model.objective import Objective
 from vae_jax.training import optimizer
 
@@ -90,8 +90,9 @@ def test_the_names_a_configuration_may_hold_are_those_there_are():
     assert (*decoders.DECODERS,) == allowed["decoder.kind"]
     assert (*priors.PRIORS,) == allowed["prior.kind"]
     assert (*likelihoods.LIKELIHOODS,) == allowed["likelihood.kind"]
-    assert (*activations.ACTIVATIONS,) == allowed["encoder.activation"]
-    assert (*activations.ACTIVATIONS,) == allowed["decoder.activation"]
+    assert (*dense.ACTIVATIONS,) == allowed["encoder.activation"]
+    assert (*dense.ACTIVATIONS,) == allowed["decoder.activation"]
+    assert (*encoders.MEAN_ACTIVATIONS,) == allowed["encoder.mean_activation"]
     assert allowed["decoder.head"] == decoders.HEADS
     assert allowed["initialization"] == initialization.INITIALIZATIONS
     assert allowed["train.learning_rate_schedule"] == optimizer.SCHEDULES

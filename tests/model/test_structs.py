@@ -1,4 +1,4 @@
-"""A batch: its pixels in either form, its labels that stay beside them, its parts and copies."""
+"""A batch: its pixels in either form, its labels beside them, its parts and copies."""
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,14 @@ BATCH = Batch(PIXELS, LABELS)
 
 def assert_equal(batch, images, labels):
     np.testing.assert_array_equal(batch.images, images)
-    if labels is None:
-        assert batch.labels is None
-    else:
-        np.testing.assert_array_equal(batch.labels, labels)
+    np.testing.assert_array_equal(batch.labels, labels)
 
 
-def test_pixels_become_intensities():
+def test_pixels_become_intensities_and_floats_are_intensities_already():
     batch = jax.jit(Batch.to_intensities)(BATCH)
     assert batch.images.dtype == jnp.float32
     np.testing.assert_allclose(batch.images, PIXELS / 255.0, rtol=1e-6)
     np.testing.assert_array_equal(batch.labels, LABELS)
-
-
-def test_floats_are_intensities_already():
     intensities = Batch(np.float32(PIXELS / 255.0), LABELS)
     assert intensities.to_intensities() is intensities
 
@@ -54,33 +48,21 @@ def test_binary_pixels_are_drawn_with_the_probability_of_their_intensity():
 @pytest.mark.parametrize("rows", [slice(1, 4), np.array([4, 0, 0]), np.array([True] + 4 * [False])])
 def test_rows_are_those_of_images_and_labels(rows):
     assert_equal(BATCH[rows], PIXELS[rows], LABELS[rows])
-    assert_equal(Batch(PIXELS)[rows], PIXELS[rows], None)
-    assert_equal(jax.tree.map(jnp.asarray, BATCH)[rows], PIXELS[rows], LABELS[rows])
-    assert isinstance(BATCH[rows].images, np.ndarray)  # nothing is sent to a device for it
+    assert Batch(PIXELS)[rows].labels is None
+    assert isinstance(BATCH[rows].images, np.ndarray)  # nothing is sent to a device
+    assert len(BATCH[rows]) == len(LABELS[rows]) == len(Batch(labels=LABELS)[rows])
 
 
-def test_the_length_is_the_number_of_images():
-    assert len(BATCH) == len(Batch(PIXELS)) == len(Batch(labels=LABELS)) == 5
-    assert len(BATCH[1:3]) == 2
-
-
-def test_the_copies_of_a_batch_stand_one_after_another():
+def test_copies_of_a_batch_follow_one_another():
     copies = jax.jit(Batch.repeat, static_argnums=1)(BATCH, 3)
     assert_equal(copies, np.concatenate([PIXELS] * 3), np.tile(LABELS, 3))
-    assert_equal(Batch(PIXELS).repeat(2), np.concatenate([PIXELS] * 2), None)
-    assert_equal(Batch(PIXELS).repeat(1), PIXELS, None)
+    assert Batch(PIXELS).repeat(2).labels is None
     assert Batch().repeat(3) == Batch()
 
 
-def test_labels_stay_without_the_images():
-    batch = BATCH.without_images()
-    assert batch.images is None
-    np.testing.assert_array_equal(batch.labels, LABELS)
-    assert Batch(PIXELS).without_images() == Batch()
-    np.testing.assert_array_equal(BATCH.images, PIXELS)  # the batch itself is as before
-
-
-def test_labels_as_a_row_of_zeros_and_a_one():
+def test_labels_without_images_and_as_a_row_of_zeros_and_a_one():
+    assert BATCH.without_images().images is None
+    assert BATCH.without_images().labels is LABELS
     one_hot = BATCH.one_hot(6)
     assert one_hot.dtype == jnp.float32
     np.testing.assert_array_equal(one_hot, np.eye(6)[LABELS])

@@ -1,4 +1,4 @@
-"""Decoders: each maps latent vectors to what the likelihood takes, for every pixel."""
+"""Decoders: each maps latent vectors to the likelihood's parameters, for every pixel."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vae_jax.model.activations import Activation, get_activation
 from vae_jax.model.conv_transpose import ConvTranspose
-from vae_jax.model.dense import Dense
+from vae_jax.model.dense import ACTIVATIONS, Activation, Dense
 from vae_jax.model.structs import Batch
 
 HEADS = ("dense", "conv")
@@ -22,9 +21,6 @@ class ResidualBlock(nn.Module):
 
     He et al. 2016 (arXiv:1603.05027). With Flax's initialization it begins as the identity: the
     second kernel is zero (Goyal et al. 2017, of its last scale). TensorFlow's draws both.
-
-    Attributes:
-      activation: element by element.
     """
 
     activation: Activation
@@ -42,60 +38,35 @@ class ResidualBlock(nn.Module):
 class ConvTransposeDecoder(nn.Module):
     """Dense layers, a grid, transposed convolutions, then a head that gives the outputs.
 
-    The grid has the outputs' height and width over the product of the strides, rounded up; what
-    the transposed convolutions make of it is cropped.
-
-    Attributes:
-      output_layer: name of the last layer, whose biases `output_bias_init` sets; Flax derives
-        initial values from names, so it stays, whatever the likelihood.
-      output_shape: `(height, width, channels)` of the outputs for an image.
-      dense_sizes: widths of the dense layers before the one that fills the grid.
-      grid_channels: channels of the grid.
-      filters: output channels of each 3 x 3 transposed convolution.
-      strides: stride of each transposed convolution.
-      dropout_rate: fraction of values that dropout sets to 0.
-      dropout_after: indices of the transposed convolutions that dropout follows.
-      residual_blocks: how many follow each transposed convolution, before its activation; empty
-        for none.
-      activation: "relu" or "swish".
-      head: "dense" (a dense layer from the flattened maps to all pixels) or "conv" (a 3 x 3
-        convolution to the outputs' channels).
-      num_classes: of the labels, which the decoder is given too: p(x | z, y), as M2's in Kingma et
-        al. 2014 (arXiv:1406.5298); 0 for none.
+    The grid has the outputs' height and width over the product of the strides, rounded up; the
+    maps of the last transposed convolution are cropped.
     """
 
+    # Name of the last layer, whose biases `output_bias_init` sets; Flax derives initial values from
+    # names, so it stays, whatever the likelihood.
     output_layer: ClassVar = "logits"
 
-    output_shape: tuple[int, int, int]
-    dense_sizes: Sequence[int]
+    output_shape: tuple[int, int, int]  # `(height, width, channels)` of the outputs for an image
+    dense_sizes: Sequence[int]  # widths of the dense layers before the one that fills the grid
     grid_channels: int
-    filters: Sequence[int]
-    strides: Sequence[int]
-    dropout_rate: float = 0.0
-    dropout_after: Sequence[int] = ()
-    residual_blocks: Sequence[int] = ()
-    activation: str = "relu"
+    filters: Sequence[int]  # output channels of each 3 x 3 transposed convolution
+    strides: Sequence[int]  # of each transposed convolution
+    dropout_rate: float = 0.0  # fraction of values that dropout sets to 0
+    dropout_after: Sequence[int] = ()  # indices of the transposed convolutions that dropout follows
+    residual_blocks: Sequence[int] = ()  # number after each of these, before its activation
+    activation: str = "relu"  # in `ACTIVATIONS`
+    # "dense": a dense layer from the flattened maps to all pixels; "conv": a 3 x 3 convolution.
     head: str = "dense"
+    # Labels, inputs of the decoder, for p(x | z, y), as M2's in Kingma et al. 2014
+    # (arXiv:1406.5298); 0 for none.
     num_classes: int = 0
 
     @nn.compact
     def __call__(
         self, latents: jax.Array, batch: Batch, dropout_key: jax.Array | None = None
     ) -> jax.Array:
-        """Decodes latent vectors.
-
-        Args:
-          latents: `<float>[batch, latent_size]`.
-          batch: what is known of the images beside them; not the images themselves.
-          dropout_key: key of the dropout masks; without one dropout is off.
-
-        Returns:
-          Outputs, `<float>[batch, height, width, channels]`.
-
-        Raises:
-          ValueError: the head or the activation is of another kind.
-        """
-        activation = get_activation(self.activation)
+        """Decodes latents `<float>[batch, latent]`, as `VAE.decode` does."""
+        activation = ACTIVATIONS[self.activation]
         height, width, channels = self.output_shape
         stride = math.prod(self.strides)
         grid = (math.ceil(height / stride), math.ceil(width / stride), self.grid_channels)
@@ -117,14 +88,13 @@ class ConvTransposeDecoder(nn.Module):
                 x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)
         x = x[:, :height, :width]
         if self.head == "dense":
-            x = Dense(math.prod(self.output_shape), name=self.output_layer)(
-                x.reshape(x.shape[0], -1)
-            )
+            flat = x.reshape(x.shape[0], -1)
+            x = Dense(math.prod(self.output_shape), name=self.output_layer)(flat)
         elif self.head == "conv":
             # At stride 1 a transposed convolution is a convolution.
             x = ConvTranspose(channels, _KERNEL_SIZE, name=self.output_layer)(x)
         else:
-            raise ValueError(f"head is {self.head!r}, must be 'dense' or 'conv'")
+            raise ValueError(f"head is {self.head!r}, must be one of {', '.join(HEADS)}")
         return x.reshape(-1, *self.output_shape)
 
 

@@ -1,19 +1,25 @@
-"""Dense layers whose gradient to the input is fast on CPU too, whatever the size of its pages.
+"""Dense layers whose gradient to the input is fast on CPU too, and their activations.
 
 That gradient is a product with the transposed kernel, which XLA's CPU back end gathers in strides
-of a row. Where the pages of a large kernel are more than the processor's table of pages (TLB) holds
-it waits for each: with pages of 4 KiB, on a Xeon of 2023, for half of a training step. On CPU this
-module multiplies a few of the kernel's rows at a time.
+of a row. If the pages of a large kernel exceed the processor's table of pages (TLB), it waits for
+each: with pages of 4 KiB, on a Xeon of 2023, for half of a training step. On CPU this module
+multiplies a few of the kernel's rows at a time.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-# What is multiplied at a time is 128 pages at most, which any core's cache and table of pages hold;
-# fewer rows than these are not worth a product.
+Activation = Callable[[jax.Array], jax.Array]
+
+# swish is x sigmoid(x): Ramachandran et al. 2017 (arXiv:1710.05941).
+ACTIVATIONS: dict[str, Activation] = {"relu": nn.relu, "swish": nn.swish}
+
+# A piece of a kernel is at most 128 pages, which fit any core's cache and table of pages; fewer
+# rows than these are not worth a product.
 _MAX_PIECE_BYTES = 2**19
 _MIN_PIECE_ROWS = 32
 
@@ -39,7 +45,7 @@ def _in_pieces(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiplies `<float>[batch, rows]` with a kernel `<float>[rows, columns]`.
 
-    Reverse-mode derivatives of any order; forward mode (`jax.jvp`) is an error of JAX's.
+    Reverse-mode derivatives of any order, products too; `jax.jvp` raises JAX's error.
     """
     return x @ kernel
 
@@ -58,9 +64,9 @@ matmul.defvjp(lambda x, kernel: (matmul(x, kernel), (x, kernel)), _backward)
 
 
 def _dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """Does what `flax.linen.Dense` asks of `jax.lax.dot_general`, of `<float>[batch, features]`."""
+    """Takes the place of `jax.lax.dot_general` in `flax.linen.Dense`."""
     return matmul(x, kernel)
 
 
-# A constructor and no class: Flax derives the initial parameters from the class's name.
+# A constructor rather than a class: Flax derives initial parameters from the class's name.
 Dense = functools.partial(nn.Dense, dot_general=_dot_general)

@@ -14,21 +14,13 @@ from flax import struct
 
 @struct.dataclass
 class WeightSums:
-    """Sums over the samples drawn so far, for each image.
+    """Sums over the samples drawn so far, for each image."""
 
-    Attributes:
-      count: `<int32>[]`, number of samples of an image.
-      posterior_count: `<int32>[]`, number of those from q(z | x).
-      log_sum: `<float>[batch]`, logarithm of the sum of the weights.
-      log_sum_of_squares: `<float>[batch]`, logarithm of the sum of their squares.
-      sum_of_log_ratios: `<float>[batch]`, sum of log r over the samples from q(z | x).
-    """
-
-    count: jax.Array
-    posterior_count: jax.Array
-    log_sum: jax.Array
-    log_sum_of_squares: jax.Array
-    sum_of_log_ratios: jax.Array
+    count: jax.Array  # `<int32>[]`, number of samples of an image
+    posterior_count: jax.Array  # `<int32>[]`, number of those from q(z | x)
+    log_sum: jax.Array  # `<float>[batch]`, logarithm of the sum of the weights
+    log_sum_of_squares: jax.Array  # `<float>[batch]`, logarithm of the sum of their squares
+    sum_of_log_ratios: jax.Array  # `<float>[batch]`, of the samples from q(z | x)
 
 
 def no_weights(batch_size: int) -> WeightSums:
@@ -40,21 +32,13 @@ def no_weights(batch_size: int) -> WeightSums:
 def balance_heuristic(
     log_ratios: jax.Array, log_likelihoods: jax.Array, prior_fraction: jax.Array | float
 ) -> jax.Array:
-    """Computes the weights of samples of which a fixed fraction f is from the prior.
+    """Computes log-weights `<float>[...]` of samples of which a fraction f is from the prior.
 
     w = p(x | z) p(z) / (f p(z) + (1 - f) q(z | x)) = p(x | z) / (f + (1 - f) p(x | z) / r)
 
     The mean of all weights is p(x) without bias, and none exceeds p(x | z) / f, however badly
     q(z | x) fits: a defensive mixture (Hesterberg 1995, Technometrics 37) with the balance
-    heuristic (Veach and Guibas 1995, SIGGRAPH).
-
-    Args:
-      log_ratios: `<float>[...]`, log r = log p(x | z) + log p(z) - log q(z | x).
-      log_likelihoods: `<float>[...]`, log p(x | z).
-      prior_fraction: f; 0 gives r.
-
-    Returns:
-      `<float>[...]`, log-weights.
+    heuristic (Veach and Guibas 1995, SIGGRAPH). With f = 0 a weight is r.
     """
     log_q_over_prior = log_likelihoods - log_ratios
     log_mixture = jnp.logaddexp(
@@ -67,13 +51,10 @@ def balance_heuristic(
 def add_weights(
     sums: WeightSums, log_weights: jax.Array, log_ratios: jax.Array, is_posterior: jax.Array
 ) -> WeightSums:
-    """Adds samples to the sums, in pieces of any size.
+    """Adds k samples to the sums, in pieces of any size.
 
-    Args:
-      sums: of the samples before.
-      log_weights: `<float>[k, batch]`.
-      log_ratios: `<float>[k, batch]`, log r.
-      is_posterior: `<bool>[k]`, whether a sample is from q(z | x).
+    Log-weights and log-ratios, log r, are `<float>[k, batch]`; `is_posterior`, `<bool>[k]`, is
+    whether a sample is from q(z | x).
     """
     return WeightSums(
         count=sums.count + len(log_weights),
@@ -98,8 +79,5 @@ def evidence_lower_bound(sums: WeightSums) -> jax.Array:
 
 
 def effective_sample_size(sums: WeightSums) -> jax.Array:
-    """Computes how many equal weights are worth as much: `<float>[batch]`, 1 to the count.
-
-    (sum of w)^2 / (sum of w^2), Kong 1992.
-    """
+    """Computes (sum of w)^2 / (sum of w^2), Kong 1992: `<float>[batch]`, from 1 to the count."""
     return jnp.exp(2.0 * sums.log_sum - sums.log_sum_of_squares)

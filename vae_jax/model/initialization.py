@@ -1,4 +1,4 @@
-"""Where parameters begin, other than at Flax's defaults."""
+"""Initial parameters other than Flax's defaults."""
 
 import math
 
@@ -8,18 +8,8 @@ import jax.numpy as jnp
 from vae_jax.model.vae import VAE, Params
 
 INITIALIZATIONS = ("flax", "tensorflow")
-# The dense layers of an LSTM cell: of the input and of the hidden state, to each of the four gates.
-_INPUT_LAYERS, _HIDDEN_LAYERS = ("ii", "if", "ig", "io"), ("hi", "hf", "hg", "ho")
-
-
-def _glorot_limit(path: tuple[str, ...], shape: tuple[int, ...], params: Params) -> float:
-    """Computes half the uniform distribution's width: sqrt(6 / (fan in + fan out))."""
-    *receptive_field, fan_in, fan_out = shape
-    if cell := _lstm_cell(path, params):
-        # TensorFlow's cell has one kernel, of input and hidden state to all gates.
-        fan_in = sum(cell[name]["kernel"].shape[0] for name in ("ii", "hi"))
-        fan_out = len(_INPUT_LAYERS) * shape[1]
-    return math.sqrt(6.0 / (math.prod(receptive_field) * (fan_in + fan_out)))
+# The dense layers of an LSTM cell, from the input and from the hidden state to its four gates.
+_LSTM_LAYERS = {f"{source}{gate}" for source in "ih" for gate in "ifgo"}
 
 
 def _lstm_cell(path: tuple[str, ...], params: Params) -> Params | None:
@@ -27,21 +17,25 @@ def _lstm_cell(path: tuple[str, ...], params: Params) -> Params | None:
     parent: Params = params
     for name in path[:-2]:
         parent = parent[name]
-    return parent if set(parent) == {*_INPUT_LAYERS, *_HIDDEN_LAYERS} else None
+    return parent if set(parent) == _LSTM_LAYERS else None
+
+
+def _glorot_limit(path: tuple[str, ...], shape: tuple[int, ...], params: Params) -> float:
+    """Computes half the uniform distribution's width: sqrt(6 / (fan in + fan out))."""
+    *receptive_field, fan_in, fan_out = shape
+    if cell := _lstm_cell(path, params):
+        # TensorFlow's cell has one kernel, from input and hidden state to all gates.
+        fan_in = sum(cell[name]["kernel"].shape[0] for name in ("ii", "hi"))
+        fan_out = 4 * shape[1]
+    return math.sqrt(6.0 / (math.prod(receptive_field) * (fan_in + fan_out)))
 
 
 def tensorflow_params(params: Params, key: jax.Array) -> Params:
     """Draws parameters as TensorFlow 1: Glorot uniform kernels, zero biases, open forget gates.
 
     Glorot and Bengio 2010, equation 16. The forget gate's bias of 1 is the LSTM cell's default
-    `forget_bias` (Jozefowicz et al. 2015).
-
-    Args:
-      params: a VAE's parameters, for their shapes.
-      key: decides the kernels.
-
-    Returns:
-      Parameters of the same shapes.
+    `forget_bias` (Jozefowicz et al. 2015). Takes a VAE's parameters, for their shapes and for
+    the prior's values, which stay.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     new = []
@@ -60,17 +54,9 @@ def tensorflow_params(params: Params, key: jax.Array) -> Params:
 
 
 def with_data_bias(model: VAE, params: Params, mean_image: jax.Array) -> Params:
-    """Gives the decoder's head the biases at which it begins at the data's mean.
+    """Sets the biases of the decoder's head to the data's mean, as the code of Burda et al. 2016.
 
-    So do the authors of Burda et al. 2016, in their code. A convolutional head has one bias for
-    all pixels.
-
-    Args:
-      model: the autoencoder; its likelihood says which outputs have that mean, its decoder which
-        layer gives the outputs.
-      params: its parameters.
-      mean_image: `<float>[height, width, channels]`, mean of the training images, intensities in
-        [0, 1].
+    The mean image is `<float>[height, width, channels]`, intensities in [0, 1].
     """
     name = model.decoder.output_layer
     head = params["decoder"][name]
@@ -81,10 +67,5 @@ def with_data_bias(model: VAE, params: Params, mean_image: jax.Array) -> Params:
 
 
 def with_pseudo_inputs(params: Params, images: jax.Array) -> Params:
-    """Gives a VampPrior training images as pseudo-inputs.
-
-    Args:
-      params: a VAE's parameters.
-      images: `<float>[components, height, width, channels]`, intensities in [0, 1].
-    """
+    """Sets a VampPrior's pseudo-inputs, `<float>[components, *image_shape]`, in [0, 1]."""
     return params | {"prior": {"images": images}}

@@ -1,7 +1,6 @@
-"""Likelihoods p(x | z) of pixels: what the decoder's raw outputs mean.
+"""Likelihoods p(x | z) of pixels: the meaning of the decoder's raw outputs.
 
-To write one of your own, give a class the attributes and methods of `Likelihood` and name it in
-`LIKELIHOODS`. Nothing else in the package knows what the outputs are.
+To write your own, subclass `Likelihood` and add the class to `LIKELIHOODS`.
 
 Images are intensities in [0, 1], `<float>[batch, height, width, channels]`. A likelihood with one
 parameter for each intensity takes outputs of that shape; one with more has them one after another
@@ -10,7 +9,7 @@ on the last axis, first those of all channels for the first parameter.
 
 import dataclasses
 import math
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,25 +17,18 @@ import numpy as np
 
 from vae_jax.model.distributions import sum_per_example
 
-NUM_LEVELS = 256
-MAX_PIXEL = NUM_LEVELS - 1.0
+MAX_PIXEL = 255.0
 # A pixel that is the same in nearly all images gets no output beyond these means.
 _MEAN_LIMITS = (0.001, 0.999)
-# Of scales, in intensities: where they begin; what they never fall below, at which a level has
-# nearly all of the mass; what they never exceed.
+# Log-scales, of intensities. At the minimum a level has nearly all of the mass.
 _INITIAL_LOG_SCALE = math.log(0.1)
-_MIN_LOG_SCALE = -7.0
-_MAX_LOG_SCALE = 7.0
+_MIN_LOG_SCALE, _MAX_LOG_SCALE = -7.0, 7.0
 # Below this logit series are exact to float32, where quotients of small numbers are not.
 _SMALL_LOGIT = 0.05
 
 
 def to_intensities(images: jax.Array) -> jax.Array:
-    """Maps pixels `<uint8>[...]` to intensities `<float32>[...]` in [0, 1].
-
-    Raises:
-      TypeError: the pixels are of another type: floats may be intensities already.
-    """
+    """Maps pixels `<uint8>[...]`, else TypeError, to intensities `<float32>[...]` in [0, 1]."""
     if images.dtype != jnp.uint8:
         raise TypeError(f"pixels are {images.dtype}, must be uint8, from 0 to 255")
     return images.astype(jnp.float32) / MAX_PIXEL
@@ -48,16 +40,7 @@ def count_gray(images: np.ndarray) -> int:
 
 
 def check_pixels(images: np.ndarray, image_shape: tuple[int, int, int]) -> None:
-    """Checks images before they go to a compiled function, where a mistake is hard to see.
-
-    Args:
-      images: must be `<uint8>[n, height, width, channels]`, at least one.
-      image_shape: `(height, width, channels)` of the model's images.
-
-    Raises:
-      TypeError: they are of another type: floats may be intensities already.
-      ValueError: they are of another shape, or there are none.
-    """
+    """Checks that images are `<uint8>[n, *image_shape]`, n at least 1: TypeError or ValueError."""
     shape, dtype = np.shape(images), getattr(images, "dtype", type(images).__name__)
     if dtype != np.uint8:
         raise TypeError(f"images are {dtype}, must be uint8, from 0 to 255")
@@ -71,64 +54,51 @@ def to_bits_per_dimension(nats: float, num_dimensions: int) -> float:
     return nats / (num_dimensions * math.log(2.0))
 
 
-class Likelihood(Protocol):
-    """What the rest of the package asks of a likelihood.
+class Likelihood:
+    """The attributes and methods of every likelihood."""
 
-    Attributes:
-      num_outputs: how many outputs the decoder gives for each channel of a pixel.
-      learns_scale: whether one more parameter for each channel, the same for all pixels and
-        images, is learned beside the decoder's and follows its outputs.
-      is_discrete: whether `log_prob` is that of one of 256 levels, and no density.
-      is_binary: whether it is a likelihood of black and white pixels alone.
-    """
-
-    num_outputs: ClassVar[int]
-    learns_scale: ClassVar[bool]
-    is_discrete: ClassVar[bool]
-    is_binary: ClassVar[bool]
+    num_outputs: ClassVar[int] = 1  # of the decoder, for each channel of a pixel
+    # Whether one more parameter for each channel, the same for all pixels and images, is learned
+    # beside the decoder's and follows its outputs.
+    learns_scale: ClassVar[bool] = False
+    is_discrete: ClassVar[bool] = False  # a probability of one of 256 levels, not a density
+    is_binary: ClassVar[bool] = False  # of black and white pixels only
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
-        """Computes log p(x | z) of images: `<float>[batch]`, nats per image."""
-        ...
+        """Computes log p(x | z) of images: `<float>[batch]`, nats per image.
+
+        Takes outputs `<float>[batch, ..., parameters * channels]` and intensities in [0, 1],
+        `<float>[batch, ..., channels]`; other shapes raise ValueError.
+        """
+        raise NotImplementedError
 
     def mean(self, outputs: jax.Array) -> jax.Array:
-        """Computes the mean of each intensity, in [0, 1]."""
-        ...
+        """Computes the mean of each intensity, in [0, 1]: `<float>[batch, ..., channels]`."""
+        raise NotImplementedError
 
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
-        """Draws intensities."""
-        ...
+        """Draws intensities, `<float>[batch, ..., channels]`."""
+        raise NotImplementedError
 
     def outputs_with_mean(self, mean: jax.Array) -> jax.Array:
-        """Computes the decoder's outputs at which `mean` is the one given."""
-        ...
+        """Computes the decoder's outputs with a given mean, which is clipped off 0 and 1."""
+        return jax.scipy.special.logit(jnp.clip(mean, *_MEAN_LIMITS))
 
-
-def _check_shapes(outputs: jax.Array, images: jax.Array, num_parameters: int = 1) -> None:
-    """Raises ValueError unless there are so many outputs for each intensity."""
-    expected = (*images.shape[:-1], num_parameters * images.shape[-1])
-    if outputs.shape != expected:
-        raise ValueError(
-            f"outputs have shape {outputs.shape}, must have {expected} for images of shape "
-            f"{images.shape}"
-        )
-
-
-def _logits_with_mean(mean: jax.Array) -> jax.Array:
-    """Inverts the sigmoid, kept off 0 and 1."""
-    return jax.scipy.special.logit(jnp.clip(mean, *_MEAN_LIMITS))
+    def _check_shapes(self, outputs: jax.Array, images: jax.Array) -> None:
+        """Raises ValueError unless the outputs match the images: other shapes may broadcast."""
+        num_parameters = self.num_outputs + self.learns_scale
+        expected = (*images.shape[:-1], num_parameters * images.shape[-1])
+        if outputs.shape != expected:
+            raise ValueError(f"outputs have shape {outputs.shape}, must have {expected}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Bernoulli:
+class Bernoulli(Likelihood):
     """Independent binary pixels; the decoder's outputs are their logits.
 
-    Gray pixels in (0, 1) give the negative binary cross-entropy, which is no likelihood.
+    Gray pixels in (0, 1) give the negative binary cross-entropy, which is not a likelihood.
     """
 
-    num_outputs: ClassVar = 1
-    learns_scale: ClassVar = False
-    is_discrete: ClassVar = False
     is_binary: ClassVar = True
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
@@ -137,19 +107,9 @@ class Bernoulli:
         log p(x | l) = sum_i x_i log sigmoid(l_i) + (1 - x_i) log sigmoid(-l_i)
 
         Kingma and Welling 2014 (arXiv:1312.6114), appendix C.1, equation 11, written in logits:
-        `log_sigmoid` stays finite, and so does its gradient, where log(sigmoid) would underflow.
-
-        Args:
-          outputs: `<float>[batch, ...]`, log-odds of each pixel being 1.
-          images: `<float>[batch, ...]`, intensities in [0, 1], of the same shape.
-
-        Returns:
-          `<float>[batch]`, nats per image.
-
-        Raises:
-          ValueError: the shapes differ.
+        `log_sigmoid` and its gradient stay finite where log(sigmoid) would underflow.
         """
-        _check_shapes(outputs, images)
+        self._check_shapes(outputs, images)
         log_p_one = jax.nn.log_sigmoid(outputs)
         log_p_zero = jax.nn.log_sigmoid(-outputs)
         return sum_per_example(images * log_p_one + (1.0 - images) * log_p_zero)
@@ -162,41 +122,22 @@ class Bernoulli:
         """Draws intensities, 0 or 1, of the outputs' shape and type."""
         return jax.random.bernoulli(key, self.mean(outputs)).astype(outputs.dtype)
 
-    def outputs_with_mean(self, mean: jax.Array) -> jax.Array:
-        """Computes the outputs whose `mean` is the one given, kept off 0 and 1."""
-        return _logits_with_mean(mean)
-
 
 @dataclasses.dataclass(frozen=True)
-class ContinuousBernoulli:
-    """Independent intensities in [0, 1] with the density that cross-entropy lacks a factor of.
+class ContinuousBernoulli(Likelihood):
+    """Independent intensities in [0, 1]: the cross-entropy, normalized to a density.
 
     Loaiza-Ganem and Cunningham 2019 (arXiv:1907.06845). The outputs are logits l of their
     parameter: p(x | l) = exp(l x) l / (exp(l) - 1).
     """
-
-    num_outputs: ClassVar = 1
-    learns_scale: ClassVar = False
-    is_discrete: ClassVar = False
-    is_binary: ClassVar = False
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
         """Computes the log-density of images: as `Bernoulli`, plus the log normalizing constant.
 
         log C(l) = log (l / tanh(l / 2)), equation 6 of the paper written in logits; a series near
         0, where it is log 2 + l^2 / 12 - 7 l^4 / 1440.
-
-        Args:
-          outputs: `<float>[batch, ...]`, logits.
-          images: `<float>[batch, ...]`, intensities in [0, 1], of the same shape.
-
-        Returns:
-          `<float>[batch]`, nats per image.
-
-        Raises:
-          ValueError: the shapes differ.
         """
-        is_small, large = _apart_from_zero(outputs)
+        is_small, large = _split_at_small(outputs)
         squared = jnp.square(jnp.where(is_small, outputs, 0.0))
         near_zero = math.log(2.0) + squared / 12.0 - 7.0 / 1440.0 * jnp.square(squared)
         elsewhere = jnp.log(jnp.abs(large)) - jnp.log(jnp.tanh(jnp.abs(large) / 2.0))
@@ -205,8 +146,8 @@ class ContinuousBernoulli:
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         """Computes the mean of each intensity: 1 / (1 - exp(-l)) - 1 / l, 1/2 + l / 12 near 0."""
-        is_small, large = _apart_from_zero(outputs)
-        # Of |l|, mirrored: exp cannot overflow.
+        is_small, large = _split_at_small(outputs)
+        # For |l|, then mirrored: exp cannot overflow.
         size = jnp.abs(large)
         above = -1.0 / jnp.expm1(-size) - 1.0 / size
         elsewhere = jnp.where(large > 0.0, above, 1.0 - above)
@@ -215,14 +156,14 @@ class ContinuousBernoulli:
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         """Draws intensities by the inverse of the distribution function."""
         uniform = jax.random.uniform(key, outputs.shape, outputs.dtype)
-        is_small, large = _apart_from_zero(outputs)
-        # Of -|l|, mirrored, likewise.
+        is_small, large = _split_at_small(outputs)
+        # For -|l|, then mirrored: exp cannot overflow.
         size = -jnp.abs(large)
         below = jnp.log1p(uniform * jnp.expm1(size)) / size
         return jnp.where(is_small, uniform, jnp.where(large > 0.0, 1.0 - below, below))
 
     def outputs_with_mean(self, mean: jax.Array) -> jax.Array:
-        """Computes the logits whose `mean` is the one given, kept off 0 and 1, by bisection."""
+        """Computes the logits with a given mean, which is clipped off 0 and 1, by bisection."""
         target = jnp.clip(mean, *_MEAN_LIMITS)
         # The mean at -l is below 1 / l.
         bound = jnp.full_like(target, 1.0 / _MEAN_LIMITS[0])
@@ -237,55 +178,41 @@ class ContinuousBernoulli:
         return (low + high) / 2.0
 
 
-def _apart_from_zero(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Tells which logits are small, and puts 1 in their place: gradients there stay finite."""
+def _split_at_small(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Finds the small logits, and replaces them by 1: gradients there stay finite."""
     is_small = jnp.abs(logits) < _SMALL_LOGIT
     return is_small, jnp.where(is_small, 1.0, logits)
 
 
-def _log_scale(raw: jax.Array) -> jax.Array:
-    """Computes a log-scale from a raw parameter: it begins at 0.1, and is kept within bounds."""
-    # Soft below: the gradient of a pixel that is always the same does not vanish for good.
-    soft = _MIN_LOG_SCALE + jax.nn.softplus(raw + _INITIAL_LOG_SCALE - _MIN_LOG_SCALE)
-    return jnp.minimum(soft, _MAX_LOG_SCALE)
+class _LocationAndScale(Likelihood):
+    """A likelihood with a location in [0, 1] and a log-scale for each intensity."""
 
-
-def _mean_and_log_scale(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Takes outputs apart: a location in [0, 1] and a log-scale for each intensity."""
-    logits, raw = jnp.split(outputs, 2, axis=-1)
-    return jax.nn.sigmoid(logits), _log_scale(raw)
+    def _location_and_log_scale(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Computes both from logits and raw log-scales; scales begin at 0.1 and are bounded."""
+        logits, raw = jnp.split(outputs, 2, axis=-1)
+        location = jax.nn.sigmoid(logits)
+        # Soft below: the gradient of a pixel that is always the same does not vanish for good.
+        soft = _MIN_LOG_SCALE + jax.nn.softplus(raw + _INITIAL_LOG_SCALE - _MIN_LOG_SCALE)
+        return location, jnp.minimum(soft, _MAX_LOG_SCALE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
+class Gaussian(_LocationAndScale):
     """Independent real intensities around means in [0, 1], with one learned scale a channel.
 
     The sigma-VAE of Rybkin et al. 2021 (arXiv:2006.13202) with a shared scale. A density: its
     logarithm may be positive, and cannot be compared with that of pixels of 256 levels.
     """
 
-    num_outputs: ClassVar = 1
     learns_scale: ClassVar = True
-    is_discrete: ClassVar = False
-    is_binary: ClassVar = False
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
         """Computes the log-density of images.
 
         log p(x) = sum_i -1/2 ((x_i - m_i) / s)^2 - log s - 1/2 log 2 pi
-
-        Args:
-          outputs: `<float>[batch, ..., 2 * channels]`: logits of the means, raw log-scales.
-          images: `<float>[batch, ..., channels]`, intensities in [0, 1].
-
-        Returns:
-          `<float>[batch]`, nats per image.
-
-        Raises:
-          ValueError: the shapes do not fit.
         """
-        _check_shapes(outputs, images, 2)
-        mean, log_scale = _mean_and_log_scale(outputs)
+        self._check_shapes(outputs, images)
+        mean, log_scale = self._location_and_log_scale(outputs)
         residuals = (images - mean) * jnp.exp(-log_scale)
         return -sum_per_example(
             0.5 * jnp.square(residuals) + log_scale + 0.5 * math.log(2.0 * math.pi)
@@ -293,51 +220,35 @@ class Gaussian:
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         """Computes the mean of each intensity: `<float>[batch, ..., channels]`, in [0, 1]."""
-        return _mean_and_log_scale(outputs)[0]
+        return self._location_and_log_scale(outputs)[0]
 
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         """Draws intensities `<float>[batch, ..., channels]`, some of them beyond [0, 1]."""
-        mean, log_scale = _mean_and_log_scale(outputs)
+        mean, log_scale = self._location_and_log_scale(outputs)
         return mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape, mean.dtype)
-
-    def outputs_with_mean(self, mean: jax.Array) -> jax.Array:
-        """Computes the logits whose `mean` is the one given, kept off 0 and 1."""
-        return _logits_with_mean(mean)
 
 
 @dataclasses.dataclass(frozen=True)
-class DiscretizedLogistic:
+class DiscretizedLogistic(_LocationAndScale):
     """Independent intensities of 256 levels: a logistic distribution, rounded and clipped.
 
-    Kingma et al. 2016 (arXiv:1606.04934), appendix B; the mass beyond the lowest and the highest
-    level is theirs, as in Salimans et al. 2017 (arXiv:1701.05517), equation 2. Location and scale
+    Kingma et al. 2016 (arXiv:1606.04934), appendix B; the lowest and the highest level have the
+    mass beyond them, as in Salimans et al. 2017 (arXiv:1701.05517), equation 2. Location and scale
     come from the decoder for each channel of each pixel.
     """
 
     num_outputs: ClassVar = 2
-    learns_scale: ClassVar = False
     is_discrete: ClassVar = True
-    is_binary: ClassVar = False
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
-        """Computes the log-probability of images.
+        """Computes the log-probability of images, whose intensities are multiples of 1/255.
 
         A level between the edges a < b has the mass F(b) - F(a) of the logistic distribution
         function; with sigmoids, sigmoid(b) sigmoid(-a) (1 - exp(a - b)), whose logarithm stays
         finite where the difference would round to 0.
-
-        Args:
-          outputs: `<float>[batch, ..., 2 * channels]`: logits of the locations, raw log-scales.
-          images: `<float>[batch, ..., channels]`, intensities in [0, 1], whole 255ths.
-
-        Returns:
-          `<float>[batch]`, nats per image.
-
-        Raises:
-          ValueError: the shapes do not fit.
         """
-        _check_shapes(outputs, images, 2)
-        location, log_scale = _mean_and_log_scale(outputs)
+        self._check_shapes(outputs, images)
+        location, log_scale = self._location_and_log_scale(outputs)
         inverse_scale = jnp.exp(-log_scale)
         upper = (images + 0.5 / MAX_PIXEL - location) * inverse_scale
         lower = (images - 0.5 / MAX_PIXEL - location) * inverse_scale
@@ -351,28 +262,28 @@ class DiscretizedLogistic:
     def mean(self, outputs: jax.Array) -> jax.Array:
         """Computes the mean of each intensity, `<float>[batch, ..., channels]`, in [0, 1].
 
-        It is that of the clipped logistic, s (softplus(m / s) - softplus((m - 1) / s)), which the
-        rounding changes by less than half a level.
+        The clipped logistic's, s (softplus(m / s) - softplus((m - 1) / s)): rounding to levels
+        changes it by less than half a level.
         """
-        location, log_scale = _mean_and_log_scale(outputs)
+        location, log_scale = self._location_and_log_scale(outputs)
         scale = jnp.exp(log_scale)
         upper, lower = location / scale, (location - 1.0) / scale
         difference = jax.nn.softplus(upper) - jax.nn.softplus(lower)
-        # At large scales the two are nearly alike; the same, written without their difference.
+        # At large scales the two are nearly equal; the same, written without their difference.
         ratio = jnp.expm1(jnp.minimum(1.0 / scale, 10.0))
         at_large_scale = jnp.log1p(jax.nn.sigmoid(lower) * ratio)
         return scale * jnp.where(scale > 0.1, at_large_scale, difference)
 
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
-        """Draws intensities, whole 255ths, `<float>[batch, ..., channels]`."""
-        location, log_scale = _mean_and_log_scale(outputs)
+        """Draws intensities, multiples of 1/255, `<float>[batch, ..., channels]`."""
+        location, log_scale = self._location_and_log_scale(outputs)
         noise = jax.random.logistic(key, location.shape, location.dtype)
         levels = jnp.round(MAX_PIXEL * (location + jnp.exp(log_scale) * noise))
         return jnp.clip(levels, 0.0, MAX_PIXEL) / MAX_PIXEL
 
     def outputs_with_mean(self, mean: jax.Array) -> jax.Array:
-        """Computes outputs with the given locations, kept off 0 and 1, and the first scale."""
-        logits = _logits_with_mean(mean)
+        """Computes outputs with given locations, clipped off 0 and 1, and the first scale."""
+        logits = super().outputs_with_mean(mean)
         return jnp.concatenate([logits, jnp.zeros_like(logits)], axis=-1)
 
 

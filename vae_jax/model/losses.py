@@ -17,64 +17,40 @@ def negative_elbo(
     beta of Higgins et al. 2017. Only at `kl_weight = 1` is the negated loss a lower bound
     of log p(x), and only where the first term is a likelihood.
 
-    Args:
-      log_likelihood: `<float>[batch]`, log p(x | z), from a likelihood's `log_prob`.
-      kl: `<float>[batch]`, from a prior's `kl`.
-      kl_weight: weight of the KL term, at least 0.
-
-    Returns:
-      "loss" and its two terms, "reconstruction" (-log p(x | z)) and "kl" (unweighted), each
-      `<float>[batch]`, nats per image.
+    Takes log p(x | z) from a likelihood's `log_prob` and the KL from a prior's `kl`; returns
+    "loss", "reconstruction" (-log p(x | z)) and "kl" (unweighted); each is `<float>[batch]`, nats
+    per image.
     """
     reconstruction = -log_likelihood
     return {"loss": reconstruction + kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
 
 
 def linear_warmup(step: int | jax.Array, num_steps: int) -> jax.Array:
-    """Computes the factor of a KL weight that grows in even steps to 1, and stays there.
+    """Computes the factor of a KL weight after some steps: `step / num_steps`, at most 1.
 
     Bowman et al. 2016 (arXiv:1511.06349), section 3.1; linear as in Sønderby et al. 2016
     (arXiv:1602.02282).
-
-    Args:
-      step: how many steps were taken before, from 0.
-      num_steps: the step from which on it is 1, at least 1.
-
-    Returns:
-      `<float>[]`: `step / num_steps`, at most 1.
     """
     return jnp.minimum(1.0, jnp.float32(step) / num_steps)
 
 
 def free_bits_kl(kl_per_dimension: jax.Array, free_bits: float) -> jax.Array:
-    """Sums the KL over the latent dimensions, none counted below its free nats.
+    """Sums the KL `<float>[batch, latent]` over dimensions, each at least its free nats: `[]`.
 
     sum_j max(free_bits, mean over the batch of KL_j)
 
     Kingma et al. 2016 (arXiv:1606.04934), section 5 and appendix C.8, each latent variable a
-    group of its own.
-
-    Args:
-      kl_per_dimension: `<float>[batch, latent]`, from a prior's `kl_per_dimension`.
-      free_bits: in nats, at least 0.
-
-    Returns:
-      `<float>[]`, nats per image.
+    group of its own. Nats per image.
     """
     return jnp.maximum(free_bits, kl_per_dimension.mean(0)).sum()
 
 
 def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:
-    """Computes the lower bound of log p(x) that k importance weights give.
+    """Computes the lower bound of log p(x) from k importance weights: `<float>[batch]`, nats.
 
     L_k = log (1 / k) sum_i w_i
 
     Burda et al. 2016 (arXiv:1509.00519), equation 8; for k = 1 the ELBO of one sample.
-
-    Args:
-      log_weights: `<float>[k, batch]`, log p(x | z) + log p(z) - log q(z | x).
-
-    Returns:
-      `<float>[batch]`, nats per image.
+    The weights are `<float>[k, batch]`, log p(x | z) + log p(z) - log q(z | x).
     """
     return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(len(log_weights))

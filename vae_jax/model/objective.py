@@ -1,4 +1,4 @@
-"""What a run minimizes, plain ELBO or not, and its value on images it is not trained on."""
+"""The objective that a run minimizes, and its value on images it is not trained on."""
 
 import dataclasses
 import functools
@@ -13,31 +13,23 @@ from vae_jax.model.vae import VAE, Params, apply
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is minimized; as it stands, the negative ELBO.
+    """The objective to minimize; by default the negative ELBO."""
 
-    Attributes:
-      kl_weight: weight of the KL term.
-      kl_warmup_steps: steps of the ELBO over which that weight grows from 0; 0 for none.
-      free_bits: KL in nats, on average over a batch, below which a latent variable costs nothing
-        more or less.
-      num_importance_samples: latent samples for each image; with more than one, the negative
-        importance-weighted bound, for which the weight is 1 and there are no free bits.
-      path_gradient: whether gradients reach the encoder through samples alone, and not through
-        the density of q: "sticking the landing" (Roeder et al. 2017) where the KL is that of a
-        sample; doubly reparameterized gradients (Tucker et al. 2019, arXiv:1810.04152, equation
-        8) with several samples.
-      elbo_warmup_epochs: epochs of one sample before it is as many (Burda et al. 2016, table 2).
-    """
-
-    kl_weight: float = 1.0
-    kl_warmup_steps: int = 0
+    kl_weight: float = 1.0  # weight of the KL term
+    kl_warmup_steps: int = 0  # steps of the ELBO over which that weight grows from 0; 0 for none
+    # KL in nats, on average over a batch, below which a latent variable costs the same.
     free_bits: float = 0.0
+    # Latent samples for each image; with more than one, the negative importance-weighted bound,
+    # for which the weight is 1 and there are no free bits.
     num_importance_samples: int = 1
+    # Whether gradients reach the encoder through samples alone, and not through the density of q:
+    # "sticking the landing" (Roeder et al. 2017) where the KL is that of a sample; doubly
+    # reparameterized gradients (Tucker et al. 2019, arXiv:1810.04152, equation 8) with several.
     path_gradient: bool = False
-    elbo_warmup_epochs: int = 0
+    elbo_warmup_epochs: int = 0  # of one sample before several (Burda et al. 2016, table 2)
 
     def of_epoch(self, epoch: int) -> "Objective":
-        """Returns what is minimized in an epoch, numbered from 1."""
+        """Returns the objective of an epoch, numbered from 1."""
         num_samples = self.num_importance_samples if epoch > self.elbo_warmup_epochs else 1
         return dataclasses.replace(self, num_importance_samples=num_samples, elbo_warmup_epochs=0)
 
@@ -54,19 +46,10 @@ def training_loss(
     dropout_key: jax.Array | None,
     step: int | jax.Array,
 ) -> tuple[jax.Array, tuple[Terms, StepNumbers]]:
-    """Computes the scalar to minimize, in nats per image.
+    """Computes the scalar to minimize, in nats per image, of intensities in [0, 1].
 
-    Args:
-      objective: what to minimize.
-      model: the autoencoder.
-      params: its parameters.
-      batch: images, intensities in [0, 1].
-      sample_key: key of the latent samples.
-      dropout_key: key of the decoder's dropout; without one dropout is off.
-      step: `<int32>[]`, how many steps were taken before.
-
-    Returns:
-      The scalar, its terms for each image, and numbers of the step: "kl_weight" with a warmup.
+    Without a dropout key dropout is off; `step` is the number of steps taken before. Returns the
+    scalar, its terms for each image, and numbers of the step: "kl_weight" with a warmup.
     """
     if objective.num_importance_samples > 1:
         terms = _importance_weighted_loss(objective, model, params, batch, sample_key, dropout_key)
@@ -85,23 +68,15 @@ def training_loss(
     terms = losses.negative_elbo(log_likelihood, kl, kl_weight)
     if not objective.free_bits:
         return terms["loss"].mean(), (terms, numbers)
-    each = posterior.kl_per_dimension(model.prior)
-    kl_with_free_bits = losses.free_bits_kl(each, objective.free_bits)
+    kl_per_dimension = posterior.kl_per_dimension(model.prior)
+    kl_with_free_bits = losses.free_bits_kl(kl_per_dimension, objective.free_bits)
     return terms["reconstruction"].mean() + kl_weight * kl_with_free_bits, (terms, numbers)
 
 
 def evaluation_terms(
     objective: Objective, model: VAE, params: Params, batch: Batch, sample_keys: jax.Array
 ) -> Terms:
-    """Computes the loss and its terms for each image: no dropout, no warmup, no free bits.
-
-    Args:
-      objective: what is minimized.
-      model: the autoencoder.
-      params: its parameters.
-      batch: images, intensities in [0, 1].
-      sample_keys: `<key>[batch]`, of each image's latent samples.
-    """
+    """Computes each image's terms with `<key>[batch]`: no dropout, no warmup, no free bits."""
     posterior = apply(model, params, batch, method="posterior")
     num_samples = objective.num_importance_samples
     if num_samples > 1:
@@ -133,7 +108,7 @@ def _importance_weighted_loss(
     sample_key: jax.Array,
     dropout_key: jax.Array | None,
 ) -> Terms:
-    """Computes the negative bound of several samples, and the plain terms beside it."""
+    """Computes the terms of the bound of several samples."""
     posterior = apply(model, params, batch, method="posterior")
     draw = functools.partial(
         posterior.sample, sample_key, objective.num_importance_samples, objective.path_gradient
@@ -143,12 +118,11 @@ def _importance_weighted_loss(
         return apply(model, params, batch, sample, dropout_key, method="log_weights_of")
 
     sample = draw()
+    log_weights, log_likelihood = weigh(sample)
     if objective.path_gradient:
-        # The weights' normalized values alone; the compiler sees that they are computed twice.
-        scale = jax.nn.softmax(jax.lax.stop_gradient(weigh(sample)[0]), axis=0)
+        # The compiler sees that the weights are computed twice.
+        scale = jax.nn.softmax(jax.lax.stop_gradient(log_weights), axis=0)
         log_weights, log_likelihood = weigh(draw(gradient_scale=scale))
-    else:
-        log_weights, log_likelihood = weigh(sample)
     kl = _kl(model, params, batch, posterior, sample[0])
     return _importance_weighted_terms(log_weights, log_likelihood, kl)
 

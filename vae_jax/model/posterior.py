@@ -1,4 +1,4 @@
-"""Posteriors q(z | x) and their samples; how they are represented is known here alone."""
+"""Posteriors q(z | x) and their samples; only this module knows how they are represented."""
 
 from typing import Any
 
@@ -13,15 +13,10 @@ from vae_jax.model.priors import ClosedFormPrior, Prior
 
 @struct.dataclass
 class LatentSample:
-    """Samples of a posterior and their log-density.
+    """Samples of a posterior and their log-density."""
 
-    Attributes:
-      latents: `<float>[..., batch, latent]`.
-      log_density: `<float>[..., batch]`, log q(z | x) of these samples, in nats.
-    """
-
-    latents: jax.Array
-    log_density: jax.Array
+    latents: jax.Array  # `<float>[..., batch, latent]`
+    log_density: jax.Array  # `<float>[..., batch]`, log q(z | x) of these samples, in nats
 
     def __getitem__(self, index: Any) -> "LatentSample":
         return jax.tree.map(lambda array: array[index], self)
@@ -29,15 +24,10 @@ class LatentSample:
 
 @struct.dataclass
 class Posterior:
-    """The diagonal Gaussians q(z | x) of a batch of images.
+    """The diagonal Gaussians q(z | x) of a batch of images."""
 
-    Attributes:
-      mean: `<float>[batch, latent]`.
-      log_var: `<float>[batch, latent]`, the logarithm of the variance.
-    """
-
-    mean: Any
-    log_var: Any
+    mean: Any  # `<float>[batch, latent]`
+    log_var: Any  # `<float>[batch, latent]`, the logarithm of the variance
 
     def sample(
         self,
@@ -46,16 +36,14 @@ class Posterior:
         path_gradient: bool = False,
         gradient_scale: jax.Array | None = None,
     ) -> LatentSample:
-        """Draws reparameterized samples; their log-density is exact at small variances too.
-
-        A sample that is rounded to near the mean has another density than the noise that made it:
-        the density is computed from the noise.
+        """Draws reparameterized samples with the exact log-density, at small variances too.
 
         Args:
           key: one key, or `<key>[batch]`, one for each image, which alone decides its noise.
           num_samples: samples of each image; None for one, without the first axis.
-          path_gradient: whether gradients pass through the sample alone, and not through the
-            Gaussian's parameters in the log-density (Roeder et al. 2017, arXiv:1703.09194).
+          path_gradient: whether gradients of the log-density pass through the sample alone, and
+            not through the Gaussian's parameters too: Roeder et al. 2017 (arXiv:1703.09194),
+            section 3. Their mean is the same, their variance is smaller near the optimum.
           gradient_scale: `<float>[num_samples, batch]`, by which gradients through a sample are
             multiplied; None for no change.
         """
@@ -64,57 +52,46 @@ class Posterior:
             mean, log_var = mean[None], log_var[None]
         latents = distributions.reparameterize(mean, log_var, noise)
         if gradient_scale is not None:
-            latents = distributions.scale_gradient(latents, gradient_scale[..., None])
-        log_density = distributions.log_density_of_sample(latents, log_var, noise, path_gradient)
+            latents = _scale_gradient(latents, gradient_scale[..., None])
+        if path_gradient:
+            log_var = jax.lax.stop_gradient(log_var)
+            # The noise's value with the sample's derivative.
+            noise += (latents - jax.lax.stop_gradient(latents)) * jnp.exp(-0.5 * log_var)
+        log_density = distributions.gaussian_log_density_of_noise(noise, log_var)
         return LatentSample(latents, log_density)
 
     def log_density(self, latents: jax.Array) -> jax.Array:
-        """Computes log q(z | x) of `<float>[..., batch, latent]`: `<float>[..., batch]`, nats.
-
-        For latents that other distributions made: `sample` gives that of its own exactly.
-        """
+        """Computes log q(z | x) of others' `<float>[..., batch, latent]`: `<float>[..., batch]`."""
         noise = (latents - self.mean) * jnp.exp(-0.5 * self.log_var)
         return distributions.gaussian_log_density_of_noise(noise, self.log_var)
 
     def kl(self, prior: Prior, sample: LatentSample) -> jax.Array:
-        """Computes KL(q(z | x) || p(z)) in closed form if the prior has one, else of the sample.
+        """Computes KL(q(z | x) || p(z)) of each image: `<float>[batch]`, nats.
 
-        Args:
-          prior: p(z), bound to its parameters if it has some.
-          sample: of this posterior, `[batch]`.
-
-        Returns:
-          `<float>[batch]`, nats per image; of a sample, log q(z | x) - log p(z).
+        In closed form if the prior has one, else log q(z | x) - log p(z) of the sample `[batch]`.
         """
         if isinstance(prior, ClosedFormPrior):
             return prior.kl(self.mean, self.log_var)
         return sample.log_density - prior.log_density(sample.latents)
 
     def kl_per_dimension(self, prior: Prior) -> jax.Array:
-        """Computes the KL of each latent dimension: `<float>[batch, latent]`, nats.
-
-        Raises:
-          ValueError: the prior's KL has no closed form.
-        """
+        """Computes each latent dimension's KL in closed form: `<float>[batch, latent]`, nats."""
         if not isinstance(prior, ClosedFormPrior):
             raise ValueError("the KL from this prior has no closed form for each latent dimension")
         return prior.kl_per_dimension(self.mean, self.log_var)
 
     def aggregate_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Computes mean and variance of each latent variable over all images' posteriors together.
+        """Computes mean and variance `<float64>[latent]` of the mixture of all images' posteriors.
 
-        If the aggregate posterior is the prior, as at the optimum of the ELBO (Hoffman and Johnson
-        2016, section 2), they are 0 and 1 for the standard normal.
-
-        Returns:
-          `(mean, variance)`, each `<float64>[latent]`.
+        If the aggregate posterior is the standard normal prior, as at the optimum of the ELBO
+        (Hoffman and Johnson 2016, section 2), they are 0 and 1.
         """
         mean, variance = np.asarray(self.mean), np.exp(np.asarray(self.log_var))
         total = mean.var(0, dtype=np.float64) + variance.mean(0, dtype=np.float64)
         return mean.mean(0, dtype=np.float64), total
 
     def to_arrays(self) -> dict[str, Any]:
-        """Returns the arrays that files and other programs have of posteriors, by name."""
+        """Returns the arrays that represent posteriors in files, by name."""
         return {"mean": self.mean, "log_var": self.log_var}
 
 
@@ -128,3 +105,15 @@ def _draw_noise(key: jax.Array, num_samples: int | None, mean: jax.Array) -> jax
         return jax.random.normal(key, (*leading, *mean.shape[1:]), mean.dtype)
 
     return jax.vmap(draw, out_axes=len(leading))(key)
+
+
+@jax.custom_vjp
+def _scale_gradient(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Returns `x`; multiplies gradients that pass through it by `scale`, which gets none."""
+    del scale
+    return x
+
+
+_scale_gradient.defvjp(
+    lambda x, scale: (x, scale), lambda scale, g: (g * scale, jnp.zeros_like(scale))
+)

@@ -1,33 +1,30 @@
-"""Priors p(z) over latent vectors: the KL term pulls posteriors to them, samples come from them.
+"""Priors p(z) over latent vectors.
 
-To write one of your own, give a class the attributes and methods of `Prior`, those of
-`ClosedFormPrior` or `FlowPrior` if it has them, and name it in `PRIORS`. Nothing else in the
-package knows which prior it is. A prior with parameters is a Flax module.
+To write your own, give a class the attributes and methods of `Prior`, those of `ClosedFormPrior`
+or `FlowPrior` if they apply, and add it to `PRIORS`. A prior with parameters is a Flax module.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vae_jax.model import distributions
-from vae_jax.model.coupling_flow import CouplingFlow
-from vae_jax.model.factory import build
-from vae_jax.model.label_priors import given_labels
 from vae_jax.model.structs import Batch
+
+_PERMUTATION_SEED = 0
+# A coupling scales its inputs by at most exp of this, and at least its inverse.
+_MAX_LOG_SCALE = 2.0
 
 
 class Prior(Protocol):
-    """What every prior has.
+    """The attributes and methods of every prior."""
 
-    Attributes:
-      base_is_standard_normal: whether vectors of its base space are drawn from N(0, I). The base
-        space of a `FlowPrior` is where its map begins, else it is the latent space itself.
-    """
-
+    # Whether vectors of its base space are drawn from N(0, I): the domain of a `FlowPrior`'s map,
+    # otherwise the latent space itself.
     base_is_standard_normal: ClassVar[bool]
 
     @property
@@ -50,9 +47,9 @@ class Prior(Protocol):
 
 @runtime_checkable
 class ClosedFormPrior(Protocol):
-    """A prior from which the KL divergence of a diagonal Gaussian has a closed form.
+    """A prior with a closed form of the KL divergence of diagonal Gaussians from it.
 
-    A prior without these two methods has the KL estimated by log q - log p of a sample.
+    Without these two methods the KL is estimated by log q - log p of a sample.
     """
 
     def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -79,11 +76,7 @@ class FlowPrior(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class StandardNormal:
-    """N(0, I), without anything to learn.
-
-    Attributes:
-      latent_size: number of latent dimensions.
-    """
+    """N(0, I), without parameters."""
 
     latent_size: int
 
@@ -104,15 +97,7 @@ class StandardNormal:
         return jax.random.normal(key, (num_samples, self.latent_size), jnp.float32)
 
     def kl_per_dimension(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        """Computes the KL divergence of each posterior from the prior, dimension by dimension.
-
-        Args:
-          mean: `<float>[batch, latent]`, of q(z | x).
-          log_var: `<float>[batch, latent]`, of q(z | x).
-
-        Returns:
-          `<float>[batch, latent]`, nats; they sum to `kl`.
-        """
+        """Computes the KL of posteriors, dimension by dimension: `<float>[batch, latent]`, nats."""
         return distributions.gaussian_kl_per_dimension(mean, log_var)
 
     def kl(self, mean: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -120,20 +105,42 @@ class StandardNormal:
         return distributions.gaussian_kl(mean, log_var)
 
 
-class _Mixture(nn.Module):
-    """A mixture of diagonal Gaussians, which a subclass names."""
+class _LearnedPrior(nn.Module):
+    """A prior with parameters; its methods take one-hot labels `[batch, classes]` last, or None."""
 
     base_is_standard_normal: ClassVar = False
-    num_classes = 0  # not a field yet: a subclass may make it one
-
-    @property
-    def is_learned(self) -> bool:
-        """Whether training changes it."""
-        return True
+    is_learned: ClassVar = True
+    num_classes = 0  # a field of priors that can depend on labels
 
     def __call__(self, batch: Batch) -> Any:
-        """Returns the prior of a batch: the same for every image, or that of each label."""
-        return given_labels(self, batch)
+        """Returns the prior of a batch: p(z | y) if the prior has classes, else p(z)."""
+        if not self.num_classes:
+            return self
+        return _GivenLabels(self, batch.one_hot(self.num_classes))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _GivenLabels:
+    """p(z | y) of a batch: a learned prior, its labels given."""
+
+    prior: Any
+    labels: jax.Array
+
+    def log_density(self, latents: jax.Array) -> jax.Array:
+        return self.prior.log_density(latents, self.labels)
+
+    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
+        return self.prior.sample(key, num_samples, self.labels)
+
+    def to_base(self, latents: jax.Array) -> jax.Array:
+        return self.prior.to_base(latents, self.labels)
+
+    def from_base(self, base: jax.Array) -> jax.Array:
+        return self.prior.from_base(base, self.labels)
+
+
+class _Mixture(_LearnedPrior):
+    """A mixture of diagonal Gaussians, which a subclass defines."""
 
     def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns mean and log-variance `<float>[components, latent]`, and log-weights.
@@ -146,9 +153,9 @@ class _Mixture(nn.Module):
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
         mean, log_var, log_weights = self.components(labels)
         density = jax.vmap(distributions.gaussian_log_density, in_axes=(None, 0, 0), out_axes=1)
-        each = density(latents, mean[:, None], log_var[:, None])
+        log_densities = density(latents, mean[:, None], log_var[:, None])
         log_weights = log_weights[None] if labels is None else log_weights
-        return jax.nn.logsumexp(each + log_weights, axis=1)
+        return jax.nn.logsumexp(log_densities + log_weights, axis=1)
 
     def sample(
         self, key: jax.Array, num_samples: int, labels: jax.Array | None = None
@@ -161,17 +168,11 @@ class _Mixture(nn.Module):
 
 
 class GaussianMixture(_Mixture):
-    """A mixture of Gaussians in the latent space, all of it learned.
-
-    Attributes:
-      latent_size: number of latent dimensions.
-      num_components: Gaussians.
-      num_classes: of the labels, each of which has weights of its own, for p(z | y); 0 for none.
-    """
+    """A mixture of Gaussians with learned means, variances and weights."""
 
     latent_size: int
     num_components: int = 500
-    num_classes: int = 0
+    num_classes: int = 0  # labels, each with its own weights, for p(z | y); 0 for none
 
     def setup(self) -> None:
         """Makes means, log-variances and weights; together they begin near the standard normal."""
@@ -190,36 +191,30 @@ class GaussianMixture(_Mixture):
 
 
 class VampPrior(_Mixture):
-    """The mixture of the posteriors of learned images (Tomczak and Welling 2018).
+    """The mixture of the posteriors of pseudo-inputs (Tomczak and Welling 2018).
 
-    arXiv:1705.07120, equation 9, or of training images, "VampPrior data" there. The pseudo-inputs
-    are intensities between 0 and 1.
-
-    Attributes:
-      encoder: the autoencoder's own.
-      image_shape: `(height, width, channels)`.
-      num_components: pseudo-inputs.
-      pseudo_inputs: "learned", or "data" for the images that training begins with, which stay.
+    arXiv:1705.07120, equation 9; with training images as pseudo-inputs, "VampPrior data" there.
+    Pseudo-inputs are intensities between 0 and 1.
     """
 
-    encoder: nn.Module
-    image_shape: tuple[int, int, int]
+    encoder: nn.Module  # the autoencoder's own
+    image_shape: tuple[int, int, int]  # `(height, width, channels)`
     num_components: int = 500
-    pseudo_inputs: str = "learned"
+    pseudo_inputs: str = "learned"  # or "data": training images, which stay as they are
 
     def setup(self) -> None:
-        """Makes the pseudo-inputs: noise about gray, learned, or a place for images."""
+        """Makes the pseudo-inputs: learned noise around gray, or a place for images."""
         shape = (self.num_components, *self.image_shape)
         self.images = self.param("images", nn.initializers.normal(1.0), shape)
 
     @property
     def is_learned(self) -> bool:
-        """Whether training changes it; the encoder's own training apart."""
+        """Whether training changes the pseudo-inputs; the encoder is trained either way."""
         return self.pseudo_inputs == "learned"
 
     @property
     def num_training_images(self) -> int:
-        """Training images that it begins with, as `with_pseudo_inputs` puts them there."""
+        """Number of training images that it begins with, set by `with_pseudo_inputs`."""
         return 0 if self.is_learned else self.num_components
 
     def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -231,37 +226,100 @@ class VampPrior(_Mixture):
         return posterior.mean, posterior.log_var, log_weights
 
 
+class CouplingFlow(_LearnedPrior):
+    """The density of z where `to_base(z)` is standard normal: RealNVP (Dinh et al. 2017).
+
+    arXiv:1605.08803, section 3. A layer shifts and scales each dimension by learned numbers
+    (Kingma and Dhariwal 2018, section 3.1), permutes them in a fixed way, and shifts and scales
+    the second half by the output of three dense layers of the first. The last dense layer begins
+    at zero, so the flow begins as the standard normal. Scales are bounded by a tanh. Layers are
+    stacked: each parameter's first axis is the layer.
+    """
+
+    latent_size: int  # at least 2
+    num_layers: int = 10
+    hidden_size: int = 256  # of the dense layers
+    num_classes: int = 0  # labels, inputs of the dense layers for p(z | y); 0 for none
+
+    base_is_standard_normal: ClassVar = True
+
+    def setup(self) -> None:
+        """Makes the layers' parameters."""
+        layers, size, hidden = self.num_layers, self.latent_size, self.hidden_size
+        half = size // 2
+        kernel, zeros = nn.initializers.lecun_normal(batch_axis=(0,)), nn.initializers.zeros
+        shapes = {
+            "shift": (zeros, (layers, size)),
+            "log_scale": (zeros, (layers, size)),
+            "first_kernel": (kernel, (layers, half + self.num_classes, hidden)),
+            "first_bias": (zeros, (layers, hidden)),
+            "second_kernel": (kernel, (layers, hidden, hidden)),
+            "second_bias": (zeros, (layers, hidden)),
+            "last_kernel": (zeros, (layers, hidden, 2 * (size - half))),
+            "last_bias": (zeros, (layers, 2 * (size - half))),
+        }
+        self.layers = {name: self.param(name, *how) for name, how in shapes.items()}
+        random = np.random.RandomState(_PERMUTATION_SEED)
+        self.orders = np.stack([random.permutation(size) for _ in range(layers)])
+
+    def _shift_and_log_scale(
+        self, layer: dict, first: jax.Array, labels: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes a layer's shift and log-scale of the second half from the first."""
+        if labels is not None:
+            first = jnp.concatenate([first, labels], axis=-1)
+        hidden = nn.swish(first @ layer["first_kernel"] + layer["first_bias"][None])
+        hidden = nn.swish(hidden @ layer["second_kernel"] + layer["second_bias"][None])
+        shift, raw = jnp.split(hidden @ layer["last_kernel"] + layer["last_bias"][None], 2, axis=-1)
+        return shift, _MAX_LOG_SCALE * jnp.tanh(raw / _MAX_LOG_SCALE)
+
+    def _to_base(self, latents: jax.Array, labels: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Maps latents to the base space; returns log |det| of the map's Jacobian too."""
+
+        def apply(carry: tuple[jax.Array, jax.Array], layer: dict):
+            z, log_det = carry
+            z = (z + layer["shift"][None]) * jnp.exp(layer["log_scale"])[None]
+            first, second = jnp.split(z[:, layer["order"]], [self.latent_size // 2], axis=-1)
+            shift, log_scale = self._shift_and_log_scale(layer, first, labels)
+            z = jnp.concatenate([first, second * jnp.exp(log_scale) + shift], axis=-1)
+            return (z, log_det + layer["log_scale"].sum() + log_scale.sum(-1)), None
+
+        stacked = {**self.layers, "order": jnp.asarray(self.orders)}
+        return jax.lax.scan(apply, (latents, jnp.zeros(len(latents))), stacked)[0]
+
+    def log_density(self, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
+        base, log_det = self._to_base(latents, labels)
+        return StandardNormal(self.latent_size).log_density(base) + log_det
+
+    def sample(
+        self, key: jax.Array, num_samples: int, labels: jax.Array | None = None
+    ) -> jax.Array:
+        """Draws latent vectors `<float>[num_samples, latent]`, decided by the key."""
+        base = StandardNormal(self.latent_size).sample(key, num_samples)
+        return self.from_base(base, labels)
+
+    def to_base(self, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        """Maps latent vectors `<float>[batch, latent]` to the base space."""
+        return self._to_base(latents, labels)[0]
+
+    def from_base(self, base: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        """Maps vectors of the base space `<float>[batch, latent]` to latent vectors."""
+
+        def invert(z: jax.Array, layer: dict) -> tuple[jax.Array, None]:
+            first, second = jnp.split(z, [self.latent_size // 2], axis=-1)
+            shift, log_scale = self._shift_and_log_scale(layer, first, labels)
+            z = jnp.concatenate([first, (second - shift) * jnp.exp(-log_scale)], axis=-1)
+            z = z[:, layer["inverse"]] * jnp.exp(-layer["log_scale"])[None]
+            return z - layer["shift"][None], None
+
+        stacked = {**self.layers, "inverse": jnp.asarray(np.argsort(self.orders, axis=1))}
+        return jax.lax.scan(invert, base, stacked, reverse=True)[0]
+
+
 PRIORS: dict[str, type] = {
     "standard_normal": StandardNormal,
     "coupling_flow": CouplingFlow,
     "mixture": GaussianMixture,
     "vamp": VampPrior,
 }
-
-
-def create_prior(
-    attributes: Mapping[str, Any],
-    latent_size: int,
-    encoder: nn.Module,
-    image_shape: tuple[int, int, int],
-    num_classes: int = 0,
-) -> Any:
-    """Builds a prior.
-
-    Args:
-      attributes: `kind`, a name in `PRIORS`, and the attributes of that prior.
-      latent_size: number of latent dimensions.
-      encoder: the autoencoder's.
-      image_shape: `(height, width, channels)` of an image.
-      num_classes: of the labels that a learned prior is given; 0 for none.
-
-    Raises:
-      ValueError: it is of another kind, or no prior has such an attribute.
-    """
-    known = {
-        "latent_size": latent_size,
-        "encoder": encoder,
-        "image_shape": image_shape,
-        "num_classes": num_classes,
-    }
-    return build("prior", PRIORS, attributes, known)

@@ -1,8 +1,8 @@
-"""Named streams of random keys: which key is for what.
+"""Named streams of random keys: each kind of randomness in a run has its own.
 
-A run has one root key, which its seed makes. A stream is a fixed number folded into it,
-and within a stream the epoch, the step or the image index is folded in. No key is carried
-or split along a loop, so that any step can be computed again from `(seed, step)`.
+A run has one root key, made from its seed. A stream is a fixed number folded into it; within a
+stream the epoch, the step or the image's index is folded in. No key is carried or split along a
+loop, so any step can be computed again from `(seed, step)`.
 """
 
 import enum
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Stream(enum.IntEnum):
-    """What a key is for. The numbers are part of a run's result: never change or reuse one."""
+    """Purpose of a key. The numbers are part of a run's result: never change or reuse one."""
 
     PARAMETERS = 0  # initialization
     DATA_ORDER = 1  # by epoch
@@ -21,7 +21,7 @@ class Stream(enum.IntEnum):
     BINARIZATION = 4  # by training step
     EVALUATION = 5  # by image index
     PRIOR_SAMPLES = 6  # plots and sample mode
-    MEASURED_SAMPLES = 7  # those whose quality is measured
+    MEASURED_SAMPLES = 7  # samples whose quality is measured
     IMPORTANCE = 8  # by image index, then by sample
     PIXELS = 9  # drawn in sample mode, by image index
     PRIOR_FIT = 10  # a prior fitted afterwards, by epoch, then by step
@@ -37,14 +37,5 @@ def make_root_key(seed: int | jax.Array | np.ndarray) -> jax.Array:
 
 
 def stream_key(root_key: jax.Array, stream: Stream, index: int | jax.Array = 0) -> jax.Array:
-    """Derives key number `index` of a stream.
-
-    Args:
-      root_key: the run's root key.
-      stream: what the key is for.
-      index: epoch, step or image index, as the stream's comment says.
-
-    Returns:
-      A PRNG key.
-    """
+    """Derives the key of a stream for an epoch, a step or an image's index."""
     return jax.random.fold_in(jax.random.fold_in(root_key, stream.value), index)

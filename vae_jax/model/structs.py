@@ -17,26 +17,21 @@ StepNumbers = dict[str, jax.Array]
 
 @struct.dataclass
 class Batch:
-    """Images and what is known of them; NumPy arrays before they are sent to a device.
+    """Images and their labels; NumPy arrays before they are sent to a device."""
 
-    Attributes:
-      images: `[batch, height, width, channels]`, pixels as `<uint8>` from 0 to 255, or intensities
-        as `<float>` from 0 to 1; None for images that are yet to be decoded.
-      labels: `<int32>[batch]`, indices of classes from 0; None where the data have none.
-    """
-
+    # `[batch, height, width, channels]`, pixels as `<uint8>` from 0 to 255, or intensities as
+    # `<float>` from 0 to 1; None for images that are yet to be decoded.
     images: Any = None
-    labels: Any = None
+    labels: Any = None  # `<int32>[batch]`, indices of classes from 0; None if the data have none
 
     def __len__(self) -> int:
         return len(jax.tree.leaves(self)[0])
 
     def __getitem__(self, rows: Any) -> "Batch":
-        """Returns the images that a slice or an array of indices chooses."""
         return jax.tree.map(lambda array: array[rows], self)
 
     def without_images(self) -> "Batch":
-        """Returns what is known of the images beside their pixels: what a decoder looks at."""
+        """Returns the labels alone: the part that decoders and priors read."""
         return dataclasses.replace(self, images=None)
 
     def to_intensities(self) -> "Batch":
@@ -51,20 +46,16 @@ class Batch:
         return dataclasses.replace(self, images=drawn)
 
     def one_hot(self, num_classes: int) -> jax.Array:
-        """Returns the labels as `<float32>[batch, num_classes]`, 1 at the class and else 0.
-
-        Raises:
-          ValueError: the images have no labels.
-        """
+        """Returns the labels as `<float32>[batch, num_classes]`; ValueError if there are none."""
         if self.labels is None:
             raise ValueError("the model is conditional: labels are missing")
         return jax.nn.one_hot(self.labels, num_classes)
 
     def repeat(self, num_times: int) -> "Batch":
-        """Returns the batch `num_times` one after another."""
-        return jax.tree.map(
-            lambda array: jnp.broadcast_to(array, (num_times, *array.shape)).reshape(
-                -1, *array.shape[1:]
-            ),
-            self,
-        )
+        """Returns `num_times` copies of the batch, one after another."""
+
+        def repeat(array: jax.Array) -> jax.Array:
+            copies = jnp.broadcast_to(array, (num_times, *array.shape))
+            return copies.reshape(-1, *array.shape[1:])
+
+        return jax.tree.map(repeat, self)

@@ -1,10 +1,6 @@
-"""The variational autoencoder: the questions that everything else asks of a model.
+"""The variational autoencoder: the questions that all other code asks of a model."""
 
-`posterior(batch)`, `prior(batch)`, `decode(latents, batch)`, `log_likelihood(latents, batch)` and
-`log_weights(batch, key, num_samples)`. What travels between them is in `structs.py` and
-`posterior.py`.
-"""
-
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,49 +10,31 @@ import jax.numpy as jnp
 
 from vae_jax.model.decoders import DECODERS
 from vae_jax.model.encoders import ENCODERS
-from vae_jax.model.factory import build
 from vae_jax.model.likelihoods import LIKELIHOODS, Likelihood
 from vae_jax.model.posterior import LatentSample, Posterior
-from vae_jax.model.priors import Prior, create_prior
+from vae_jax.model.priors import PRIORS, Prior
 from vae_jax.model.structs import Batch
 
-# A module's parameters, as Flax keeps them: nested dictionaries of arrays.
+# A module's parameters in Flax's form: nested dictionaries of arrays.
 Params = dict[str, Any]
 
 
 def apply(
     module: nn.Module, params: Params, *arguments: Any, method: str | Callable | None = None
 ) -> Any:
-    """Calls a method of a module, `__call__` by default, with these parameters.
-
-    Args:
-      module: the module.
-      params: its parameters.
-      *arguments: of the method.
-      method: its name, or a function of the module with its parameters and of the arguments.
-    """
+    """Calls a method of a module, by name or as a function of it, with these parameters."""
     return module.apply({"params": params}, *arguments, method=method)
 
 
 class VAE(nn.Module):
-    """A variational autoencoder of images.
+    """A variational autoencoder of images."""
 
-    Attributes:
-      encoder: maps a batch to its posterior.
-      decoder: maps latents to the parameters of the likelihood, for every pixel.
-      prior: p(z); `prior(batch)` is the prior of a batch.
-      likelihood: p(x | z), given the decoder's outputs.
-      image_shape: `(height, width, channels)` of an image.
-      num_classes: of the labels that encoder and decoder are given beside images and latents; 0 for
-        a model without labels.
-    """
-
-    encoder: nn.Module
-    decoder: nn.Module
-    prior: Prior
-    likelihood: Likelihood
-    image_shape: tuple[int, int, int]
-    num_classes: int = 0
+    encoder: nn.Module  # maps a batch to its posterior
+    decoder: nn.Module  # maps latents to the parameters of the likelihood, for every pixel
+    prior: Prior  # p(z); `prior(batch)` is the prior of a batch
+    likelihood: Likelihood  # p(x | z), given the decoder's outputs
+    image_shape: tuple[int, int, int]  # `(height, width, channels)`
+    num_classes: int = 0  # labels, inputs of encoder and decoder; 0 for a model without
 
     def setup(self) -> None:
         """Makes the parameters that belong to neither encoder nor decoder."""
@@ -65,15 +43,7 @@ class VAE(nn.Module):
             self.raw_scale = self.param("raw_scale", zeros, self.image_shape[-1:])
 
     def __call__(self, batch: Batch, key: jax.Array) -> jax.Array:
-        """Encodes images, draws one latent vector for each and decodes it; makes all parameters.
-
-        Args:
-          batch: images, intensities in [0, 1].
-          key: key of the latent sample.
-
-        Returns:
-          `<float>[batch, height, width, outputs]`, parameters of the likelihood.
-        """
+        """Encodes images, draws one latent vector for each and decodes it; makes all parameters."""
         latents = self.posterior(batch).sample(key).latents
         outputs = self.decode(latents, batch)
         if self.is_initializing() and isinstance(self.prior, nn.Module):
@@ -87,15 +57,10 @@ class VAE(nn.Module):
     def decode(
         self, latents: jax.Array, batch: Batch, dropout_key: jax.Array | None = None
     ) -> jax.Array:
-        """Maps latents to the parameters of p(x | z).
+        """Maps latents to the parameters of p(x | z): `<float>[batch, height, width, outputs]`.
 
-        Args:
-          latents: `<float>[batch, latent]`.
-          batch: what is known of the images beside them; its images are not looked at.
-          dropout_key: key of the decoder's dropout; without one dropout is off.
-
-        Returns:
-          `<float>[batch, height, width, outputs]`.
+        Latents are `<float>[batch, latent]`. Reads the labels of the batch, if the model has
+        classes, and no images. Without a dropout key dropout is off.
         """
         outputs = self.decoder(latents, batch, dropout_key)
         if not self.likelihood.learns_scale:
@@ -109,31 +74,15 @@ class VAE(nn.Module):
         return self.likelihood.log_prob(self.decode(latents, batch, dropout_key), batch.images)
 
     def log_weights(self, batch: Batch, key: jax.Array, num_samples: int = 1) -> jax.Array:
-        """Computes log importance weights, log p(x | z) + log p(z) - log q(z | x), of new samples.
-
-        Args:
-          batch: images, intensities in [0, 1].
-          key: of the samples: one key, or `<key>[batch]`.
-          num_samples: samples of q(z | x) for each image.
-
-        Returns:
-          `<float>[num_samples, batch]`, nats.
-        """
+        """Computes log importance weights of new samples, `<float>[num_samples, batch]`, nats."""
         return self.log_weights_of(batch, self.posterior(batch).sample(key, num_samples))[0]
 
     def log_weights_of(
         self, batch: Batch, sample: LatentSample, dropout_key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Computes the log importance weights of given samples.
+        """Computes log importance weights, log p(x | z) + log p(z) - log q(z | x), of samples.
 
-        Args:
-          batch: images, intensities in [0, 1].
-          sample: of their posteriors, `[num_samples, batch]`.
-          dropout_key: key of the decoder's dropout; without one dropout is off.
-
-        Returns:
-          `(log_weights, log_likelihood)`, the latter log p(x | z), each
-          `<float>[num_samples, batch]`, nats.
+        Returns them and log p(x | z), each `<float>[num_samples, batch]`, nats.
         """
         shape = sample.log_density.shape
         copies = batch.repeat(shape[0])
@@ -158,36 +107,47 @@ def create_vae(
     Args:
       latent_size: number of latent dimensions.
       encoder: `kind`, a name in `ENCODERS`, and the attributes of that encoder.
-      decoder: `kind`, a name in `DECODERS`, "conv_transpose" by default, and the attributes of that
-        decoder, but for the shape of its outputs.
+      decoder: `kind`, a name in `DECODERS`, "conv_transpose" by default, and its attributes.
       image_shape: `(height, width, channels)` of an image.
       likelihood: a name in `LIKELIHOODS`.
-      prior: `kind`, a name in `PRIORS`, and the attributes of that prior; the standard normal if
-        None.
-      num_classes: of the labels that the model is given beside images; 0 for a model without.
+      prior: `kind`, a name in `PRIORS`, and its attributes; the standard normal if None.
+      num_classes: number of labels of a conditional model, else 0.
 
     Raises:
       ValueError: a kind or an attribute is unknown.
     """
-    if likelihood not in LIKELIHOODS:
-        allowed = ", ".join(LIKELIHOODS)
-        raise ValueError(f"likelihood kind is {likelihood!r}, must be one of {allowed}")
     height, width, channels = image_shape
-    shape = (height, width, channels)
-    pixels = LIKELIHOODS[likelihood]()
-    known = {
+    pixels = _build("likelihood", LIKELIHOODS, {"kind": likelihood}, {})
+    known: dict[str, Any] = {
         "latent_size": latent_size,
+        "image_shape": (height, width, channels),
         "output_shape": (height, width, channels * pixels.num_outputs),
         "num_classes": num_classes,
     }
-    encoder_module = build("encoder", ENCODERS, encoder, known)
+    known["encoder"] = _build("encoder", ENCODERS, encoder, known)
     return VAE(
-        encoder=encoder_module,
-        decoder=build("decoder", DECODERS, {"kind": "conv_transpose", **decoder}, known),
-        prior=create_prior(
-            prior or {"kind": "standard_normal"}, latent_size, encoder_module, shape, num_classes
-        ),
+        encoder=known["encoder"],
+        decoder=_build("decoder", DECODERS, {"kind": "conv_transpose", **decoder}, known),
+        prior=_build("prior", PRIORS, prior or {"kind": "standard_normal"}, known),
         likelihood=pixels,
-        image_shape=shape,
+        image_shape=known["image_shape"],
         num_classes=num_classes,
     )
+
+
+def _build(
+    noun: str, kinds: Mapping[str, type], attributes: Mapping[str, Any], known: Mapping[str, Any]
+) -> Any:
+    """Builds the class that `kind` names from the attributes and known values it has fields for.
+
+    A group of a configuration holds the fields of every kind: those of the others are left out.
+    """
+    kind = attributes["kind"]
+    if kind not in kinds:
+        raise ValueError(f"{noun} kind is {kind!r}, must be one of {', '.join(kinds)}")
+    fields = {name: {field.name for field in dataclasses.fields(kinds[name])} for name in kinds}
+    unknown = set(attributes) - {"kind"}.union(*fields.values())
+    if unknown:
+        raise ValueError(f"no {noun} has an attribute {min(unknown)!r}")
+    given = {**attributes, **known}
+    return kinds[kind](**{name: value for name, value in given.items() if name in fields[kind]})
