@@ -80,8 +80,7 @@ def test_a_system_without_locks_is_told_once_and_works(tmp_path):
         [sys.executable, "-c", WITHOUT_LOCKS, tmp_path], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    line = "this system cannot lock files: nothing keeps a second process from training there"
-    assert result.stderr.splitlines().count(f"{tmp_path / 'run'}: {line}") == 1
+    assert result.stderr.count("cannot lock files") == 1
     assert "Traceback" not in result.stderr
     assert len([*(tmp_path / "samples").iterdir()]) == 2
     assert not [*tmp_path.glob(".decoding.*")]
