@@ -77,6 +77,7 @@ def cluster(workdir, arguments):
     return results[0][1]
 
 
+@pytest.mark.nightly
 def test_four_devices_train_as_one_and_alike_each_time(tmp_path, trained):
     four = trained(*LSTM, **FOUR_DEVICES)
     assert_close_rows(four, trained(*LSTM))
@@ -105,12 +106,14 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nightly
 def test_replicas_are_spread_over_the_devices(tmp_path, trained):
     flags = "--xla_force_host_platform_device_count=2"
     processes.train(tmp_path / "run", *REPLICAS, XLA_FLAGS=flags)
     assert_close_replicas(tmp_path / "run", trained(*REPLICAS))
 
 
+@pytest.mark.nightly
 def test_replicas_are_spread_over_the_processes(tmp_path, trained):
     cluster(tmp_path / "run", REPLICAS)
     assert_close_replicas(tmp_path / "run", trained(*REPLICAS))

@@ -41,6 +41,7 @@ def test_they_are_of_their_configurations_and_load(name):
     assert (folder / "weights.safetensors").stat().st_size < _MAX_BYTES[name]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_threads_of_a_program_get_the_numbers_of_one():
     """With our flags, two XLA programs side by side gave others, for 9 of 200 images."""
@@ -49,7 +50,7 @@ def test_threads_of_a_program_get_the_numbers_of_one():
 
 @needs_mnist
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _MAX_BYTES)
+@pytest.mark.parametrize("name", [pytest.param("flagship", marks=pytest.mark.nightly), "small"])
 def test_the_test_loss_is_that_of_the_record(prepared_mnist, name):
     run = RunDirectory.open(ROOT / "models" / name)
     run = run.with_overrides({"data.data_dir": prepared_mnist})

@@ -153,6 +153,7 @@ def test_every_model_that_ships_is_used(newer, folder, input_path, tmp_path, mon
         assert [file for file in files if not (tmp_path / file).exists()] == [], name
 
 
+@pytest.mark.nightly
 @needs_mnist
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", MODELS, ids=by_name)

@@ -152,6 +152,7 @@ def test_from_python_a_run_of_several_seeds_is_the_model_of_the_first(config, to
     assert f"seed {SEED}, {SEED + 1}" in error_of(vae_jax.load_run, together)
 
 
+@pytest.mark.nightly
 def test_all_modes_see_every_replica(together, tmp_path, capsys):
     run = RunDirectory.open(together)
     folders = run.replica_folders

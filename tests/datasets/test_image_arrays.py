@@ -292,3 +292,11 @@ def test_more_than_fits_in_memory(load, monkeypatch):
 
     monkeypatch.setattr(np, "load", fail)
     assert "more memory than this machine has" in error_of(load, IMAGES)
+
+
+def test_a_header_of_absurd_size_is_refused_in_one_line(tmp_path):
+    header = b"{'descr': '?', 'fortran_order': False, 'shape': (2147483648, 2147483648)}\n"
+    path = tmp_path / "images.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    options = datasets.DataOptions(path=str(path))
+    assert "memory" in error_of(datasets.read_images, str(path), options)

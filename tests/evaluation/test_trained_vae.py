@@ -216,6 +216,7 @@ def test_no_run_and_no_replica(tmp_path, trained_run):
         vae_jax.load_run(trained_run, seed=1)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_example_runs(tmp_path):
     path = ROOT / "docs" / "examples" / "use_a_trained_model.py"
