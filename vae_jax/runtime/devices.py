@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vae_jax.runtime.errors import UserError, describe
@@ -114,11 +114,6 @@ def max_over_processes(value: float) -> float:
 def barrier(name: str) -> None:
     """Waits until every process of the run calls this."""
     multihost_utils.sync_global_devices(name)
-
-
-def single_device() -> SingleDeviceSharding:
-    """Returns the sharding that puts arrays on this process's first device."""
-    return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def make_mesh(num_replicas: int, batch_size: int) -> Mesh:

@@ -1,7 +1,7 @@
 """The record, in an output folder, of the files that modes wrote."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vae_jax.runtime.errors import UserError
@@ -26,22 +26,19 @@ def _is_free(path: Path) -> bool:
     return not os.path.lexists(path)
 
 
-def check_names(
-    folder: Path, names: Sequence[str], is_ours: Callable[[Path], bool] = lambda path: False
-) -> set[str]:
+def check_names(folder: Path, names: Sequence[str]) -> set[str]:
     """Raises UserError if a file or folder that no mode wrote has one of the names.
 
     Args:
       folder: the output folder.
       names: the files and folders that a mode will write, relative to `folder`.
-      is_ours: recognizes files of versions without a record.
 
     Returns:
       The names that are recorded already, for `record_names`.
     """
     ours = written_names(folder)
     for path in (folder / name for name in names if name not in ours):
-        if not _is_free(path) and not is_ours(path):
+        if not _is_free(path):
             raise UserError(
                 f"{path}: exists, and {folder / OUTPUT_MARKER} does not list it as output; move or "
                 "remove it, or write to another folder"
