@@ -130,6 +130,10 @@ def test_names_of_classes_and_runs_may_be_anything(tmp_path, names):
     plots.plot_kl_per_dimension({name: np.ones(2) for name in names})
 
 
+def test_a_class_whose_name_the_font_lacks_is_named_by_number():
+    assert [plots._class_label(*item) for item in enumerate(["猫", "é"])] == ["class 0", "é"]
+
+
 def test_labels_escape_what_a_plot_would_not_show():
     assert plots._label("lr_1e-3 ±é") == "lr_1e-3 ±é"
     assert plots._label("模型") == r"\u6a21\u578b"  # which the font lacks

@@ -30,6 +30,13 @@ _MAX_CHARACTERS = 24  # of a class's name in a plot
 _SHOWN_QUANTILES = (0.02, 0.97)
 
 
+def _class_label(index: int, name: str) -> str:
+    """Returns the name of a class, or its number if the font lacks characters of the name."""
+    font = get_font(findfont(FontProperties()))
+    is_drawable = all(font.get_char_index(ord(character)) for character in name)
+    return _label(name if is_drawable else f"class {index}", _MAX_CHARACTERS)
+
+
 def _label(name: str, max_length: int = 100) -> str:
     """Escapes characters of a name that the font lacks or that mean a formula; cuts its middle."""
     font = get_font(findfont(FontProperties()))
@@ -132,7 +139,7 @@ def save_latent_map(
         axes.set(title=title, xticks=[], yticks=[])
     if is_colored:
         bar = figure.colorbar(dots, ax=panels[-1], ticks=range(num_classes), fraction=0.05)
-        bar.ax.set_yticklabels([_label(name, _MAX_CHARACTERS) for name in class_names])
+        bar.ax.set_yticklabels([_class_label(*item) for item in enumerate(class_names)])
         bar.ax.set_ylim(-0.5, num_classes - 0.5)
     _save(figure, path)
 
