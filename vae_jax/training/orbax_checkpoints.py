@@ -1,4 +1,4 @@
-"""Reading checkpoints of versions before 0.2, which Orbax wrote: a folder for each step.
+"""Reading the checkpoints of earlier versions, which Orbax wrote: a folder for each step.
 
 Its items are `params`, the parameters to evaluate; `state`, the rest of the train state; and
 `progress`, JSON with a checksum of each item.
