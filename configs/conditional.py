@@ -1,4 +1,4 @@
-"""The small model, told which digit to draw: p(x | z, y) and q(z | x, y).
+"""The small model, conditioned on the class of the digit: p(x | z, y) and q(z | x, y).
 
   python main.py --config=configs/conditional.py --workdir=runs/conditional
 
