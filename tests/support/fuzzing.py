@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vae_jax import command_line, configuration, modes, shipped_configs
-from vae_jax.datasets import DataOptions, image_arrays, image_cache, image_files, image_folder
+from vae_jax.datasets import DataOptions, image_cache, image_files, image_folder, read_images
 from vae_jax.runtime.errors import UserError
 from vae_jax.training import run_directory
 from vae_jax.training.run_directory import RunDirectory
@@ -361,7 +361,7 @@ def _check_image_arrays(value: tuple[str, bytes, dict[str, Any]]) -> Outcome:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         path = Path(folder) / f"images{suffix}"
         path.write_bytes(data)
-        loaded, peak_bytes = _read(lambda: image_arrays.load(str(path), DataOptions(**fitted)))
+        loaded, peak_bytes = _read(lambda: read_images(str(path), DataOptions(**fitted)))
     splits, class_names = loaded or ({}, ())
     for split in splits.values():
         _assert_images(split.images, **fitted)

@@ -67,10 +67,8 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
             # A member that is not an array is given as bytes.
             images = {split: np.asarray(loaded[key]) for split, key in image_keys.items()}
             return images, labels
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except MemoryError as error:
-        raise UserError(f"{path}: its arrays need more memory than this machine has") from error
     except Exception as error:  # damage shows as almost any exception of zipfile's and NumPy's
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(

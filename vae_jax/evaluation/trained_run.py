@@ -176,7 +176,8 @@ def restore_to_write(
 
 def check_apart(images: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Raises UserError if the folder of images contains the output folder, or lies in it."""
-    first, second = Path(images).resolve(), Path(target).resolve()
+    first = local_path("--input", images).resolve()
+    second = local_path("--output", target).resolve()
     if first.is_dir() and (first.is_relative_to(second) or second.is_relative_to(first)):
         raise UserError(
             f"--output={target} overlaps --input={images}; use folders that do not contain each "
