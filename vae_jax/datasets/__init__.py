@@ -5,6 +5,7 @@ from vae_jax.datasets.images import SPLIT_SEED
 from vae_jax.datasets.images import read as read_images
 from vae_jax.datasets.levels import MAX_LEVELS, check_levels
 from vae_jax.datasets.loading import SOURCES, load
+from vae_jax.datasets.stored_images import Images, StoredImages, concatenate
 from vae_jax.datasets.structs import DataOptions, Dataset, DataSpec, Split
 
 __all__ = [
@@ -16,8 +17,11 @@ __all__ = [
     "DataOptions",
     "DataSpec",
     "Dataset",
+    "Images",
     "Split",
+    "StoredImages",
     "check_levels",
+    "concatenate",
     "load",
     "read_images",
 ]
