@@ -22,6 +22,7 @@ class DataOptions(NamedTuple):
     test_size: int = 5_000  # images taken from the training images
     validation_size: int = 5_000  # images taken from the training images
     binarization: str = "none"  # or "dynamic"
+    on_device: str = "auto"  # or "true" or "false": whether devices hold all training images
 
 
 # eq=False: comparing arrays field by field has no single truth value.
