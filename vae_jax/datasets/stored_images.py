@@ -26,6 +26,7 @@ class StoredImages:
         `<bool>[n]`; None if none has.
       checksums: CRC-32 of each image's bytes in the file, `<uint32>[n]`, compared whenever an
         image is read; None if they are not known.
+      advice: what to do if the file has changed or is damaged.
     """
 
     path: str
@@ -34,6 +35,7 @@ class StoredImages:
     image_shape: tuple[int, int, int]
     is_gray: np.ndarray | None = None
     checksums: np.ndarray | None = None
+    advice: str = "start again, with another --workdir if this run has a checkpoint"
 
     dtype = np.dtype(np.uint8)
 
@@ -92,8 +94,7 @@ class StoredImages:
                 known = None if self.checksums is None else self.checksums[row]
                 if not is_complete or (known is not None and zlib.crc32(target.data) != known):
                     raise UserError(
-                        f"{self.path}: its images have changed or are damaged; start again, with "
-                        "another --workdir if this run has a checkpoint"
+                        f"{self.path}: its images have changed or are damaged; {self.advice}"
                     )
                 if is_gray:
                     flat[row] = gray.repeat(self.image_shape[2])
