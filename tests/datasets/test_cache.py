@@ -106,3 +106,11 @@ def test_a_signal_while_data_are_made_leaves_nothing(cached, number):
     with pytest.raises(interrupts.Interrupted):
         cached.load()
     assert cached.names() == []
+
+
+def test_large_files_are_compared_by_size_and_time(cached, monkeypatch):
+    monkeypatch.setattr(cache, "_LARGE", 3)
+    monkeypatch.setattr(cache.hashlib, "file_digest", None)
+    assert cached.load() == cached.load() == "content" and cached.num_made == 1
+    os.utime(cached.folder / "data", ns=(1, 1))
+    assert cached.load() == "content" and cached.num_made == 2
