@@ -1,6 +1,7 @@
 """The epochs of a run: training in chunks of steps, validation, rows and checkpoints."""
 
 import contextlib
+import functools
 import math
 import signal
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from tqdm import tqdm
@@ -121,6 +123,10 @@ def _finish(
     return chunk
 
 
+# Of arrays that the next step consumes.
+_copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
+
+
 def _initial_state(
     settings: TrainSettings, config: ml_collections.ConfigDict, images: np.ndarray
 ) -> TrainState:
@@ -161,8 +167,11 @@ class Trainer:
         self._settings = train_settings(run.config, dataset.spec, self._steps_per_epoch, mesh)
         self._data = devices.replicate(to_batch(dataset.train), mesh)
         self._validation = to_batch(dataset.validation)
+        # Progress and time of the last checkpoint; the best epoch's parameters if it ended since.
+        self._saved, self._saved_at, self._best = None, time.perf_counter(), None
         if restored := checkpoints.restore_latest(steps.abstract_state(self._settings)):
             state, self._progress = restored
+            self._saved = self._progress
             self._state = devices.shard_state(state, mesh)
         else:
             self._state = _initial_state(self._settings, run.config, dataset.train.images)
@@ -181,11 +190,17 @@ class Trainer:
     def _should_stop(self) -> bool:
         return devices.any_process_true(self._request.signal_number is not None)
 
-    def _save(self, progress: Progress) -> None:
-        self._progress = progress
-        self._checkpoints.save(self._step, self._state, progress)
+    def _is_checkpoint_due(self) -> bool:
+        seconds = time.perf_counter() - self._saved_at
+        return devices.any_process_true(seconds >= self._config.train.checkpoint_seconds)
+
+    def _save(self) -> None:
+        self._checkpoints.save(self._step, self._state, self._progress, self._best)
+        self._saved, self._saved_at, self._best = self._progress, time.perf_counter(), None
 
     def _stop(self) -> NoReturn:
+        if self._saved is not self._progress:
+            self._save()
         number = self._request.signal_number or signal.SIGTERM  # another process was asked
         raise Interrupted(number, f"saved after {self._place()}")
 
@@ -193,7 +208,7 @@ class Trainer:
         train = self._config.train
         skip = "" if train.skip_nonfinite else ", or set --config.train.skip_nonfinite=True"
         # A run with a checkpoint keeps the values of its fields.
-        elsewhere = ", with another --workdir" if self._step else ""
+        elsewhere = ", with another --workdir" if self._saved else ""
         raise UserError(
             f"{problem}: lower train.learning_rate, which is {train.learning_rate}{skip}"
             f"{elsewhere}; the checkpoints are from before the problem"
@@ -230,7 +245,12 @@ class Trainer:
                 # The rows first: a resumed run drops rows that no checkpoint holds.
                 if writer:
                     writer.write(rows)
-                self._save(Progress((*self._progress.rows, rows)))
+                self._progress = Progress((*self._progress.rows, rows))
+                is_due = epoch == num_epochs or self._is_checkpoint_due()
+                if self._progress.best is rows[0]:
+                    self._best = None if is_due else _copy(self._state.evaluation_params)
+                if is_due:
+                    self._save()
                 # Before the line is printed: a signal in answer to it falls into the next epoch.
                 should_stop = self._should_stop()
                 if is_first and bar.disable:
@@ -254,7 +274,7 @@ class Trainer:
 
         def stop_if_requested() -> None:
             if len(epoch_steps) < self._steps_per_epoch or self._should_stop():
-                self._save(Progress(self._progress.rows, epoch_steps, seconds))
+                self._progress = Progress(self._progress.rows, epoch_steps, seconds)
                 self._stop()
 
         stop_if_requested()
