@@ -71,9 +71,8 @@ def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
 
 def map_rows(function: Callable[..., Any], *rows: Any) -> Any:
     """Applies a compiled function to any number of rows, in batches of two sizes."""
-    num_rows = len(rows[0])
-    pieces = _iterate_rows(function, *(rows if num_rows else pad_rows(rows, 1)))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:num_rows], *pieces)
+    pieces = _iterate_rows(function, *rows)
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *pieces)
 
 
 def _iterate_rows(function: Callable[..., Any], *rows: Any) -> Iterator[Any]:

@@ -28,20 +28,19 @@ def iterate_batches(function: Callable[..., Any], batch_size: int, *inputs: Any)
     Args:
       function: from a batch of each input to a tree of arrays with as many rows.
       batch_size: rows per call.
-      *inputs: arrays `[n, ...]` with at least one row, or structs that can be sliced.
+      *inputs: arrays `[n, ...]`, or structs that can be sliced.
 
     Yields:
       Trees of NumPy arrays with at most `batch_size` rows.
     """
-    num_rows, running = len(inputs[0]), None
-    for start in range(0, num_rows, batch_size):
+    num_rows, start, running = len(inputs[0]), 0, None
+    for start in range(0, max(num_rows, 1), batch_size):
         batch = [pad_rows(rows[start : start + batch_size], batch_size) for rows in inputs]
         result = function(*devices.to_device(batch))
         if running is not None:
             yield devices.to_host(running)
         running = result
-    last = num_rows - (num_rows - 1) // batch_size * batch_size
-    yield jax.tree.map(lambda array: array[:last], devices.to_host(running))
+    yield jax.tree.map(lambda array: array[: num_rows - start], devices.to_host(running))
 
 
 def pad_rows(tree: Any, num_rows: int) -> Any:
