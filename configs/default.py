@@ -85,6 +85,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.ema_decay = 0.0  # of the parameters' average, which is evaluated; 0 for none
     config.train.skip_nonfinite = False  # skip updates that are not finite, instead of stopping
     config.train.num_replicas = 1  # seeds trained side by side, from `seed` on
+    config.train.checkpoint_seconds = 10.0  # between checkpoints; 0 for one after every epoch
 
     config.sample = ml_collections.ConfigDict()
     config.sample.pixels = False  # mode sample: draw pixels too, in place of their means
@@ -152,6 +153,7 @@ ALLOWED = {
     "train.weight_decay": _WEIGHT,
     "train.ema_decay": (0.0, 0.9999999),
     "train.num_replicas": _SIZE,
+    "train.checkpoint_seconds": (0.0, 1e9),
     "evaluate.num_importance_samples": _SIZE,
 }
 

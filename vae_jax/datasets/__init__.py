@@ -1,6 +1,7 @@
 """Data sets of images as NumPy arrays; libraries are imported when a data set needs them."""
 
 from vae_jax.datasets.binarization import BINARIZATIONS, EVALUATION_BINARIZATION_SEED
+from vae_jax.datasets.cache import cache_folder
 from vae_jax.datasets.images import SPLIT_SEED
 from vae_jax.datasets.images import read as read_images
 from vae_jax.datasets.levels import MAX_LEVELS, check_levels
@@ -20,6 +21,7 @@ __all__ = [
     "Images",
     "Split",
     "StoredImages",
+    "cache_folder",
     "check_levels",
     "concatenate",
     "load",

@@ -1,6 +1,7 @@
 """The epochs of a run: training in chunks of steps, validation, rows and checkpoints."""
 
 import contextlib
+import functools
 import math
 import signal
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from tqdm import tqdm
@@ -38,6 +40,14 @@ class NotFiniteError(Exception):
     def __init__(self, step: int):
         super().__init__()
         self.step = step
+
+
+class ReadError(Exception):
+    """Training images cannot be read; holds the state and the epoch's steps until then."""
+
+    def __init__(self, problem: UserError, state: TrainState, steps: StepMetrics | None):
+        super().__init__()
+        self.problem, self.state, self.steps = problem, state, steps
 
 
 class _Pace:
@@ -84,6 +94,7 @@ def train_one_epoch(
 
     Raises:
       NotFiniteError: a loss or gradient is not finite, and the settings do not skip it.
+      ReadError: streamed images cannot be read.
     """
     num_steps = len(data) // settings.batch_size
     number = devices.to_device(np.int32(epoch))
@@ -91,13 +102,17 @@ def train_one_epoch(
     finished = [] if previous_steps is None else [previous_steps]
     first = 0 if previous_steps is None else len(previous_steps)
     step = (epoch - 1) * num_steps + first
-    running, pace = None, _Pace()
+    running, problem, pace = None, None, _Pace()
     with contextlib.ExitStack() as stack:
         block_of = None
         if isinstance(data, StreamedData):
             block_of, order = stack.enter_context(data.blocks(order, first)), None
         while first < num_steps and not (running and should_stop()):
-            images, end = block_of(first) if block_of else (data, num_steps)
+            try:
+                images, end = block_of(first) if block_of else (data, num_steps)
+            except UserError as error:
+                problem = error
+                break
             count = min(pace.steps_per_chunk, end - first)
             place = devices.to_device((np.int32(first), np.int32(count)))
             state, chunk = steps.train_chunk(settings, state, images, order, *place)
@@ -110,6 +125,8 @@ def train_one_epoch(
             first += count
     if running:
         finished.append(_finish(settings, *running, step, bar))
+    if problem:
+        raise ReadError(problem, state, metrics.concatenate(finished) if finished else None)
     return state, metrics.concatenate(finished)
 
 
@@ -125,6 +142,10 @@ def _finish(
     bar.set_postfix_str(f"loss {loss.mean() / settings.batch_size:.2f}", refresh=False)
     bar.update(len(chunk) * settings.batch_size)
     return chunk
+
+
+# Of arrays that the next step consumes.
+_copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
 
 
 def _initial_state(
@@ -174,8 +195,11 @@ class Trainer:
             mesh,
         )
         self._validation = to_batch(dataset.validation)
+        # Progress and time of the last checkpoint; the best epoch's parameters if it ended since.
+        self._saved, self._saved_at, self._best = None, time.perf_counter(), None
         if restored := checkpoints.restore_latest(steps.abstract_state(self._settings)):
             state, self._progress = restored
+            self._saved = self._progress
             self._state = devices.shard_state(state, mesh)
         else:
             self._state = _initial_state(self._settings, run.config, dataset)
@@ -194,11 +218,17 @@ class Trainer:
     def _should_stop(self) -> bool:
         return devices.any_process_true(self._request.signal_number is not None)
 
-    def _save(self, progress: Progress) -> None:
-        self._progress = progress
-        self._checkpoints.save(self._step, self._state, progress)
+    def _is_checkpoint_due(self) -> bool:
+        seconds = time.perf_counter() - self._saved_at
+        return devices.any_process_true(seconds >= self._config.train.checkpoint_seconds)
+
+    def _save(self) -> None:
+        self._checkpoints.save(self._step, self._state, self._progress, self._best)
+        self._saved, self._saved_at, self._best = self._progress, time.perf_counter(), None
 
     def _stop(self) -> NoReturn:
+        if self._saved is not self._progress:
+            self._save()
         number = self._request.signal_number or signal.SIGTERM  # another process was asked
         raise Interrupted(number, f"saved after {self._place()}")
 
@@ -206,7 +236,7 @@ class Trainer:
         train = self._config.train
         skip = "" if train.skip_nonfinite else ", or set --config.train.skip_nonfinite=True"
         # A run with a checkpoint keeps the values of its fields.
-        elsewhere = ", with another --workdir" if self._step else ""
+        elsewhere = ", with another --workdir" if self._saved else ""
         raise UserError(
             f"{problem}: lower train.learning_rate, which is {train.learning_rate}{skip}"
             f"{elsewhere}; the checkpoints are from before the problem"
@@ -243,7 +273,12 @@ class Trainer:
                 # The rows first: a resumed run drops rows that no checkpoint holds.
                 if writer:
                     writer.write(rows)
-                self._save(Progress((*self._progress.rows, rows)))
+                self._progress = Progress((*self._progress.rows, rows))
+                is_due = epoch == num_epochs or self._is_checkpoint_due()
+                if self._progress.best is rows[0]:
+                    self._best = None if is_due else _copy(self._state.evaluation_params)
+                if is_due:
+                    self._save()
                 # Before the line is printed: a signal in answer to it falls into the next epoch.
                 should_stop = self._should_stop()
                 if is_first and bar.disable:
@@ -263,11 +298,17 @@ class Trainer:
         except NotFiniteError as error:
             place = f"at step {error.step}, in epoch {epoch}"
             self._fail(f"the loss or its gradient is not finite {place}")
+        except ReadError as error:
+            self._state = error.state
+            seconds = self._progress.seconds + time.perf_counter() - start
+            self._progress = Progress(self._progress.rows, error.steps, seconds)
+            self._save()
+            raise UserError(f"{error.problem}; saved after {self._place()}") from error
         seconds = self._progress.seconds + time.perf_counter() - start
 
         def stop_if_requested() -> None:
             if len(epoch_steps) < self._steps_per_epoch or self._should_stop():
-                self._save(Progress(self._progress.rows, epoch_steps, seconds))
+                self._progress = Progress(self._progress.rows, epoch_steps, seconds)
                 self._stop()
 
         stop_if_requested()
