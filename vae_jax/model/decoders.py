@@ -1,5 +1,6 @@
 """Decoders: each maps latent vectors to the likelihood's parameters, for every pixel."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import ClassVar
@@ -8,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vae_jax.model import batch_axis
 from vae_jax.model.conv_transpose import ConvTranspose
 from vae_jax.model.dense import ACTIVATIONS, Activation, Dense
 from vae_jax.model.structs import Batch
@@ -33,6 +35,14 @@ class ResidualBlock(nn.Module):
         y = ConvTranspose(features, _KERNEL_SIZE)(self.activation(x))
         zeros = nn.initializers.zeros
         return x + ConvTranspose(features, _KERNEL_SIZE, kernel_init=zeros)(self.activation(y))
+
+
+def _dropout(x: jax.Array, rate: float, key: jax.Array, num_copies: int) -> jax.Array:
+    """Sets a fraction of values to 0 and scales the others; `<float>[copies * batch, ...]`."""
+    kept = functools.partial(jax.random.bernoulli, p=1.0 - rate)
+    shape = (num_copies, len(x) // num_copies, *x.shape[1:])
+    mask = batch_axis.draw(lambda key, shape: kept(key, shape=shape), key, shape, axis=1)
+    return jnp.where(mask.reshape(x.shape), x / (1.0 - rate), 0.0)
 
 
 class ConvTransposeDecoder(nn.Module):
@@ -83,9 +93,9 @@ class ConvTransposeDecoder(nn.Module):
             for _ in range(num_blocks):
                 x = ResidualBlock(activation)(x)
             x = activation(x)
-            if dropout_key is not None and index in self.dropout_after:
+            if dropout_key is not None and self.dropout_rate and index in self.dropout_after:
                 layer_key = jax.random.fold_in(dropout_key, index)
-                x = nn.Dropout(self.dropout_rate)(x, deterministic=False, rng=layer_key)
+                x = _dropout(x, self.dropout_rate, layer_key, batch.num_copies)
         x = x[:, :height, :width]
         if self.head == "dense":
             flat = x.reshape(x.shape[0], -1)

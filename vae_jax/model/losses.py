@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vae_jax.model import batch_axis
 from vae_jax.model.structs import Terms
 
 
@@ -42,7 +43,7 @@ def free_bits_kl(kl_per_dimension: jax.Array, free_bits: float) -> jax.Array:
     Kingma et al. 2016 (arXiv:1606.04934), section 5 and appendix C.8, each latent variable a
     group of its own. Nats per image.
     """
-    return jnp.maximum(free_bits, kl_per_dimension.mean(0)).sum()
+    return jnp.maximum(free_bits, batch_axis.mean(kl_per_dimension.mean(0))).sum()
 
 
 def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:

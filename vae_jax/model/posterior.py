@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vae_jax.model import distributions
+from vae_jax.model import batch_axis, distributions
 from vae_jax.model.priors import ClosedFormPrior, Prior
 
 
@@ -99,7 +99,8 @@ def _draw_noise(key: jax.Array, num_samples: int | None, mean: jax.Array) -> jax
     """Draws standard normal noise, `<float>[num_samples, batch, latent]`, or without that axis."""
     leading = () if num_samples is None else (num_samples,)
     if not key.ndim:
-        return jax.random.normal(key, (*leading, *mean.shape), mean.dtype)
+        shape = (*leading, *mean.shape)
+        return batch_axis.draw(jax.random.normal, key, shape, axis=len(leading))
 
     def draw(key: jax.Array) -> jax.Array:
         return jax.random.normal(key, (*leading, *mean.shape[1:]), mean.dtype)

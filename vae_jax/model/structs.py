@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from vae_jax.model import batch_axis
 from vae_jax.model.likelihoods import to_intensities
 
 # From a name to one value for each image, `<float>[batch]`; "loss" is among the names.
@@ -23,6 +24,8 @@ class Batch:
     # `<float>` from 0 to 1; None for images that are yet to be decoded.
     images: Any = None
     labels: Any = None  # `<int32>[batch]`, indices of classes from 0; None if the data have none
+    # How many times `repeat` has put the images one after another.
+    num_copies: int = struct.field(pytree_node=False, default=1, kw_only=True)
 
     def __len__(self) -> int:
         return len(jax.tree.leaves(self)[0])
@@ -42,8 +45,8 @@ class Batch:
 
     def binarize(self, key: jax.Array) -> "Batch":
         """Draws each pixel, 1 with the probability of its intensity."""
-        drawn = jax.random.bernoulli(key, self.images).astype(jnp.float32)
-        return dataclasses.replace(self, images=drawn)
+        uniform = batch_axis.draw(jax.random.uniform, key, self.images.shape)
+        return dataclasses.replace(self, images=(uniform < self.images).astype(jnp.float32))
 
     def one_hot(self, num_classes: int) -> jax.Array:
         """Returns the labels as `<float32>[batch, num_classes]`; ValueError if there are none."""
@@ -58,4 +61,4 @@ class Batch:
             copies = jnp.broadcast_to(array, (num_times, *array.shape))
             return copies.reshape(-1, *array.shape[1:])
 
-        return jax.tree.map(repeat, self)
+        return dataclasses.replace(jax.tree.map(repeat, self), num_copies=num_times)

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vae_jax.datasets import DataSpec
 from vae_jax.model.objective import NEGATIVE_ELBO, Objective
-from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, create_vae
 from vae_jax.runtime.devices import DATA_AXIS, REPLICA_AXIS
 from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
@@ -40,47 +38,57 @@ class EvaluationSettings:
     mesh: jax.sharding.Mesh | None = None
 
     @property
-    def splits_batches(self) -> bool:
-        """Whether each device has some images of each batch."""
-        return self.mesh is not None and self.mesh.shape[DATA_AXIS] > 1
+    def num_parts(self) -> int:
+        """Number of devices that divide a batch."""
+        return 1 if self.mesh is None else self.mesh.shape[DATA_AXIS]
 
     def in_epoch(self, epoch: int) -> "EvaluationSettings":
         """Returns the settings of an epoch, counted from 1: the objective can change."""
         return dataclasses.replace(self, objective=self.objective.of_epoch(epoch))
 
     def for_each_replica(
-        self, function: Callable, in_axes: Sequence[int | None], out_axes: Any = 0
+        self,
+        function: Callable,
+        in_axes: Sequence[int | None],
+        out_axes: Any = 0,
+        in_batch: Sequence[int | None] | None = None,
+        out_batch: int | None = None,
     ) -> Callable:
         """Maps a function of one replica over all of them, as `jax.vmap`; to be used in `jax.jit`.
 
-        The axes are those of the replicas: for an argument 0, or None if all share it.
+        Each device computes some replicas, or some images of each batch: see `batch_axis`.
+
+        Args:
+          function: computes with one replica.
+          in_axes: the replicas' axis of each argument: 0, or None if all share it.
+          out_axes: the replicas' axis of the results.
+          in_batch: the images' axis of each argument that is divided by images, before the
+            replicas' axis is added; None elsewhere, and for no such argument.
+          out_batch: the images' axis of the results; None if every device computes the same.
         """
-        if self.num_replicas == 1:
-            return function
-        mapped = jax.vmap(function, in_axes=tuple(in_axes), out_axes=out_axes)
-        if self.mesh is None or self.mesh.shape[REPLICA_AXIS] == 1:
+        mapped = function
+        if self.num_replicas > 1:
+            mapped = jax.vmap(function, in_axes=tuple(in_axes), out_axes=out_axes)
+        if self.mesh is None or self.mesh.size == 1:
             return mapped
-        # Not left to the compiler: no device needs to know of another's replicas.
+        # Not left to the compiler, which divides loops over pieces of a batch badly.
         return jax.shard_map(
             mapped,
             mesh=self.mesh,
-            in_specs=tuple(P() if axis is None else P(REPLICA_AXIS) for axis in in_axes),
-            out_specs=jax.tree.map(lambda axis: P(*[None] * axis, REPLICA_AXIS), out_axes),
+            in_specs=tuple(map(self._spec, in_axes, in_batch or [None] * len(in_axes))),
+            out_specs=jax.tree.map(lambda axis: self._spec(axis, out_batch), out_axes),
             check_vma=False,
         )
 
-    def shard_batch(self, batch: Batch) -> Batch:
-        """Gives each device its images of a batch."""
-        return self._constrain(batch, P(DATA_AXIS))
-
-    def replicate(self, tree: Any) -> Any:
-        """Keeps complete copies of arrays on every device."""
-        return self._constrain(tree, P())
-
-    def _constrain(self, tree: Any, spec: P) -> Any:
-        if self.mesh is None or not self.splits_batches:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
+    def _spec(self, replica_axis: int | None, batch_axis: int | None) -> P:
+        """Returns the division of an array with these axes, as `for_each_replica` takes them."""
+        names: list[str | None] = []
+        if batch_axis is not None:
+            names = [*[None] * batch_axis, DATA_AXIS]
+        if self.num_replicas > 1 and replica_axis is not None:
+            names += [None] * (replica_axis - len(names))
+            names.insert(replica_axis, REPLICA_AXIS)
+        return P(*names)
 
 
 @dataclasses.dataclass(frozen=True)

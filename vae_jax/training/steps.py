@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vae_jax.model import batch_axis
 from vae_jax.model.initialization import tensorflow_params, with_data_bias, with_pseudo_inputs
 from vae_jax.model.objective import training_loss
 from vae_jax.model.rng_streams import Stream, make_root_key, stream_key
@@ -153,11 +154,12 @@ def _train_step(
         return loss(settings, params, batch, state.root_key, state.step)
 
     gradients, (terms, numbers) = jax.grad(mean_loss, has_aux=True)(state.params)
+    gradients, numbers = batch_axis.mean((gradients, numbers))
+    sums = batch_axis.total(jax.tree.map(jnp.sum, terms))
     with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
         updates, opt_state = settings.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average and state.average.update(params, settings.ema_decay)
-    sums = jax.tree.map(jnp.sum, terms)
     finite = _all_finite(sums["loss"], gradients)
     norm = _gradient_norm(gradients, has_norm)
     if settings.skip_nonfinite:
@@ -205,8 +207,8 @@ def train_chunk(
 
     def rows_of(batch: jax.Array, data: Any, order: jax.Array | None) -> Any:
         if order is not None:
-            start = batch * batch_size
-            return data[jax.lax.dynamic_slice_in_dim(order, start, batch_size)]
+            rows = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
+            return data[batch_axis.own_rows(rows)]
         return jax.tree.map(
             lambda block: jax.lax.dynamic_index_in_dim(block, batch % len(block), keepdims=False),
             data,
@@ -223,8 +225,7 @@ def train_chunk(
         @functools.partial(jax.jit, inline=True)
         def take_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, StepMetrics]:
             has_norm = batch % _STEPS_BETWEEN_NORMS == 0
-            rows = evaluation.shard_batch(rows_of(batch, data, order))
-            return evaluation.replicate(_train_step(settings, state, rows, has_norm))
+            return _train_step(settings, state, rows_of(batch, data, order), has_norm)
 
         def body(index: jax.Array, carry: tuple[TrainState, StepMetrics]):
             state, filled = carry
@@ -235,6 +236,12 @@ def train_chunk(
         empty = jax.tree.map(lambda one: jnp.zeros((MAX_CHUNK_STEPS,), one.dtype), shapes)
         return jax.lax.fori_loop(0, num_steps, body, (state, empty))
 
-    in_axes = (0, 0 if order is None else None, 0, None, None)
-    train_all = evaluation.for_each_replica(train, in_axes, out_axes=(0, 1))
+    # A block of steps has its own images for each replica, and a device has only its part.
+    data_axes = (0, 1) if order is None else (None, None)
+    train_all = evaluation.for_each_replica(
+        train,
+        in_axes=(0, data_axes[0], 0, None, None),
+        out_axes=(0, 1),
+        in_batch=(None, data_axes[1], None, None, None),
+    )
     return train_all(state, data, order, first_batch, num_steps)

@@ -38,9 +38,8 @@ def evaluate_split(
     """
     check_pixels(data.images, settings.model.image_shape)
     # Every device has as many images of a batch as the others.
-    num_devices = settings.mesh.size if settings.mesh and settings.splits_batches else 1
     batch_size = max(_BATCH_SIZE // settings.objective.num_importance_samples, _MIN_BATCH_SIZE)
-    batch_size = -(-batch_size // num_devices) * num_devices
+    batch_size = -(-batch_size // settings.num_parts) * settings.num_parts
 
     def evaluate(batch: Batch, indices: jax.Array) -> Terms:
         before_batch()
@@ -68,11 +67,12 @@ def evaluate_batch(
     """
 
     def evaluate(params: Params, root_key: jax.Array, batch: Batch, indices: jax.Array) -> Terms:
-        batch = settings.shard_batch(batch).to_intensities()
+        batch = batch.to_intensities()
         keys = jax.vmap(lambda index: stream_key(root_key, Stream.EVALUATION, index))(indices)
-        terms = evaluation_terms(settings.objective, settings.model, params, batch, keys)
-        return settings.replicate(terms)
+        return evaluation_terms(settings.objective, settings.model, params, batch, keys)
 
-    evaluate_all = settings.for_each_replica(evaluate, in_axes=(0, 0, None, None), out_axes=1)
+    evaluate_all = settings.for_each_replica(
+        evaluate, (0, 0, None, None), out_axes=1, in_batch=(None, None, 0, 0), out_batch=0
+    )
     batch = jax.tree.map(jnp.asarray, batch)
     return evaluate_all(params, root_key, batch, jnp.asarray(indices))

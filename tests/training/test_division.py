@@ -1,0 +1,131 @@
+"""Batches divided over two devices: the steps of one device, to float tolerance."""
+
+import dataclasses
+import os
+import pickle
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from tests.support.common import ROOT, assert_trees_equal, make_small_config
+from vae_jax.datasets import DataSpec
+from vae_jax.model.structs import Batch
+from vae_jax.runtime import devices
+from vae_jax.training import steps, streaming, trainer
+from vae_jax.training.settings import train_settings
+from vae_jax.training.validation import evaluate_split
+
+pytestmark = pytest.mark.slow
+
+DROPOUT = {"decoder.dropout_rate": 0.5, "decoder.dropout_after": (0,)}
+CASES = {
+    "plain": {},
+    "dropout": DROPOUT,
+    "free bits": {"loss.free_bits": 0.03},
+    "importance samples": DROPOUT | {"loss.num_importance_samples": 3, "loss.path_gradient": True},
+    "binarized": {"data.binarization": "dynamic"},
+    "replicas": {"train.num_replicas": 3},
+    "average": {"train.ema_decay": 0.9, "train.max_gradient_norm": 1.0},
+    "conditional": {"condition.kind": "label"},
+    "one part not finite": {"train.skip_nonfinite": True},
+}
+STREAMED = ("plain", "replicas", "conditional")
+ABNORMAL = 7  # label of the image whose loss is not finite
+
+
+def loss_that_is_not_finite(settings, params, batch, root_key, step):
+    loss, (terms, numbers) = steps._objective_loss(settings, params, batch, root_key, step)
+    factor = jnp.where((batch.labels == ABNORMAL).any(), jnp.nan, 1.0)
+    return loss * factor, (terms | {"loss": terms["loss"] * factor}, numbers)
+
+
+def train(name, num_devices, on_device="true"):
+    """Trains for an epoch; returns parameters, metrics of the steps and losses of validation."""
+    config = make_small_config()
+    config.update_from_flattened_dict({"train.batch_size": 10} | CASES[name])
+    axes = (devices.REPLICA_AXIS, devices.DATA_AXIS)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:num_devices])[None], axes)
+    classes = tuple("0123456789") if name == "conditional" else ()
+    settings = train_settings(config, DataSpec((8, 8, 1), classes), 7, mesh)
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (73, 8, 8, 1), np.uint8), None
+    if classes:
+        labels = random.integers(0, 10, 73, np.int32)
+    elif config.train.skip_nonfinite:
+        labels = np.arange(73, dtype=np.int32)
+        settings = dataclasses.replace(settings, loss=loss_that_is_not_finite)
+    data = Batch(images, labels)
+    placed = streaming.place(data, on_device, 10, config.train.num_replicas, mesh)
+    state = steps.initial_state(settings, 0)
+    state, metrics = trainer.train_one_epoch(settings, state, placed, 1, tqdm(disable=True))
+    for leaf in jax.tree.leaves(state):
+        assert leaf.sharding.is_fully_replicated and len(leaf.addressable_shards) == num_devices
+        assert_trees_equal(*[leaf.addressable_shards[i].data for i in (0, -1)])
+    params, key = state.evaluation_params, state.root_key
+    return devices.to_host(params), metrics, evaluate_split(settings.evaluation, params, key, data)
+
+
+def main(path):
+    results = {}
+    for name in CASES:
+        results[name, 1] = train(name, 1)
+        results[name, 2] = train(name, 2)
+    for name in STREAMED:
+        results[name, "streamed"] = train(name, 2, on_device="false")
+    results["again"] = train("dropout", 2)
+    with open(path, "wb") as file:
+        pickle.dump(results, file)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The results of every case on one and on two devices, from one process."""
+    path = tmp_path_factory.mktemp("division") / "results"
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, __file__, str(path)]
+    process = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return pickle.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_devices_train_as_one(results, name):
+    (params, metrics, means), (expected, expected_metrics, expected_means) = (
+        results[name, num_devices] for num_devices in (2, 1)
+    )
+    for group in ("sums", "numbers"):
+        values, expected_values = (getattr(m, group) for m in (metrics, expected_metrics))
+        assert {*values} == {*expected_values}
+        for key, value in values.items():
+            np.testing.assert_allclose(value, expected_values[key], rtol=1e-4, err_msg=key)
+    for mean, expected_mean in zip(means, expected_means, strict=True):
+        assert mean == pytest.approx(expected_mean, rel=1e-4)
+    # Adam makes a large difference of a tiny gradient's sign: not the largest difference.
+    differences = jax.tree.map(lambda a, b: np.abs(a - b).mean(), params, expected)
+    assert max(jax.tree.leaves(differences)) < 1e-5
+
+
+def test_the_cases_are_not_trivial(results):
+    losses = {name: results[name, 1][1].sums["loss"] for name in CASES}
+    assert losses["replicas"].shape == (7, 3)
+    assert np.isnan(losses.pop("one part not finite")).sum() == 1
+    first = {name: float(np.ravel(loss)[3]) for name, loss in losses.items()}
+    assert len({*first.values()}) == len(first) - 1  # the first replica is the plain run
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_streamed_images_make_no_difference(results, name):
+    assert_trees_equal(results[name, "streamed"][:2], results[name, 2][:2])
+
+
+def test_two_devices_repeat_bit_for_bit(results):
+    assert_trees_equal(results["again"], results["dropout", 2])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
