@@ -21,6 +21,7 @@ from vae_jax import datasets
 
 CONTENDERS = (
     Contender("ours, compiled epoch", "ours", "compiled epoch"),
+    Contender("ours, batches divided over the cores", "ours", "divided"),
     Contender("ours, a call a step", "ours", "single calls"),
     Contender("plain Flax, a call a step", "ours", "plain Flax"),
     Contender("PyTorch, eager", "pytorch", "eager", True),

@@ -12,6 +12,8 @@ from vae_jax import configuration
 from vae_jax.datasets import DataSpec
 from vae_jax.model import decoders
 from vae_jax.model.structs import Batch
+from vae_jax.runtime import devices
+from vae_jax.runtime.cores import available_cores
 from vae_jax.training import steps
 from vae_jax.training.metrics import StepMetrics
 from vae_jax.training.settings import train_settings
@@ -24,16 +26,19 @@ def describe() -> str:
 
 
 class Trainer:
-    """Takes training steps; variants: "compiled epoch", "single calls", "plain Flax"."""
+    """Takes training steps; variants: "compiled epoch", "divided", "single calls", "plain Flax"."""
 
     def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
         if variant == "plain Flax":  # the library's transposed convolution, no options of XLA
             decoders.ConvTranspose = nn.ConvTranspose
         images, checked = arrays["images"], configuration.from_dict(config)
-        self._take = self._call_once if variant == "compiled epoch" else self._call_each
+        is_epoch = variant in ("compiled epoch", "divided")
+        self._take = self._call_once if is_epoch else self._call_each
+        mesh = devices.make_mesh(1, checked.train.batch_size) if variant == "divided" else None
         steps_per_epoch = len(images) // checked.train.batch_size
-        self._settings = train_settings(checked, DataSpec((28, 28, 1)), steps_per_epoch)
-        self._data = jax.device_put(Batch(images))
+        self._settings = train_settings(checked, DataSpec((28, 28, 1)), steps_per_epoch, mesh)
+        data = Batch(images)
+        self._data = devices.replicate(data, mesh) if mesh else jax.device_put(data)
         self._state = steps.initial_state(self._settings, checked.seed)
         self._order = steps.epoch_order(self._settings, self._state.root_key, 1, len(images))
 
@@ -90,6 +95,8 @@ def create(
     variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> Trainer | Inference:
     """Makes a contender of `train_step.py` or `inference.py`."""
+    if variant == "divided":
+        jax.config.update("jax_num_cpu_devices", available_cores())
     if variant != "plain Flax":
         vae_jax.compilation.set_cpu_flags()
     return Inference(config, arrays) if variant == "inference" else Trainer(variant, config, arrays)
