@@ -118,7 +118,8 @@ def test_streamed_images_make_no_difference(results, name):
 
 
 def test_two_devices_repeat_bit_for_bit(results):
-    assert_trees_equal(results["again"], results["binarized", 2])
+    assert_trees_equal(results["again"][:2], results["binarized", 2][:2])
+    assert results["again"][2] == results["binarized", 2][2]
 
 
 if __name__ == "__main__":
