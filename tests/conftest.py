@@ -14,9 +14,10 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import default
 from tests.support import processes
-from tests.support.common import MNIST_DIR, make_small_config
-from vae_jax import datasets, train
+from tests.support.common import MNIST_DIR, ROOT, make_small_config
+from vae_jax import configuration, datasets, train
 from vae_jax.evaluation import plots
 from vae_jax.training.checkpoints import Checkpoints
 
@@ -79,10 +80,23 @@ def make_tiny_config(make_once):
         config = make_small_config()
         config.data.update(name="images", path=str(path), validation_size=30, test_size=30)
         config.train.batch_size = 20
+        config.encoder.hidden_size = default.get_config().encoder.hidden_size
         config.update_from_flattened_dict(fields)
         return config
 
     return make_tiny_config
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments(make_tiny_config):
+    """The command line of that configuration, which sets all fields but the defaults."""
+    defaults = configuration.default_fields()
+    fields = configuration.flatten(make_tiny_config().to_dict())
+    changed = {name: value for name, value in fields.items() if value != defaults[name]}
+    return (
+        f"--config={ROOT}/configs/default.py",
+        *(f"--config.{name}={value}" for name, value in changed.items()),
+    )
 
 
 @pytest.fixture(scope="session")
