@@ -77,24 +77,24 @@ def test_more_pseudo_inputs_than_images_are_refused(tmp_path, with_prior):
 
 @pytest.mark.slow
 def test_a_prior_fitted_afterwards(tiny_run, tmp_path, monkeypatch, with_prior):
-    monkeypatch.setattr(prior_fitting, "_NUM_EPOCHS", 20)
+    monkeypatch.setattr(prior_fitting, "_NUM_EPOCHS", 60)
     config, target = with_prior("coupling_flow"), tmp_path / "new" / "fitted"
     run = with_other_prior(tiny_run, config)
     fit_prior.fit_prior(run, target)
     record, fit = (read_json(target / name) for name in ("config.json", "prior_fit.json"))
     assert record["prior_fitted_to"] == str(tiny_run)
     assert record["config"]["prior"]["kind"] == "coupling_flow"
-    assert (fit["epoch"], len(fit["train"]), len(fit["validation"])) == (20, 20, 21)
+    assert (fit["epoch"], len(fit["train"]), len(fit["validation"])) == (60, 60, 61)
     # It begins as the standard normal.
     assert fit["validation"][0] == pytest.approx(fit["standard_normal"], rel=1e-5)
-    assert fit["validation"][20] < fit["validation"][0] - 0.5
+    assert fit["validation"][60] < fit["validation"][0] - 0.2
     # The ELBO gains as much as the prior; the reconstruction is the same.
     before, after = (
         read_json(folder / "summary.json")["validation"] for folder in (tiny_run, target)
     )
     assert before["reconstruction"] == pytest.approx(after["reconstruction"], rel=1e-6)
-    gain = fit["validation"][0] - fit["validation"][20]
-    assert before["kl"] - after["kl"] == pytest.approx(gain, abs=0.3)
+    gain = fit["validation"][0] - fit["validation"][60]
+    assert before["kl"] - after["kl"] == pytest.approx(gain, abs=0.15)
     parent, fitted = (vae_jax.load_run(folder) for folder in (tiny_run, target))
     images = datasets.load(**config.data).test.images[:3]
     np.testing.assert_array_equal(parent.reconstruct(images), fitted.reconstruct(images))

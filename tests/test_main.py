@@ -276,9 +276,8 @@ def test_a_report_of_a_folder(tmp_path, tiny_run):
     result = run("--mode=report", f"--workdir={tmp_path}")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    assert result.stdout == (
-        f"analyzing {tmp_path}/run\nwrote {tmp_path}/report.html\nwrote {tmp_path}/report.md\n"
-    )
+    assert result.stdout.startswith(f"analyzing {tmp_path}/run\n")
+    assert result.stdout.endswith(f"wrote {tmp_path}/report.html\nwrote {tmp_path}/report.md\n")
     assert "| training images (ceiling) |" in (tmp_path / "report.md").read_text()
     (tmp_path / "report.md").unlink()
     (tmp_path / "report.md").mkdir()
