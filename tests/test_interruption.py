@@ -68,8 +68,8 @@ main()
 def test_ended_by_a_signal_and_killed_a_run_ends_as_if_it_had_not_been(
     tmp_path, process_run, number, status
 ):
-    workdir = tmp_path / "run"
-    process = start(workdir, *ARGUMENTS)
+    workdir, arguments = tmp_path / "run", (*ARGUMENTS, "--config.train.checkpoint_seconds=0")
+    process = start(workdir, *arguments)
     wait_for_line(process, "epoch 1/3")
     time.sleep(0.1)  # between the epochs the signal would save nothing but the epoch
     process.send_signal(number)
@@ -82,12 +82,12 @@ def test_ended_by_a_signal_and_killed_a_run_ends_as_if_it_had_not_been(
     step, epoch = map(int, found.groups())
     assert 200 * epoch < step < 200 * (epoch + 1)
     assert [row["epoch"] for row in rows_without_timing(workdir)] == [*range(1, epoch + 1)]
-    command = [sys.executable, "-c", _KILLED_WHILE_WRITING, f"--workdir={workdir}", *ARGUMENTS]
+    command = [sys.executable, "-c", _KILLED_WHILE_WRITING, f"--workdir={workdir}", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert [row["epoch"] for row in rows_without_timing(workdir)] == [*range(1, epoch + 2)]
     assert len(list((workdir / "checkpoints").glob(f"{PARTIAL_PREFIX}*"))) == 1
-    output = train(workdir, *ARGUMENTS)
+    output = train(workdir, *arguments)
     assert output.startswith(f"resuming after step {step}, epoch {epoch} of 3 and a part\n")
     assert_same_run(workdir, process_run)
 

@@ -72,15 +72,15 @@ def test_images_without_names_are_named_by_split_and_row(binarized_run, digits, 
 
 
 def test_gray_pixels_are_scored_by_a_run_on_gray_pixels_alone(
-    binarized_run, tiny_run, digits, tmp_path, capsys
+    binarized_run, tiny_run, tmp_path, capsys
 ):
-    images = digits[:4]
+    run = RunDirectory.open(tiny_run)
+    images = datasets.load(**run.config.data).test.images[:4]
     np.savez(tmp_path / "in.npz", images=images)
     num_gray = np.count_nonzero((images > 0) & (images < 255))
     error = error_of(score.score, binarized_run, tmp_path, input=tmp_path / "in.npz")
     assert f"--input has {num_gray} gray pixels" in error
     assert not (tmp_path / "scores.csv").exists()
-    run = RunDirectory.open(tiny_run)
     score.score(run, tmp_path, input=tmp_path / "in.npz", num_samples=200)
     assert "log_likelihood is the bound" in capsys.readouterr().out
     names, numbers = read_scores(tmp_path)
