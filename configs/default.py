@@ -28,6 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.validation_size = 5000  # taken from the training images; mnist_5k has its own
     config.data.test_size = 5000  # images: taken from them too, unless they have their own
     config.data.binarization = "none"  # none (gray pixels) or dynamic
+    # Where all training images lie: true; false streams them; auto decides by the free memory.
+    config.data.on_device = "auto"
 
     config.prior = ml_collections.ConfigDict()
     config.prior.kind = "standard_normal"  # or coupling_flow, mixture or vamp, which are learned
@@ -113,6 +115,7 @@ ALLOWED = {
     "data.validation_size": _SIZE,
     "data.test_size": _SIZE,
     "data.binarization": ("none", "dynamic"),
+    "data.on_device": ("auto", "true", "false"),
     "prior.kind": ("standard_normal", "coupling_flow", "mixture", "vamp"),
     "prior.num_layers": _SIZE,
     "prior.hidden_size": _SIZE,

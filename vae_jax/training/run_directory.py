@@ -33,6 +33,7 @@ NOT_PART_OF_IDENTITY = (
     *DATA_PATH_FIELDS,
     "data.skip_damaged",
     "data.levels",
+    "data.on_device",
     "train.checkpoint_seconds",
     "evaluate.num_importance_samples",
     "sample.pixels",
