@@ -79,7 +79,7 @@ def make_tiny_config(make_once):
     def make_tiny_config(**fields: Any) -> ml_collections.ConfigDict:
         config = make_small_config()
         config.data.update(name="images", path=str(path), validation_size=30, test_size=30)
-        config.train.update(batch_size=20, checkpoint_seconds=0.0)
+        config.train.batch_size = 20
         config.encoder.hidden_size = default.get_config().encoder.hidden_size
         config.update_from_flattened_dict(fields)
         return config
@@ -175,11 +175,11 @@ def interrupt_save_of_step(monkeypatch):
     """Makes the next save of a step be interrupted before it begins."""
     save, pending = Checkpoints.save, []
 
-    def interrupted_save(checkpoints, step, *arguments):
+    def interrupted_save(checkpoints, step, *rest):
         if step in pending:
             pending.remove(step)
             raise KeyboardInterrupt
-        save(checkpoints, step, *arguments)
+        save(checkpoints, step, *rest)
 
     def prepare(interrupted_step):
         pending.append(interrupted_step)

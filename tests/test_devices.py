@@ -85,9 +85,12 @@ def test_a_run_goes_from_four_devices_to_two_processes_to_one_device(
     workdir = tmp_path / "run"
     processes.train(workdir, *tiny_arguments, **FOUR_DEVICES)
     assert read_json(workdir / "config.json")["device_count"] == 4
-    output = cluster(workdir, (*tiny_arguments, f"{NUM_EPOCHS}=4"))
+    seldom = "--config.train.checkpoint_seconds=1000"
+    output = cluster(workdir, (*tiny_arguments, f"{NUM_EPOCHS}=4", seldom))
     assert output.count("resuming after epoch 2 of 4\n") == output.count("epoch 3/4") == 1
     assert len(list(workdir.glob("events.out.tfevents.*"))) == 2  # one process of both writes
+    steps = {int(path.stem) for path in (workdir / "checkpoints").iterdir()}
+    assert steps == {7, 14, 28}  # the processes save at the end alone
     config = make_tiny_config(**{"train.num_epochs": 6})
     train.train_and_evaluate(config, workdir)
     assert capsys.readouterr().out.startswith("resuming after epoch 4 of 6\n")

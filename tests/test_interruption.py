@@ -68,8 +68,8 @@ main()
 def test_ended_by_a_signal_and_killed_a_run_ends_as_if_it_had_not_been(
     tmp_path, process_run, number, status
 ):
-    workdir, arguments = tmp_path / "run", (*ARGUMENTS, "--config.train.checkpoint_seconds=0")
-    process = start(workdir, *arguments)
+    workdir = tmp_path / "run"
+    process = start(workdir, *ARGUMENTS)
     wait_for_line(process, "epoch 1/3")
     time.sleep(0.1)  # between the epochs the signal would save nothing but the epoch
     process.send_signal(number)
@@ -82,12 +82,12 @@ def test_ended_by_a_signal_and_killed_a_run_ends_as_if_it_had_not_been(
     step, epoch = map(int, found.groups())
     assert 200 * epoch < step < 200 * (epoch + 1)
     assert [row["epoch"] for row in rows_without_timing(workdir)] == [*range(1, epoch + 1)]
-    command = [sys.executable, "-c", _KILLED_WHILE_WRITING, f"--workdir={workdir}", *arguments]
+    command = [sys.executable, "-c", _KILLED_WHILE_WRITING, f"--workdir={workdir}", *ARGUMENTS]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert [row["epoch"] for row in rows_without_timing(workdir)] == [*range(1, epoch + 2)]
     assert len(list((workdir / "checkpoints").glob(f"{PARTIAL_PREFIX}*"))) == 1
-    output = train(workdir, *arguments)
+    output = train(workdir, *ARGUMENTS)
     assert output.startswith(f"resuming after step {step}, epoch {epoch} of 3 and a part\n")
     assert_same_run(workdir, process_run)
 
@@ -171,6 +171,19 @@ def test_a_signal_amid_native_code_ends_the_process_with_one_line(name, expected
     # What was printed before is not lost in a buffer.
     assert (result.returncode, result.stdout) == (expected, "armed\n")
     assert result.stderr.startswith(f"ended by {name}; ") and result.stderr.count("\n") == 1
+
+
+def test_killed_between_checkpoints_a_run_loses_their_distance_and_nothing_else(
+    tmp_path, process_run
+):
+    workdir, seldom = tmp_path / "run", "--config.train.checkpoint_seconds=1000"
+    process = start(workdir, *ARGUMENTS, seldom)
+    wait_for_line(process, "epoch 2/3")
+    assert kill(process, lambda: False, 0.0)
+    assert not (workdir / "checkpoints").exists()
+    assert train(workdir, *ARGUMENTS, seldom).startswith("epoch 1/3")
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["600.safetensors"]
+    assert_same_run(workdir, process_run)
 
 
 @pytest.mark.nightly
