@@ -33,10 +33,10 @@ def read_or_make(
     """Reads a folder of cached data, which is made first if it is missing, outdated or damaged.
 
     The folder appears complete, with one renaming; of several processes one makes it, and the
-    others wait. Data cached with another `key`, of one line, are
-    outdated. `make` writes files below an empty folder and returns their folder. The files are
-    compared by their SHA-256, those of more than 64 MiB by size and time of modification only:
-    images carry checksums of their own (`StoredImages`).
+    others wait. Data cached with another `key`, of one line, are outdated. `make` writes files
+    below an empty folder and returns their folder. The files are compared by their SHA-256, those
+    of more than 64 MiB by size and time of modification only: images carry checksums of their own
+    (`StoredImages`).
 
     Raises:
       UserError: the data cannot be written.

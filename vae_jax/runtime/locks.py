@@ -34,8 +34,8 @@ def lock(descriptor: int) -> None:
 def locked_folder(folder: Path, waiting: str = "") -> Iterator[None]:
     """Locks a folder while the context is open; raises as `lock` does.
 
-    With a message `waiting`, which is then printed, it waits for other processes; a file system
-    without locks is then not an error.
+    With a message `waiting`, which is then printed, it waits for another process; with one, a file
+    system without locks is not an error.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
