@@ -28,6 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.validation_size = 5000  # taken from the training images; mnist_5k has its own
     config.data.test_size = 5000  # images: taken from them too, unless they have their own
     config.data.binarization = "none"  # none (gray pixels) or dynamic
+    # Where all training images lie: true; false streams them; auto decides by the free memory.
+    config.data.on_device = "auto"
 
     config.prior = ml_collections.ConfigDict()
     config.prior.kind = "standard_normal"  # or coupling_flow, mixture or vamp, which are learned
@@ -83,6 +85,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.ema_decay = 0.0  # of the parameters' average, which is evaluated; 0 for none
     config.train.skip_nonfinite = False  # skip updates that are not finite, instead of stopping
     config.train.num_replicas = 1  # seeds trained side by side, from `seed` on
+    config.train.checkpoint_seconds = 10.0  # between checkpoints; 0 for one after every epoch
 
     config.sample = ml_collections.ConfigDict()
     config.sample.pixels = False  # mode sample: draw pixels too, in place of their means
@@ -112,6 +115,7 @@ ALLOWED = {
     "data.validation_size": _SIZE,
     "data.test_size": _SIZE,
     "data.binarization": ("none", "dynamic"),
+    "data.on_device": ("auto", "true", "false"),
     "prior.kind": ("standard_normal", "coupling_flow", "mixture", "vamp"),
     "prior.num_layers": _SIZE,
     "prior.hidden_size": _SIZE,
@@ -149,6 +153,7 @@ ALLOWED = {
     "train.weight_decay": _WEIGHT,
     "train.ema_decay": (0.0, 0.9999999),
     "train.num_replicas": _SIZE,
+    "train.checkpoint_seconds": (0.0, 1e9),
     "evaluate.num_importance_samples": _SIZE,
 }
 

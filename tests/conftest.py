@@ -142,11 +142,11 @@ def interrupt_save_of_step(monkeypatch):
     """Makes the next save of a step be interrupted before it begins."""
     save, pending = Checkpoints.save, []
 
-    def interrupted_save(checkpoints, step, state, progress):
+    def interrupted_save(checkpoints, step, *rest):
         if step in pending:
             pending.remove(step)
             raise KeyboardInterrupt
-        save(checkpoints, step, state, progress)
+        save(checkpoints, step, *rest)
 
     def prepare(interrupted_step):
         pending.append(interrupted_step)

@@ -121,7 +121,9 @@ def test_replicas_are_spread_over_the_processes(tmp_path, trained):
 
 def test_two_processes_train_as_one(tmp_path, trained):
     workdir = tmp_path / "run"
-    assert cluster(workdir, ARGUMENTS).count("epoch 1/2") == 1
+    seldom = "--config.train.checkpoint_seconds=1000"
+    assert cluster(workdir, (*ARGUMENTS, seldom)).count("epoch 1/2") == 1
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["100.safetensors"]
     assert_close_rows(workdir, trained(*ARGUMENTS))
     assert len(list(workdir.glob("events.out.tfevents.*"))) == 1  # one process writes
     # One process reads the checkpoints of two, and has nothing left to do.

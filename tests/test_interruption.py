@@ -173,6 +173,19 @@ def test_killed_while_a_checkpoint_is_written_a_run_ends_as_if_it_had_not_been(
     assert_same_run(workdir, process_run)
 
 
+def test_killed_between_checkpoints_a_run_loses_their_distance_and_nothing_else(
+    tmp_path, process_run
+):
+    workdir, seldom = tmp_path / "run", "--config.train.checkpoint_seconds=1000"
+    process = start(workdir, *ARGUMENTS, seldom)
+    wait_for_line(process, "epoch 2/3")
+    assert kill(process, lambda: False, 0.0)
+    assert not (workdir / "checkpoints").exists()
+    assert train(workdir, *ARGUMENTS, seldom).startswith("epoch 1/3")
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["600.safetensors"]
+    assert_same_run(workdir, process_run)
+
+
 @pytest.mark.nightly
 def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, process_run):
     workdir, rng = tmp_path / "run", random.Random(0)

@@ -9,10 +9,15 @@ from PIL import Image
 from tests.support.common import error_of
 from vae_jax import encode, evaluate, explore, export, reconstruct, report, sample
 from vae_jax.datasets import image_folder
-from vae_jax.evaluation.input_images import write_pngs
+from vae_jax.evaluation.input_images import png_files
 from vae_jax.runtime.files import write_atomically
 from vae_jax.runtime.output_record import OUTPUT_MARKER, check_names, record_names, written_names
 from vae_jax.training.run_directory import RunDirectory
+
+
+def write_pngs(folder, images, names=None):
+    with png_files(folder, len(images), names) as write:
+        write(images)
 
 
 @pytest.fixture

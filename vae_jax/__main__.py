@@ -37,6 +37,9 @@ _WORKDIR = flags.DEFINE_string(
 _COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache", True, "Store compiled programs in the user's cache folder."
 )
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", True, "Compute repeatable results on GPU, perhaps more slowly."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes of the run: SLURM, Kubernetes, MPI, TPU."
 )
@@ -86,6 +89,8 @@ def _start_jax() -> bool:
 
     compilation.fix_options()
     compilation.set_cpu_flags()
+    if _DETERMINISTIC.value:
+        compilation.set_gpu_flags()
     if _COMPILATION_CACHE.value:
         compilation.use_cache()
     devices.connect(_DISTRIBUTED.value)
@@ -135,7 +140,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _print_help() -> NoReturn:
     """Prints the docstring, the flags of all modes and those of the given mode."""
-    shown = [_MODE, _CONFIG, _WORKDIR, _COMPILATION_CACHE, _DISTRIBUTED]
+    shown = [_MODE, _CONFIG, _WORKDIR, _COMPILATION_CACHE, _DETERMINISTIC, _DISTRIBUTED]
     names = [flag.name for flag in shown]
     if flags.FLAGS["mode"].present and _MODE.value in modes.MODES:
         of_mode = modes.get_mode(_MODE.value).flags

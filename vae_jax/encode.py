@@ -1,15 +1,20 @@
 """Mode `encode`: the posterior of every image, as `latents.npz`."""
 
-import io
+import contextlib
 import os
+import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
+from vae_jax.datasets import Split
 from vae_jax.evaluation import generation
-from vae_jax.evaluation.input_images import read_splits
-from vae_jax.evaluation.trained_run import TrainedRun
+from vae_jax.evaluation.input_images import npy_file, read_splits
+from vae_jax.evaluation.trained_run import Replica, TrainedRun
 from vae_jax.modes import Mode, run_flags, run_mode
-from vae_jax.runtime.files import write_atomically
+from vae_jax.runtime.files import atomic_file, scratch_folder
 from vae_jax.training.batches import to_batch
 
 _NAME = "latents.npz"
@@ -24,22 +29,40 @@ def encode(run: TrainedRun, input: str | os.PathLike[str] | None = None) -> None
     """
     splits, class_names = read_splits(run, input, ("train", "validation", "test"))
     for replica in run.replicas:
-        arrays = {}
-        for split_name, split in splits.items():
-            posterior = generation.encode(*replica.model_and_params, to_batch(split))
-            prefix = "" if split_name == "all" else f"{split_name}_"
-            known = {"labels": split.labels, "names": split.names}
-            for name, array in {**posterior.to_arrays(), **known}.items():
-                if array is not None:
-                    arrays[f"{prefix}{name}"] = array
-        if class_names:
-            arrays["class_names"] = np.array(class_names)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
         path = replica.folder / _NAME
-        write_atomically(path, buffer.getvalue())
+        with scratch_folder(replica.folder, f".{_NAME}.") as scratch:
+            for split_name, split in splits.items():
+                prefix = "" if split_name == "all" else f"{split_name}_"
+                _encode_split(replica, split, scratch, prefix)
+            if class_names:
+                np.save(scratch / "class_names.npy", np.array(class_names))
+            with (
+                atomic_file(path) as file,
+                zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+            ):
+                for array in sorted(scratch.iterdir()):
+                    archive.write(array, array.name)
         sizes = ", ".join(f"{len(split)} of {name}" for name, split in splits.items())
         print(f"wrote {path}: {sizes}")
+
+
+def _encode_split(replica: Replica, split: Split, folder: Path, prefix: str) -> None:
+    """Writes the arrays of a split as `.npy` files, some images at a time, with a progress bar."""
+    quiet = not sys.stderr.isatty()
+    bar = tqdm(None, "encoding", len(split), unit=" images", unit_scale=True, disable=quiet)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(bar)
+        writers = {}
+        for piece in generation.iterate_posteriors(*replica.model_and_params, to_batch(split)):
+            for name, rows in piece.to_arrays().items():
+                if name not in writers:
+                    file = npy_file(folder / f"{prefix}{name}.npy", len(split))
+                    writers[name] = stack.enter_context(file)
+                writers[name](rows)
+            bar.update(len(piece.mean))
+    for name, array in (("labels", split.labels), ("names", split.names)):
+        if array is not None:
+            np.save(folder / f"{prefix}{name}.npy", array)
 
 
 MODE = Mode(encode, flags=run_flags(has_input=True))

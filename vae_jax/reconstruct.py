@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from vae_jax.evaluation import generation
-from vae_jax.evaluation.input_images import join, read_splits, write_npy, write_pngs
+from vae_jax.evaluation.input_images import join, npy_file, png_files, read_splits, write_npy
 from vae_jax.evaluation.trained_run import TrainedRun
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.modes import Mode, run_flags, run_mode
@@ -13,6 +13,7 @@ from vae_jax.training.batches import to_batch
 
 _FOLDER = "reconstructions"
 _FILE_NAMES = f"{_FOLDER}_names.npy"
+_BLOCK = 5_000  # images in memory at once
 
 
 @run_mode(_FOLDER, f"{_FOLDER}.npy", _FILE_NAMES)
@@ -25,18 +26,24 @@ def reconstruct(run: TrainedRun, input: str | os.PathLike[str]) -> None:
     """
     split = join(read_splits(run, input)[0])
     for replica in run.replicas:
-        data = to_batch(split)
-        images = generation.reconstruct(*replica.model_and_params, data)
-        columns = [split.images / np.float32(MAX_PIXEL), images]
-        columns += generation.reconstruct_in_every_class(*replica.model_and_params, data)
-        write_pngs(replica.folder / _FOLDER, np.concatenate(columns, axis=2), split.names)
+        data, folder = to_batch(split), replica.folder / _FOLDER
         path = replica.folder / f"{_FOLDER}.npy"
-        write_npy(path, images)
+        with (
+            npy_file(path, len(data)) as write_rows,
+            png_files(folder, len(data), split.names) as write_pngs,
+        ):
+            for start in range(0, len(data), _BLOCK):
+                batch = data[start : start + _BLOCK]
+                images = generation.reconstruct(*replica.model_and_params, batch)
+                columns = [batch.images / np.float32(MAX_PIXEL), images]
+                columns += generation.reconstruct_in_every_class(*replica.model_and_params, batch)
+                write_pngs(np.concatenate(columns, axis=2))
+                write_rows(images)
         if split.names is None:
             (replica.folder / _FILE_NAMES).unlink(missing_ok=True)  # of another input
         else:
             write_npy(replica.folder / _FILE_NAMES, split.names)
-        print(f"wrote {len(images)} PNG files to {replica.folder / _FOLDER}, and {path}")
+        print(f"wrote {len(data)} PNG files to {folder}, and {path}")
 
 
 MODE = Mode(reconstruct, flags=run_flags(has_input=True))

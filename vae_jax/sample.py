@@ -1,8 +1,11 @@
 """Mode `sample`: images from random latent vectors."""
 
-from absl import flags
+import sys
 
-from vae_jax.evaluation.input_images import write_npy, write_pngs
+from absl import flags
+from tqdm import tqdm
+
+from vae_jax.evaluation.input_images import npy_file, png_files
 from vae_jax.evaluation.summary import NUM_SAMPLES, save_samples
 from vae_jax.evaluation.trained_run import TrainedRun
 from vae_jax.modes import Mode, run_flags, run_mode
@@ -19,10 +22,14 @@ def sample(
     """
     index = None if label is None else run.source.label_index("--label", label)
     for replica in run.replicas:
-        images = save_samples(replica, run.config.sample.pixels, num, seed, index)
         path, folder = replica.folder / "samples.npy", replica.folder / "samples"
-        write_npy(path, images)
-        write_pngs(folder, images)
+        bar = tqdm(total=num, unit=" images", delay=1, disable=not sys.stderr.isatty())
+        with npy_file(path, num) as write_rows, png_files(folder, num) as write_pngs, bar:
+            pixels = run.config.sample.pixels
+            for images in save_samples(replica, pixels, num, seed, index):
+                write_rows(images)
+                write_pngs(images)
+                bar.update(len(images))
         plot = replica.plots / "samples.png"
         print(f"wrote {plot}, {path} and {num} PNG files to {folder}")
 

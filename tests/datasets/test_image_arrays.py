@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.common import error_of
 from vae_jax import datasets
+from vae_jax.datasets import StoredImages, array_files, image_arrays
 
 IMAGES = np.arange(9 * 3 * 4, dtype=np.uint8).reshape(9, 3, 4)
 LABELS = np.array([3, 3, 7, 1, 1, 3, 7, 7, 7])
@@ -30,8 +31,8 @@ def load(tmp_path):
 
 
 def load_path(path, **fields):
-    sizes = {"validation_size": 2, "test_size": 1}
-    return datasets.load("images", "unused", path=str(path), **sizes | fields)
+    sizes = {"validation_size": 2, "test_size": 1, "data_dir": "unused"}
+    return datasets.load("images", path=str(path), **sizes | fields)
 
 
 def splits_of(dataset):
@@ -290,7 +291,7 @@ def test_more_than_fits_in_memory(load, monkeypatch):
     def fail(*arguments, **options):
         raise MemoryError
 
-    monkeypatch.setattr(np, "load", fail)
+    monkeypatch.setattr(array_files.np, "empty", fail)
     assert "more memory than this machine has" in error_of(load, IMAGES)
 
 
@@ -299,4 +300,111 @@ def test_a_header_of_absurd_size_is_refused_in_one_line(tmp_path):
     path = tmp_path / "images.npy"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     options = datasets.DataOptions(path=str(path))
-    assert "memory" in error_of(datasets.read_images, str(path), options)
+    assert "is too short" in error_of(datasets.read_images, str(path), options)
+
+
+@pytest.fixture
+def stored(monkeypatch, tmp_path):
+    """Stores images of every size, in small blocks; returns a function that loads a file."""
+    monkeypatch.setattr(image_arrays, "_SMALL", 0)
+    monkeypatch.setattr(array_files, "_BLOCK_BYTES", 30)
+    monkeypatch.setattr(array_files, "_FORTRAN_BLOCK_BYTES", 70)
+
+    def load_stored(path, **fields):
+        options = datasets.DataOptions(**fields)
+        splits, _ = datasets.read_images(str(path), options, tmp_path / "cache")
+        assert all(isinstance(split.images, StoredImages) for split in splits.values())
+        return {name: split.images for name, split in splits.items()}
+
+    return load_stored
+
+
+def save_array(path, array):
+    if isinstance(array, dict):
+        np.savez_compressed(path, **array)
+    else:
+        np.save(path, array)
+    return path
+
+
+COLOR = np.random.RandomState(0).randint(0, 256, (9, 3, 4, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("array", "fields"),
+    [
+        *((COLOR, {"image_size": (2, 5)}), (COLOR, {"channels": 1}), (COLOR / 255, {})),
+        *((np.asfortranarray(COLOR), {}), (np.asfortranarray(COLOR / 255), {})),
+        ((COLOR > 99), {}),
+        ((COLOR % 17).astype(np.int64), {"levels": 17}),
+        ({"images": COLOR}, {}),
+        ({"x_train": COLOR[:5], "x_test": COLOR[5:] / 255, "y_train": range(5)}, {"channels": 1}),
+        ({"images": np.asfortranarray(COLOR / 255)}, {"image_size": (4, 4)}),
+    ],
+)
+def test_converted_images_are_stored_once(stored, tmp_path, monkeypatch, array, fields):
+    path = save_array(tmp_path / ("a.npz" if isinstance(array, dict) else "a.npy"), array)
+    expected, _ = datasets.read_images(str(path), datasets.DataOptions(**fields))
+    first = stored(path, **fields)
+    monkeypatch.setattr(array_files.ArrayFile, "blocks", None)
+    for images in (first, stored(path, **fields)):
+        assert images.keys() == expected.keys()
+        for name, split in expected.items():
+            assert isinstance(split.images, np.ndarray)
+            np.testing.assert_array_equal(images[name], split.images)
+            assert images[name].checksums is not None and str(tmp_path) in images[name].path
+    joined = datasets.concatenate([*images.values()])
+    assert isinstance(joined, StoredImages) and len(joined) == 9
+    assert len([*(tmp_path / "cache").iterdir()]) == 1
+    monkeypatch.undo()
+
+
+def test_bytes_in_order_stay_in_the_file(stored, tmp_path):
+    path = save_array(tmp_path / "a.npy", COLOR)
+    images = stored(path)["all"]
+    assert images.path == str(path) and not (tmp_path / "cache").exists()
+    np.testing.assert_array_equal(images, COLOR)
+    save_array(path, ~COLOR)
+    assert stored(path)["all"].key != images.key
+    path.write_bytes(path.read_bytes()[:-1])
+    images[:8]
+    assert "have changed or are damaged; start again" in error_of(lambda: images[7:])
+    save_array(path, COLOR // 16)
+    assert "no value exceeds 15 and 255 is white" in error_of(stored, path)
+    np.testing.assert_array_equal(stored(path, levels=256)["all"], COLOR // 16)
+
+
+def test_stored_images_train_as_arrays_do(load, monkeypatch, tmp_path):
+    images = np.random.RandomState(0).randint(0, 256, (9, 3, 4)).astype(np.uint8)
+    expected = load(images)
+    monkeypatch.setattr(image_arrays, "_SMALL", 0)
+    for array in (images, images / 255):
+        dataset = load(array, data_dir=str(tmp_path / "data"))
+        assert isinstance(dataset.train.images, StoredImages)
+        assert dataset.train.images.checksums is not None
+        assert dataset.sha256 == expected.sha256
+        np.testing.assert_array_equal(dataset.train_mean, expected.train_mean)
+        np.testing.assert_array_equal(joined(dataset)[0], joined(expected)[0])
+
+
+def test_a_refused_array_leaves_nothing_and_notes_are_repeated(stored, tmp_path, capfd):
+    bad = COLOR / 255
+    bad[8, 0, 0, 0] = np.nan
+    path = save_array(tmp_path / "a.npy", bad)
+    assert "is float64 from nan to nan, must be uint8" in error_of(stored, path)
+    assert [*(tmp_path / "cache").iterdir()] == []
+    save_array(path, np.linspace(0, 1, 9 * 12).reshape(9, 3, 4))
+    for _ in range(2):
+        capfd.readouterr()
+        stored(path)
+        assert "rounded to 256 levels, by up to 0.00" in capfd.readouterr().err
+
+
+def test_an_archive_with_a_wrong_pixel_is_refused(stored, tmp_path):
+    images = np.random.RandomState(0).randint(0, 256, (99, 9, 9)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", images=images)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "a.npz").write_bytes(content)
+    assert "cannot be read, is damaged" in error_of(stored, tmp_path / "a.npz")
+    assert [*(tmp_path / "cache").iterdir()] == []

@@ -23,7 +23,7 @@ def analyze(tmp_path, monkeypatch):
     def analyze(change, num_train=100, num_test=60):
         digits = datasets.load("mnist_5k")
         splits = digits.train[:num_train], digits.validation, digits.test[:num_test]
-        dataset = Dataset("mnist_5k", *splits, "sha")
+        dataset = Dataset("mnist_5k", *splits, "sha", digits.train_mean)
         monkeypatch.setattr(analysis.datasets, "load", lambda **arguments: dataset)
         analysis._reference_and_ceiling.cache_clear()
         settings = make_settings(small_vae(2))

@@ -71,6 +71,7 @@ def make_small_config() -> ml_collections.ConfigDict:
     config.decoder.strides = (4,)
     config.train.num_epochs = 2
     config.train.learning_rate = 0.003
+    config.train.checkpoint_seconds = 0.0
     return config
 
 

@@ -417,11 +417,11 @@ def _array_inputs(draw: st.DrawFn) -> tuple[str, bytes, dict[str, Any]]:
 def _cache(folder: str) -> np.ndarray:
     """Loads the images of a folder that holds `images/a.png`, by way of a cache."""
     files = image_folder.list_images(f"{folder}/images")
-    return image_cache.load(files, DataOptions(), Path(folder, "cache")).images
+    return np.asarray(image_cache.load(files, DataOptions(), Path(folder, "cache")).images)
 
 
 def _check_cached_images(damage: tuple[str, bytes]) -> Outcome:
-    """Cached images are read if they are intact, else decoded again."""
+    """Cached images are read if they are intact, else decoded again or refused in one line."""
     name, data = damage
     printed = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(printed):
@@ -431,9 +431,10 @@ def _check_cached_images(damage: tuple[str, bytes]) -> Outcome:
         [path] = Path(folder, "cache").glob(f"*/{name}")
         path.write_bytes(data or path.read_bytes())
         images, peak_bytes = _read(lambda: _cache(folder))
-    np.testing.assert_array_equal(images, expected)
+    if images is not None:
+        np.testing.assert_array_equal(images, expected)
     assert peak_bytes <= 4 * _MEBIBYTE and printed.getvalue().count("\n") <= 1
-    return Outcome(not printed.getvalue(), peak_bytes)
+    return Outcome(images is not None, peak_bytes)
 
 
 @functools.cache
@@ -448,11 +449,11 @@ def _cached_file(name: str) -> bytes:
 @st.composite
 def _cached_inputs(draw: st.DrawFn) -> tuple[str, bytes]:
     """A file of a cache and its new content; nothing for its old content."""
-    name = draw(st.sampled_from(["images.npy", "record.json", "SHA256SUMS"]))
+    name = draw(st.sampled_from(["pixels.bin", "images.jsonl"]))
     if draw(st.integers(0, 3)) == 0:
         return name, b""
     if draw(st.integers(0, 3)) == 0:
-        lies = ["{}", "[]", "1", "null", '{"rows": [], "notes": 1}', "[" * 100_000]
+        lies = ["{}", "[]", "1", "null", "00000000 []\n", "[" * 100_000]
         return name, draw(st.sampled_from(lies).map(str.encode) | _npy_files(1, (3, 4, 3)))
     return name, _damaged(draw, _cached_file(name))
 

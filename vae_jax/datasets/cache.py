@@ -1,17 +1,22 @@
 """Folders of data that are made once and read at every later start."""
 
+import contextlib
 import hashlib
+import json
 import os
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vae_jax.runtime.errors import UserError, system_reason
 from vae_jax.runtime.files import local_path, move_unless_there, scratch_folder
+from vae_jax.runtime.locks import locked_folder
 
-# Lists the key of the data, then the SHA-256 of each file.
+# Lists the key of the data, then the SHA-256 of each file, or the size and time of a large one.
 _RECORD = "SHA256SUMS"
+_LARGE = 64 << 20  # bytes
 
 Data = TypeVar("Data")
 
@@ -27,13 +32,22 @@ def read_or_make(
 ) -> Data:
     """Reads a folder of cached data, which is made first if it is missing, outdated or damaged.
 
-    The folder appears complete, with one renaming. Data cached with another `key`, of one line, are
-    outdated. `make` writes files below an empty folder and returns their folder.
+    The folder appears complete, with one renaming; of several processes one makes it, and the
+    others wait. Data cached with another `key`, of one line, are outdated. `make` writes files
+    below an empty folder and returns their folder. The files are compared by their SHA-256, those
+    of more than 64 MiB by size and time of modification only: images carry checksums of their own
+    (`StoredImages`).
 
     Raises:
       UserError: the data cannot be written.
     """
-    try:
+    with errors_of_writing(folder), contextlib.ExitStack() as stack:
+        if _is_valid(folder, key):
+            return read(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        waiting = f"{str(folder.parent)!r}: waiting for another process, which makes data there"
+        with contextlib.suppress(OSError):  # a file system without locks
+            stack.enter_context(locked_folder(folder.parent, waiting))
         if folder.exists():
             if _is_valid(folder, key):
                 return read(folder)
@@ -41,11 +55,17 @@ def read_or_make(
         with scratch_folder(folder.parent, ".making.") as scratch:
             made = make(scratch)
             (made / _RECORD).write_text(_record(made, key))
-            data = read(made)
             if folder.exists() and not _is_valid(folder, key):
                 folder.rename(scratch / "replaced")
             move_unless_there(made, folder)
-            return data
+            return read(folder)
+
+
+@contextlib.contextmanager
+def errors_of_writing(folder: Path) -> Iterator[None]:
+    """Turns the system's errors of writing cached data into UserError."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"cannot write data to {folder} ({system_reason(error)}); give another folder with "
@@ -65,7 +85,29 @@ def _record(folder: Path, key: str) -> str:
     lines = [f"{key}\n"]
     for path in sorted(folder.iterdir()):
         if path.name != _RECORD:
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            lines.append(f"{sha256}  {path.name}\n")
+            status = path.stat()
+            if status.st_size > _LARGE:
+                check = f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+            else:
+                with path.open("rb") as file:
+                    check = hashlib.file_digest(file, "sha256").hexdigest()
+            lines.append(f"{check}  {path.name}\n")
     return "".join(lines)
+
+
+def fingerprint(path: str) -> list[int]:
+    """Returns numbers that change with a file: its times alone miss a swap of two files."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            status, first = os.fstat(file.fileno()), file.read(4096)
+            file.seek(max(0, status.st_size - 4096))
+            checksum = zlib.crc32(first + file.read(4096))
+    except OSError:  # reading the file reports it
+        return []
+    return [checksum, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def digest(value: Any) -> str:
+    """Returns 16 hexadecimal digits of the SHA-256 of a value that JSON can hold."""
+    # JSON escapes bytes of names that are not UTF-8.
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -20,7 +20,8 @@ def read(
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Reads images from a folder of image files, an image file, an `.npz` or an `.npy`.
 
-    The decoded images of a folder are cached in `cache_folder`, if given.
+    With a `cache_folder`, decoded and converted images are stored there and read by rows
+    (`StoredImages`). An array of more than 1 MiB that needs no conversion stays in its own file.
 
     Returns:
       The file's own splits, "train" and one or both others, or else one split, "all", each in the
@@ -38,7 +39,7 @@ def read(
         if os.path.isdir(resolved) or resolved.lower().endswith(image_folder.SUFFIXES):
             return _read_files(resolved, options, cache_folder)
         if resolved.lower().endswith((".npz", ".npy")):
-            return image_arrays.load(resolved, options)
+            return image_arrays.load(resolved, options, cache_folder)
     except MemoryError as error:
         raise UserError(
             f"data.path={path}: the images need more memory than this machine has; give fewer, or "

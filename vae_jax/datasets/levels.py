@@ -20,8 +20,7 @@ def check_levels(images: np.ndarray, where: str, white: int = 0, in_file: bool =
       in_file: whether `data.levels` can be set; otherwise the error names the array to pass.
     """
     highest, white = images.max().item(), white or (255 if images.dtype == np.uint8 else 1)
-    limit = _NEARLY_BLACK_16_BITS if white > 255 else _NEARLY_BLACK
-    if not highest / white <= limit:  # NaN is refused elsewhere
+    if not is_nearly_black(highest, white):
         return
     keep = f"set --config.data.levels={white + 1}" if in_file else f"pass images / {white}"
     if highest == 0:
@@ -34,3 +33,8 @@ def check_levels(images: np.ndarray, where: str, white: int = 0, in_file: bool =
         f"{where}: no value exceeds {highest:.5g} and {white} is white, so all images are nearly "
         f"black; if {highest:.5g} is white, {scaling}; if they are this dark, {keep}"
     )
+
+
+def is_nearly_black(highest: float, white: int) -> bool:
+    """Whether the highest value of all images is improbably low; NaN is refused elsewhere."""
+    return highest / white <= (_NEARLY_BLACK_16_BITS if white > 255 else _NEARLY_BLACK)

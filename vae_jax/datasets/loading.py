@@ -5,10 +5,14 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from vae_jax.datasets import embedded, images
 from vae_jax.datasets.binarization import BINARIZATIONS, binarize_for_evaluation
 from vae_jax.datasets.cache import cache_folder
-from vae_jax.datasets.structs import DataOptions, Dataset, Split, sha256_of
+from vae_jax.datasets.measuring import measure_once
+from vae_jax.datasets.stored_images import StoredImages
+from vae_jax.datasets.structs import DataOptions, Dataset, Split
 from vae_jax.runtime.errors import UserError, check_choice
 from vae_jax.runtime.files import local_path
 
@@ -36,7 +40,9 @@ def load(
     manual_dir: str | None = None,
     **fields: Any,
 ) -> Dataset:
-    """Loads a data set as arrays; the arguments are the fields of `DataOptions`.
+    """Loads a data set; the arguments are the fields of `DataOptions`.
+
+    The images of "images" stay in a file (`StoredImages`); the others are arrays.
 
     Official data sets: the first `validation_size` training images are the validation split.
     "mnist_5k" has fixed splits of 4,000, 500 and 500 images. With binarization "dynamic", pixels of
@@ -50,13 +56,28 @@ def load(
     check_choice("data.name", name, [*SOURCES])
     check_choice("data.binarization", options.binarization, BINARIZATIONS)
     splits, class_names = SOURCES[name].load(options)
-    sha256 = sha256_of(splits["train"], splits["validation"], splits["test"])
+    measures = measure_once(splits, cache_folder(options.data_dir))
+    if len(measures.checksums):
+        start = 0
+        for split_name in ("train", "validation", "test"):
+            split = splits[split_name]
+            assert isinstance(split.images, StoredImages)
+            checksums = measures.checksums[start : start + len(split)]
+            images = dataclasses.replace(split.images, checksums=checksums)
+            splits[split_name] = dataclasses.replace(split, images=images)
+            start += len(split)
     if options.binarization == "dynamic":
         for split_name in ("validation", "test"):
             split = splits[split_name]
-            drawn = binarize_for_evaluation(split.images, split_name)
+            drawn = binarize_for_evaluation(np.asarray(split.images), split_name)
             splits[split_name] = dataclasses.replace(split, images=drawn)
-    return Dataset(name=name, sha256=sha256, class_names=class_names, **splits)
+    return Dataset(
+        name=name,
+        sha256=measures.sha256,
+        train_mean=measures.train_mean,
+        class_names=class_names,
+        **splits,
+    )
 
 
 def _load_embedded(options: DataOptions) -> tuple[dict[str, Split], tuple[str, ...]]:

@@ -1,10 +1,11 @@
-"""The structs of a data set, and the SHA-256 of its contents."""
+"""The structs of a data set."""
 
 import dataclasses
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
+
+from vae_jax.datasets.stored_images import Images, select
 
 
 class DataOptions(NamedTuple):
@@ -21,6 +22,7 @@ class DataOptions(NamedTuple):
     test_size: int = 5_000  # images taken from the training images
     validation_size: int = 5_000  # images taken from the training images
     binarization: str = "none"  # or "dynamic"
+    on_device: str = "auto"  # or "true" or "false": whether devices hold all training images
 
 
 # eq=False: comparing arrays field by field has no single truth value.
@@ -28,7 +30,7 @@ class DataOptions(NamedTuple):
 class Split:
     """Images, their labels and the names of their files, in the same order."""
 
-    images: np.ndarray  # `<uint8>[n, height, width, channels]`, 1 channel (gray) or 3 (RGB)
+    images: Images  # `<uint8>[n, height, width, channels]`, 1 channel (gray) or 3 (RGB)
     labels: np.ndarray | None  # `<int>[n]`, indices of classes from 0; None without labels
     names: np.ndarray | None = None  # `<str>[n]`, relative to the folder; None without files
 
@@ -37,7 +39,7 @@ class Split:
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Split":
         labels, names = (a if a is None else a[rows] for a in (self.labels, self.names))
-        return Split(self.images[rows], labels, names)
+        return Split(select(self.images, rows), labels, names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Dataset:
     validation: Split
     test: Split
     sha256: str  # hexadecimal, of the images and labels of all three splits, before binarization
+    train_mean: np.ndarray  # of the training images, `<float64>[height, width, channels]`
     class_names: tuple[str, ...] = ()  # by label; empty without labels
 
     @property
@@ -69,21 +72,3 @@ class Dataset:
     def spec(self) -> DataSpec:
         """The images' shape and the classes."""
         return DataSpec(self.image_shape, self.class_names)
-
-
-def sha256_of(*splits: Split) -> str:
-    """Returns the hexadecimal SHA-256 of the splits' images and labels, in the given order.
-
-    The shapes are hashed too, so that moving images from one split to the next is a change. Gray
-    images are hashed as `[n, height, width]`, as earlier runs recorded them.
-    """
-    digest = hashlib.sha256()
-    for split in splits:
-        images = split.images[..., 0] if split.images.shape[-1] == 1 else split.images
-        for array in (images, split.labels):
-            if array is None:
-                digest.update(b"no labels")
-            else:
-                digest.update(f"{array.dtype}{array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

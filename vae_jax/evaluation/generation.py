@@ -5,19 +5,20 @@ batch that is decoded, only the labels are read.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import jax
 import numpy as np
 
+from vae_jax.datasets import Images
 from vae_jax.model.posterior import Posterior
 from vae_jax.model.priors import FlowPrior
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
-from vae_jax.runtime.batching import map_batches, pad_rows
+from vae_jax.runtime.batching import iterate_batches, pad_rows
 
 # Images at once, which limits the memory of feature maps. Two sizes, so few programs are compiled.
 _BATCH_SIZE = 500
@@ -70,15 +71,23 @@ def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
 
 def map_rows(function: Callable[..., Any], *rows: Any) -> Any:
     """Applies a compiled function to any number of rows, in batches of two sizes."""
-    num_rows = len(rows[0])
-    batch_size = _SMALL_BATCH_SIZE if num_rows <= _SMALL_BATCH_SIZE else _BATCH_SIZE
-    outputs = map_batches(function, batch_size, *(rows if num_rows else pad_rows(rows, 1)))
-    return jax.tree.map(lambda array: array[:num_rows], outputs)
+    pieces = _iterate_rows(function, *rows)
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *pieces)
+
+
+def _iterate_rows(function: Callable[..., Any], *rows: Any) -> Iterator[Any]:
+    batch_size = _SMALL_BATCH_SIZE if len(rows[0]) <= _SMALL_BATCH_SIZE else _BATCH_SIZE
+    return iterate_batches(function, batch_size, *rows)
 
 
 def encode(model: VAE, params: Params, data: Batch) -> Posterior:
     """Encodes images, `<uint8>` or `<float32>` intensities: the posterior of each, in arrays."""
     return map_rows(functools.partial(encode_batch, model, params), data)
+
+
+def iterate_posteriors(model: VAE, params: Params, data: Batch) -> Iterator[Posterior]:
+    """Encodes images as `encode` does, some at a time."""
+    return _iterate_rows(functools.partial(encode_batch, model, params), data)
 
 
 def decode(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
@@ -161,11 +170,26 @@ def sample(
     Other streams give other samples. With `pixels` these are drawn too, in place of their means;
     beyond [0, 1] if the likelihood is.
     """
+    samples = iterate_samples(model, params, root_key, num_images, stream, data, pixels)
+    return np.concatenate([*samples])
+
+
+def iterate_samples(
+    model: VAE,
+    params: Params,
+    root_key: jax.Array,
+    num_images: int,
+    stream: Stream = Stream.PRIOR_SAMPLES,
+    data: Batch = NOTHING,
+    pixels: bool = False,
+) -> Iterator[np.ndarray]:
+    """Draws images as `sample` does, some at a time."""
     latents = draw_latents(model, params, root_key, num_images, stream, data)
-    if not pixels:
-        return decode(model, params, latents, data)
-    draw = functools.partial(_call, model, params, _draw_pixels, root_key)
-    return map_rows(draw, latents, data.without_images(), np.arange(num_images, dtype=np.int32))
+    function, indices = functools.partial(_call, model, params, _means), ()
+    if pixels:
+        function = functools.partial(_call, model, params, _draw_pixels, root_key)
+        indices = (np.arange(num_images, dtype=np.int32),)
+    return _iterate_rows(function, latents, data.without_images(), *indices)
 
 
 def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
@@ -227,7 +251,7 @@ def decode_between(
 
 
 def pick_pairs(
-    images: np.ndarray, labels: np.ndarray | None, num_pairs: int
+    images: Images, labels: np.ndarray | None, num_pairs: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Picks at most `num_pairs` pairs of images to interpolate between.
 

@@ -1,10 +1,11 @@
 """Images that a user gives a trained model, and images that it gives back as files."""
 
+import contextlib
 import dataclasses
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from vae_jax.evaluation import generation
 from vae_jax.evaluation.trained_run import TrainedRun, load_data
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import write_atomically
+from vae_jax.runtime.files import atomic_file, write_atomically
 from vae_jax.training.batches import to_batch
 
 _NUM_COMPARED = 500  # images whose negatives are reconstructed too
@@ -47,7 +48,8 @@ def read_splits(
             levels=data.levels,
             skip_damaged=data.skip_damaged,
         )
-        splits, class_names = datasets.read_images(os.fspath(input), options)
+        folder = datasets.cache_folder(data.data_dir)
+        splits, class_names = datasets.read_images(os.fspath(input), options, folder)
     except UserError as error:
         raise UserError(str(error).replace("data.path=", "--input=")) from error
     sizes = ", ".join(
@@ -92,7 +94,8 @@ def _report_polarity(name: str, images: Split, run: TrainedRun) -> None:
     """Warns if the model reconstructs the images' negatives far better."""
     rows = np.linspace(0, len(images) - 1, min(len(images), _NUM_COMPARED)).astype(int)
     replica, errors = run.replicas[0], []
-    for pixels in (images.images[rows], ~images.images[rows]):
+    shown = images.images[rows]
+    for pixels in (shown, ~shown):
         data = dataclasses.replace(to_batch(images[rows]), images=pixels)
         reconstructions = generation.reconstruct(*replica.model_and_params, data)
         errors.append(float(((reconstructions - pixels / MAX_PIXEL) ** 2).mean()))
@@ -112,15 +115,18 @@ def join(splits: dict[str, Split]) -> Split:
         arrays = [array for each in splits.values() if (array := getattr(each, field)) is not None]
         return np.concatenate(arrays) if arrays else None
 
-    images = np.concatenate([split.images for split in splits.values()])
+    images = datasets.concatenate([split.images for split in splits.values()])
     return Split(images, concatenate("labels"), concatenate("names"))
 
 
-def write_pngs(folder: Path, images: np.ndarray, names: np.ndarray | None = None) -> None:
-    """Writes images `<float>[n, height, width, channels]` as PNG files, cut to [0, 1].
+@contextlib.contextmanager
+def png_files(
+    folder: Path, num_images: int, names: np.ndarray | None = None
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Gives a function that writes the next images of a folder as PNG files, cut to [0, 1].
 
-    Names are `<str>[n]`, subfolders included. If None, numbers replace all files whose names are
-    numbers.
+    Its images are `<float>[n, height, width, channels]`. Names are `<str>[num_images]`, subfolders
+    included. If None, numbers replace all files whose names are numbers.
 
     Raises:
       UserError: two files would have the same name.
@@ -129,23 +135,42 @@ def write_pngs(folder: Path, images: np.ndarray, names: np.ndarray | None = None
         for path in folder.glob("*.png"):
             if path.stem.isdecimal():
                 path.unlink()
-        width = len(str(len(images) - 1))
-        names = np.array([f"{row:0{width}}" for row in range(len(images))])
+        width = len(str(num_images - 1))
+        names = np.array([f"{row:0{width}}" for row in range(num_images)])
     files = [name if name.lower().endswith(".png") else f"{name}.png" for name in map(str, names)]
     if len({*files}) < len(files):
         twice = next(file for index, file in enumerate(files) if file in files[:index])
         raise UserError(f"two images would be written to {twice!r}; rename one")
-    levels = np.rint(images.clip(0.0, 1.0) * MAX_PIXEL).astype(np.uint8)
-    for file, image in zip(files, levels, strict=True):
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "png")
-        write_atomically(path, buffer.getvalue())
+    left = iter(files)
+
+    def write(images: np.ndarray) -> None:
+        for image in np.rint(images.clip(0.0, 1.0) * MAX_PIXEL).astype(np.uint8):
+            path = folder / next(left)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            buffer = io.BytesIO()
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "png")
+            write_atomically(path, buffer.getvalue())
+
+    yield write
+
+
+@contextlib.contextmanager
+def npy_file(path: Path, num_rows: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """Gives a function that appends rows to an `.npy` file, which appears when all are written."""
+    with atomic_file(path) as file:
+
+        def write(rows: np.ndarray) -> None:
+            if not file.tell():
+                shape = (num_rows, *rows.shape[1:])
+                descr = np.lib.format.dtype_to_descr(rows.dtype)
+                header = {"descr": descr, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(rows).data)
+
+        yield write
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
     """Writes an array as `.npy`, atomically."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomically(path, buffer.getvalue())
+    with atomic_file(path) as file:
+        np.save(file, array)

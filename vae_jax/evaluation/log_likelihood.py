@@ -144,7 +144,7 @@ def add_importance_samples(
 
 def indices_by_pixels(images: np.ndarray) -> np.ndarray:
     """Computes indices that depend on an image alone, its CRC-32: `<uint32>[n]`."""
-    return np.array([zlib.crc32(image.tobytes()) for image in images], np.uint32)
+    return np.array([zlib.crc32(images[row].tobytes()) for row in range(len(images))], np.uint32)
 
 
 def _images_at_once() -> int:
@@ -218,23 +218,23 @@ def estimate(
     check_pixels(data.images, model.image_shape)
     indices = np.arange(len(data), dtype=np.uint32) if indices is None else indices
     path = folder and folder / PARTIAL_NAME
-    estimates = _read_partial(path, identity) if path else np.zeros((3, 0))
-    saved = time.monotonic()
+    pieces = [_read_partial(path, identity) if path else np.zeros((3, 0))]
+    num_done, saved = pieces[0].shape[1], time.monotonic()
     batch_size = min(_images_at_once(), len(data))
-    done, total = (count * num_samples for count in (estimates.shape[1], len(data)))
+    done, total = (count * num_samples for count in (num_done, len(data)))
     is_quiet = not sys.stderr.isatty()
     title = f"-log p(x), {num_samples} samples"
     with tqdm(desc=title, total=total, initial=done, unit_scale=True, disable=is_quiet) as bar:
-        for first in range(estimates.shape[1], len(data), batch_size):
+        for first in range(num_done, len(data), batch_size):
             rows = slice(first, first + batch_size)
             new = _estimate_batch(
                 model, params, root_key, data[rows], indices[rows], batch_size, num_samples, bar
             )
-            estimates = np.concatenate([estimates, new], axis=1)
+            pieces.append(np.stack(new))
             if path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                _write_partial(path, identity, estimates)
+                _write_partial(path, identity, np.concatenate(pieces, axis=1))
                 saved = time.monotonic()
-    return Likelihoods(*estimates)
+    return Likelihoods(*np.concatenate(pieces, axis=1))
 
 
 def classify(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,28 +33,33 @@ def save_samples(
     num_images: int = NUM_SAMPLES,
     seed: int | None = None,
     label: int | None = None,
-) -> np.ndarray:
+) -> Iterator[np.ndarray]:
     """Draws samples and plots a grid of 100 at most; of a conditional model a row for each class.
 
     The seed is the replica's own if None, and the classes are all classes if `label` is None.
 
-    Returns:
-      The images, `<float32>[num_images, height, width, channels]`.
+    Yields:
+      All images, some at a time, `<float32>[n, height, width, channels]`; plots after the last.
     """
     root_key = replica.root_key if seed is None else make_root_key(seed)
     num_classes = replica.model.num_classes
     labels = generation.spread_labels(num_images, num_classes, label)
     trained = (*replica.model_and_params, root_key)
     data = Batch(labels=labels)
-    images = generation.sample(*trained, num_images, data=data, pixels=pixels)
     if labels is None or label is not None:
-        shown = images[:NUM_SAMPLES]
-        rows = math.isqrt(len(shown))
+        places = np.arange(min(num_images, NUM_SAMPLES))
+        rows = math.isqrt(len(places))
     else:
         rows = min(num_classes, num_images, _MAX_CLASS_ROWS)
         per_row = min(num_images // rows, _NUM_COLUMNS)
         starts = np.searchsorted(labels, np.unique(labels)[:rows])
-        shown = images[(starts[:, None] + np.arange(per_row)).reshape(-1)]
+        places = (starts[:, None] + np.arange(per_row)).reshape(-1)
+    start, pieces = 0, []
+    for images in generation.iterate_samples(*trained, num_images, data=data, pixels=pixels):
+        yield images
+        pieces.append(images[places[(places >= start) & (places < start + len(images))] - start])
+        start += len(images)
+    shown = np.concatenate(pieces)
     columns = -(-len(shown) // rows)
     missing = rows * columns - len(shown)  # white in the last row
     grid = np.pad(
@@ -63,7 +68,6 @@ def save_samples(
     title = "Pixels drawn" if pixels else "Samples"
     title += f" from random latents, epoch {replica.epoch}"
     plots.save_image_grid(replica.plots / "samples.png", grid, title)
-    return images
 
 
 def save_interpolation(replica: Replica, test: datasets.Split) -> None:
@@ -73,7 +77,7 @@ def save_interpolation(replica: Replica, test: datasets.Split) -> None:
     between = generation.interpolate(
         *replica.model_and_params, first, last, _NUM_INTERPOLATION_STEPS
     )
-    rows = (first.images / MAX_PIXEL, between, last.images / MAX_PIXEL)
+    rows = (np.asarray(first.images) / MAX_PIXEL, between, np.asarray(last.images) / MAX_PIXEL)
     plots.save_interpolation(replica.plots / "interpolation.png", *map(replica.shown, rows))
 
 
@@ -85,7 +89,7 @@ def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     reconstructions = generation.reconstruct(*replica.model_and_params, data)
     grids = (
         replica.shown(each).reshape(rows, columns, *each.shape[1:])
-        for each in (data.images / MAX_PIXEL, reconstructions)
+        for each in (np.asarray(data.images) / MAX_PIXEL, reconstructions)
     )
     plots.save_reconstructions(replica.plots / "reconstructions.png", *grids)
 
@@ -95,7 +99,8 @@ def save_classes(replica: Replica, test: datasets.Split) -> None:
     data = to_batch(test[:_NUM_COLUMNS])
     in_every_class = generation.reconstruct_in_every_class(*replica.model_and_params, data)
     reconstructions = generation.reconstruct(*replica.model_and_params, data)
-    columns = [data.images / MAX_PIXEL, reconstructions, *in_every_class[:_MAX_CLASS_ROWS]]
+    originals = np.asarray(data.images) / MAX_PIXEL
+    columns = [originals, reconstructions, *in_every_class[:_MAX_CLASS_ROWS]]
     title = "Test images, their reconstructions, and the same latents in every class"
     grid = replica.shown(np.stack(columns, axis=1))
     plots.save_image_grid(replica.plots / "classes.png", grid, title)
@@ -133,7 +138,8 @@ def _summarize_replica(
         test_bits_per_dimension=_bits(replica, test),
     )
     save_reconstructions(replica, dataset.test)
-    save_samples(replica)
+    for _ in save_samples(replica):
+        pass
     save_interpolation(replica, dataset.test)
     if replica.model.num_classes:
         save_classes(replica, dataset.test)

@@ -35,8 +35,9 @@ def to_intensities(images: jax.Array) -> jax.Array:
 
 
 def count_gray(images: np.ndarray) -> int:
-    """Counts the pixels `<uint8>[...]` that are neither black nor white."""
-    return int(np.count_nonzero((images > 0) & (images < MAX_PIXEL)))
+    """Counts the pixels `<uint8>[n, ...]` that are neither black nor white."""
+    blocks = (images[start : start + 1_000] for start in range(0, len(images), 1_000))
+    return sum(int(np.count_nonzero((each > 0) & (each < MAX_PIXEL))) for each in blocks)
 
 
 def check_pixels(images: np.ndarray, image_shape: tuple[int, int, int]) -> None:

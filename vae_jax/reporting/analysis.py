@@ -1,6 +1,7 @@
 """Measures of a trained model beyond its loss, which a report stores beside its summary."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,23 @@ from vae_jax.runtime.files import write_record
 from vae_jax.training.batches import to_batch
 
 _NUM_MAPPED = 2_000
+_MAX_BYTES = 1 << 30  # of images as floats
 _NUM_PATHS = 500
 _NUM_PATH_STEPS = 11
 _MANIFOLD_STEPS = 20
 
 
-def _intensities(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32) / np.float32(MAX_PIXEL)
+def _spread(split: datasets.Split) -> datasets.Split:
+    """Returns the split, or as many images, spread over all, as take a GiB as floats."""
+    limit = _MAX_BYTES // (4 * math.prod(split.images.shape[1:]))
+    if len(split) <= limit:
+        return split
+    print(f"measuring {limit} of {len(split)} images", flush=True)
+    return split[np.linspace(0, len(split) - 1, limit).astype(np.int64)]
+
+
+def _intensities(split: datasets.Split) -> np.ndarray:
+    return np.asarray(split.images, np.float32) / np.float32(MAX_PIXEL)
 
 
 @functools.lru_cache(maxsize=1)
@@ -41,7 +52,7 @@ def _reference_and_ceiling(**data: Any) -> tuple[quality.Reference, measures.Sam
     dataset = datasets.load(**data)
     is_digits = datasets.SOURCES[dataset.name].is_digits
     params = digit_classifier.load_weights() if is_digits else None
-    train, test = _intensities(dataset.train.images), _intensities(dataset.test.images)
+    train, test = (_intensities(_spread(split)) for split in (dataset.train, dataset.test))
     reference = quality.make_reference(params, train, test)
     if len(train) <= len(test):
         return reference, None
@@ -95,7 +106,8 @@ def _measure_reconstructions(
     replica: Replica, test: datasets.Split, params: Params | None
 ) -> measures.ReconstructionMeasures:
     """Measures the test images' reconstructions; `params` are the digit classifier's."""
-    originals, labels = _intensities(test.images), test.labels
+    test = _spread(test)
+    originals, labels = _intensities(test), test.labels
     images = generation.reconstruct(replica.model, replica.params, to_batch(test))
     measured, accuracy = Measurer(), None
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vae_jax.datasets import Dataset
+from vae_jax.datasets import Dataset, Images
 from vae_jax.evaluation import generation
 from vae_jax.evaluation.latent_statistics import principal_plane
 from vae_jax.evaluation.measuring import NotMeasured
@@ -190,7 +190,7 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 
 
 def _make_sheets(
-    replica: Replica, shown: Exploration, images: np.ndarray, num_classes: int
+    replica: Replica, shown: Exploration, images: Images, num_classes: int
 ) -> dict[str, np.ndarray]:
     """Returns the thumbnails of each sheet; the test images are one of them."""
     model, params = replica.model, replica.params

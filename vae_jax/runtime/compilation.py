@@ -7,7 +7,8 @@ import platform
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ _CPU_FLAGS = (
     "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion",
     "--xla_cpu_copy_insertion_use_region_analysis=true",
 )
+# Flags that make programs repeat bit for bit on GPU: no atomic additions in any order, and no
+# kernels chosen by their measured time, which another compilation would choose differently.
+_GPU_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
 _MIN_COMPILE_SECONDS = 0.1
 # Options that decide which numbers are drawn and in which precision, whatever the environment.
 _FIXED_OPTIONS = {
@@ -66,8 +70,23 @@ def fixed_options() -> Iterator[None]:
 
 def set_cpu_flags() -> None:
     """Adds the flags that make training fast on CPU to `XLA_FLAGS`; the user's flags override."""
-    flags = (*_CPU_FLAGS, os.environ.get("XLA_FLAGS", ""))
-    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+    _set_flags(_CPU_FLAGS)
+
+
+def set_gpu_flags() -> None:
+    """Adds the flags of repeatable results on GPU to `XLA_FLAGS`; the user's flags override.
+
+    Does nothing if JAX cannot use a GPU: no plugin is installed, or the platform is the CPU.
+    """
+    plugins = " ".join(plugin.name for plugin in metadata.entry_points(group="jax_plugins"))
+    has_plugin = any(name in plugins for name in ("cuda", "rocm"))
+    if has_plugin and jax.config.values["jax_platforms"] != "cpu":
+        _set_flags(_GPU_FLAGS)
+
+
+def _set_flags(flags: Sequence[str]) -> None:
+    # XLA takes the last of several values.
+    os.environ["XLA_FLAGS"] = " ".join((*flags, os.environ.get("XLA_FLAGS", ""))).strip()
 
 
 def _processor() -> str:

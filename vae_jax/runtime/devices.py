@@ -9,6 +9,7 @@ import concurrent.futures
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -87,6 +88,22 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     reasons = ("RESOURCE_EXHAUSTED", "Out of memory")
     return isinstance(error, jax.errors.JaxRuntimeError) and any(r in str(error) for r in reasons)
+
+
+def free_bytes() -> int:
+    """Returns the free memory of a device; on CPU its part of the machine's.
+
+    Where the machine does not say how much is free, half of its memory is taken for it.
+    """
+    devices = jax.local_devices()
+    if stats := devices[0].memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
+    except (OSError, StopIteration):  # not Linux
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return free // len(devices)
 
 
 def by_platform(cpu: Value, accelerator: Value) -> Value:

@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import dacite
 
@@ -90,25 +90,32 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
       OSError: names `path`.
     """
-    with errors_that_name(path):
-        _write_atomically(path, content)
-
-
-def _write_atomically(path: Path, content: str | bytes) -> None:
     if isinstance(content, str):
         # A file's name may contain bytes that are not text.
         content = content.encode(errors="backslashreplace")
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL_PREFIX)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to write, which takes the place of the one at `path` when the context ends.
+
+    Raises:
+      OSError: names `path`.
+    """
+    with errors_that_name(path):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL_PREFIX)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:

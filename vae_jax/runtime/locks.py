@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,11 +31,24 @@ def lock(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Locks a folder while the context is open; raises as `lock` does."""
+def locked_folder(folder: Path, waiting: str = "") -> Iterator[None]:
+    """Locks a folder while the context is open; raises as `lock` does.
+
+    With a message `waiting`, which is then printed, it waits for another process; with one, a file
+    system without locks is not an error.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        lock(descriptor)
+        try:
+            lock(descriptor)
+        except BlockingIOError:
+            if not waiting or not fcntl:
+                raise
+            print(waiting, file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            if not waiting:
+                raise
         yield
     finally:
         os.close(descriptor)

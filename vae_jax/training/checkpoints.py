@@ -1,8 +1,10 @@
 """Checkpoints of a run: one safetensors file each, the newest three and the best epoch's.
 
 A checkpoint, numbered by the training step, holds the train state, the rows of `metrics.csv` so far
-and the metrics of the steps of an unfinished epoch, with a checksum over all of them. Orbax is not
-used: it returns arrays with flipped bits without an error, and reports a full disk in many lines.
+and the metrics of the steps of an unfinished epoch, with a checksum over all of them. If the best
+epoch ended since the checkpoint before, it also holds the best parameters: the first checkpoint
+from the best epoch on always has them. Orbax is not used: it returns arrays with flipped bits
+without an error, and reports a full disk in many lines.
 """
 
 import dataclasses
@@ -101,15 +103,30 @@ class Checkpoints:
         ours = [path for path in paths if path.name.removesuffix(_SUFFIX).isdecimal()]
         return sorted(ours, key=lambda path: (int(path.stem), path.suffix), reverse=True)
 
-    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+    def _path_of_best(self, step: int) -> Path:
+        """Returns the checkpoint that has the parameters of the best epoch, which `step` ended."""
+        since = (path for path in self._paths() if int(path.stem) >= step)
+        return min(since, key=lambda path: int(path.stem), default=self._folder / str(step))
+
+    def save(
+        self, step: int, state: TrainState, progress: Progress, best: Params | None = None
+    ) -> None:
         """Saves the state after `step` atomically, and deletes checkpoints no longer needed.
+
+        Args:
+          step: number of steps taken so far.
+          state: the state after them.
+          progress: of the run.
+          best: the parameters to evaluate of the best epoch, if it ended after the last checkpoint
+            and before `step`.
 
         Raises:
           OSError: it cannot be written; the others are unchanged.
         """
         record = json.dumps({"rows": progress.rows, "seconds": progress.seconds})
         host_state = devices.to_host(_with_raw_key(state))
-        arrays = named_arrays({"state": host_state, "steps": progress.steps})
+        host_best = devices.to_host(best)
+        arrays = named_arrays({"state": host_state, "steps": progress.steps, "best": host_best})
         arrays["progress"] = np.frombuffer(record.encode(), np.uint8)
         if not devices.is_first_process():
             return
@@ -117,24 +134,27 @@ class Checkpoints:
         write_atomically(self._folder / f"{step}{_SUFFIX}", to_bytes(arrays, {}))
         paths = self._paths()
         steps = sorted({int(path.stem) for path in paths})
-        keep = {*steps[-NUM_LATEST:], int((progress.best or {"step": step})["step"])}
+        best_path = self._path_of_best(int((progress.best or {"step": step})["step"]))
+        keep = {*steps[-NUM_LATEST:], int(best_path.stem)}
         for path in paths:
             if int(path.stem) not in keep:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def restore_params(self, step: int, like: Params) -> Params:
-        """Restores the parameters to evaluate that were saved after `step`, as NumPy arrays.
+        """Restores the parameters to evaluate of the best epoch, as NumPy arrays.
 
         Args:
-          step: one that was saved.
+          step: the one that ended the epoch, in the latest progress.
           like: their shapes and types.
 
         Raises:
           UserError: the checkpoint is missing or damaged, or belongs to another model.
         """
-        path = next((p for p in self._paths() if int(p.stem) == step), self._folder / str(step))
+        path = self._path_of_best(step)
         try:
             arrays = _read(path)
+            if int(path.stem) > step:
+                return fill(like, _select(arrays, "best."))
             average = _select(arrays, "state.average.params.")
             return fill(like, average or _select(arrays, "state.params."))
         except ValueError as error:

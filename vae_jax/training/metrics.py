@@ -211,9 +211,10 @@ class MetricsWriter:
                 # The name has the second of opening, in which a second file may be opened.
                 suffix = f".{time.time_ns()}"
                 self._events[folder] = EventsWriter(str(folder / "events"), suffix)
-            if rows:  # TensorBoard then forgets later steps that earlier files hold
-                log = SessionLog(status=SessionLog.START)
-                self._write_event(folder, step=int(rows[-1]["step"]) + 1, session_log=log)
+            # TensorBoard then forgets later steps that earlier files hold.
+            log = SessionLog(status=SessionLog.START)
+            step = int(rows[-1]["step"]) + 1 if rows else 0
+            self._write_event(folder, step=step, session_log=log)
 
     def _append(self, rows: Sequence[dict[str, float]]) -> None:
         by_folder = {**dict(zip(self._folders, rows, strict=True)), self._workdir: combine(rows)}

@@ -28,11 +28,13 @@ CONFIG_NAME = "config.json"
 PARENT = "prior_fitted_to"
 # The path of the data does not identify a run: their SHA-256 does.
 DATA_PATH_FIELDS = ("data.data_dir", "data.manual_dir", "data.path")
-# Nor does how data are read, or how a trained model is used.
+# Nor does how data are read, how often a run is saved, or how a trained model is used.
 NOT_PART_OF_IDENTITY = (
     *DATA_PATH_FIELDS,
     "data.skip_damaged",
     "data.levels",
+    "data.on_device",
+    "train.checkpoint_seconds",
     "evaluate.num_importance_samples",
     "sample.pixels",
 )

@@ -179,7 +179,7 @@ def train_chunk(
     settings: TrainSettings,
     state: TrainState,
     data: Any,
-    order: jax.Array,
+    order: jax.Array | None,
     first_batch: int,
     num_steps: int,
 ) -> tuple[TrainState, StepMetrics]:
@@ -190,8 +190,9 @@ def train_chunk(
     Args:
       settings: model, optimizer and loss.
       state: consumed; its buffers hold the new state.
-      data: all training images, a `Batch` or another struct whose rows can be indexed.
-      order: `<int32>[..., num_images]`, the epoch's order.
+      data: all training images, a `Batch` or another struct whose rows can be indexed; without
+        an order, those of a block of consecutive steps, `[..., steps, batch, ...]`.
+      order: `<int32>[..., num_images]`, the epoch's order; or None.
       first_batch: the epoch's batch to begin with, from 0.
       num_steps: how many steps to take, at most `MAX_CHUNK_STEPS`.
 
@@ -202,15 +203,27 @@ def train_chunk(
     """
     evaluation, batch_size = settings.evaluation, settings.batch_size
 
+    def rows_of(batch: jax.Array, data: Any, order: jax.Array | None) -> Any:
+        if order is not None:
+            start = batch * batch_size
+            return data[jax.lax.dynamic_slice_in_dim(order, start, batch_size)]
+        return jax.tree.map(
+            lambda block: jax.lax.dynamic_index_in_dim(block, batch % len(block), keepdims=False),
+            data,
+        )
+
     def train(
-        state: TrainState, data: Any, order: jax.Array, first_batch: jax.Array, num_steps: jax.Array
+        state: TrainState,
+        data: Any,
+        order: jax.Array | None,
+        first_batch: jax.Array,
+        num_steps: jax.Array,
     ) -> tuple[TrainState, StepMetrics]:
         # Traced once, though its shapes are asked for too; inlined, so that it is no call.
         @functools.partial(jax.jit, inline=True)
         def take_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, StepMetrics]:
-            indices = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
             has_norm = batch % _STEPS_BETWEEN_NORMS == 0
-            rows = evaluation.shard_batch(data[indices])
+            rows = evaluation.shard_batch(rows_of(batch, data, order))
             return evaluation.replicate(_train_step(settings, state, rows, has_norm))
 
         def body(index: jax.Array, carry: tuple[TrainState, StepMetrics]):
@@ -222,7 +235,6 @@ def train_chunk(
         empty = jax.tree.map(lambda one: jnp.zeros((MAX_CHUNK_STEPS,), one.dtype), shapes)
         return jax.lax.fori_loop(0, num_steps, body, (state, empty))
 
-    train_all = evaluation.for_each_replica(
-        train, in_axes=(0, None, 0, None, None), out_axes=(0, 1)
-    )
+    in_axes = (0, 0 if order is None else None, 0, None, None)
+    train_all = evaluation.for_each_replica(train, in_axes, out_axes=(0, 1))
     return train_all(state, data, order, first_batch, num_steps)

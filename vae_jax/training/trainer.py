@@ -1,6 +1,7 @@
 """The epochs of a run: training in chunks of steps, validation, rows and checkpoints."""
 
 import contextlib
+import functools
 import math
 import signal
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from tqdm import tqdm
@@ -18,12 +20,13 @@ from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.interrupts import Interrupted, Request
-from vae_jax.training import metrics, steps
+from vae_jax.training import metrics, steps, streaming
 from vae_jax.training.batches import to_batch
 from vae_jax.training.checkpoints import Checkpoints, Progress
 from vae_jax.training.metrics import StepMetrics
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import TrainSettings, train_settings
+from vae_jax.training.streaming import StreamedData
 from vae_jax.training.train_state import TrainState
 from vae_jax.training.validation import evaluate_split
 
@@ -37,6 +40,14 @@ class NotFiniteError(Exception):
     def __init__(self, step: int):
         super().__init__()
         self.step = step
+
+
+class ReadError(Exception):
+    """Training images cannot be read; holds the state and the epoch's steps until then."""
+
+    def __init__(self, problem: UserError, state: TrainState, steps: StepMetrics | None):
+        super().__init__()
+        self.problem, self.state, self.steps = problem, state, steps
 
 
 class _Pace:
@@ -72,7 +83,7 @@ def train_one_epoch(
     Args:
       settings: model, optimizer and loss.
       state: consumed; its buffers hold the new state.
-      data: all training images, on the devices, as `steps.train_chunk` takes them.
+      data: all training images, on the devices, as `steps.train_chunk` takes them, or streamed.
       epoch: its number, from 1, decides the order.
       bar: advanced by the images of each finished chunk.
       previous_steps: the steps of this epoch that an interrupted call returned.
@@ -83,6 +94,7 @@ def train_one_epoch(
 
     Raises:
       NotFiniteError: a loss or gradient is not finite, and the settings do not skip it.
+      ReadError: streamed images cannot be read.
     """
     num_steps = len(data) // settings.batch_size
     number = devices.to_device(np.int32(epoch))
@@ -90,20 +102,31 @@ def train_one_epoch(
     finished = [] if previous_steps is None else [previous_steps]
     first = 0 if previous_steps is None else len(previous_steps)
     step = (epoch - 1) * num_steps + first
-    running, pace = None, _Pace()
-    while first < num_steps and not (running and should_stop()):
-        count = min(pace.steps_per_chunk, num_steps - first)
-        place = devices.to_device((np.int32(first), np.int32(count)))
-        state, chunk = steps.train_chunk(settings, state, data, order, *place)
-        # While this chunk runs, the host reads the one before: the device never waits.
-        if running:
-            finished.append(_finish(settings, *running, step, bar))
-            step += running[1]
-        pace.update(running[1] if running else 0)
-        running = chunk, count
-        first += count
+    running, problem, pace = None, None, _Pace()
+    with contextlib.ExitStack() as stack:
+        block_of = None
+        if isinstance(data, StreamedData):
+            block_of, order = stack.enter_context(data.blocks(order, first)), None
+        while first < num_steps and not (running and should_stop()):
+            try:
+                images, end = block_of(first) if block_of else (data, num_steps)
+            except UserError as error:
+                problem = error
+                break
+            count = min(pace.steps_per_chunk, end - first)
+            place = devices.to_device((np.int32(first), np.int32(count)))
+            state, chunk = steps.train_chunk(settings, state, images, order, *place)
+            # While this chunk runs, the host reads the one before: the device never waits.
+            if running:
+                finished.append(_finish(settings, *running, step, bar))
+                step += running[1]
+            pace.update(running[1] if running else 0)
+            running = chunk, count
+            first += count
     if running:
         finished.append(_finish(settings, *running, step, bar))
+    if problem:
+        raise ReadError(problem, state, metrics.concatenate(finished) if finished else None)
     return state, metrics.concatenate(finished)
 
 
@@ -121,12 +144,16 @@ def _finish(
     return chunk
 
 
+# Of arrays that the next step consumes.
+_copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
+
+
 def _initial_state(
-    settings: TrainSettings, config: ml_collections.ConfigDict, images: np.ndarray
+    settings: TrainSettings, config: ml_collections.ConfigDict, dataset: datasets.Dataset
 ) -> TrainState:
     """Creates the state before the first step, from the seed and, if configured, the images."""
-    begins_at_mean = config.output_bias_init == "data_mean"
-    mean_image = images.mean(0) / MAX_PIXEL if begins_at_mean else None
+    begins_at_mean, images = config.output_bias_init == "data_mean", dataset.train.images
+    mean_image = dataset.train_mean / MAX_PIXEL if begins_at_mean else None
     pseudo_inputs = None
     if number := getattr(settings.evaluation.model.prior, "num_training_images", 0):
         if number > len(images):
@@ -159,13 +186,23 @@ class Trainer:
         self._checkpoints, self._request = checkpoints, request
         self._steps_per_epoch = len(dataset.train) // run.config.train.batch_size
         self._settings = train_settings(run.config, dataset.spec, self._steps_per_epoch, mesh)
-        self._data = devices.replicate(to_batch(dataset.train), mesh)
+        train = run.config.train
+        self._data = streaming.place(
+            to_batch(dataset.train),
+            run.config.data.on_device,
+            train.batch_size,
+            train.num_replicas,
+            mesh,
+        )
         self._validation = to_batch(dataset.validation)
+        # Progress and time of the last checkpoint; the best epoch's parameters if it ended since.
+        self._saved, self._saved_at, self._best = None, time.perf_counter(), None
         if restored := checkpoints.restore_latest(steps.abstract_state(self._settings)):
             state, self._progress = restored
+            self._saved = self._progress
             self._state = devices.shard_state(state, mesh)
         else:
-            self._state = _initial_state(self._settings, run.config, dataset.train.images)
+            self._state = _initial_state(self._settings, run.config, dataset)
             self._progress = Progress()
 
     @property
@@ -181,11 +218,17 @@ class Trainer:
     def _should_stop(self) -> bool:
         return devices.any_process_true(self._request.signal_number is not None)
 
-    def _save(self, progress: Progress) -> None:
-        self._progress = progress
-        self._checkpoints.save(self._step, self._state, progress)
+    def _is_checkpoint_due(self) -> bool:
+        seconds = time.perf_counter() - self._saved_at
+        return devices.any_process_true(seconds >= self._config.train.checkpoint_seconds)
+
+    def _save(self) -> None:
+        self._checkpoints.save(self._step, self._state, self._progress, self._best)
+        self._saved, self._saved_at, self._best = self._progress, time.perf_counter(), None
 
     def _stop(self) -> NoReturn:
+        if self._saved is not self._progress:
+            self._save()
         number = self._request.signal_number or signal.SIGTERM  # another process was asked
         raise Interrupted(number, f"saved after {self._place()}")
 
@@ -193,7 +236,7 @@ class Trainer:
         train = self._config.train
         skip = "" if train.skip_nonfinite else ", or set --config.train.skip_nonfinite=True"
         # A run with a checkpoint keeps the values of its fields.
-        elsewhere = ", with another --workdir" if self._step else ""
+        elsewhere = ", with another --workdir" if self._saved else ""
         raise UserError(
             f"{problem}: lower train.learning_rate, which is {train.learning_rate}{skip}"
             f"{elsewhere}; the checkpoints are from before the problem"
@@ -230,7 +273,12 @@ class Trainer:
                 # The rows first: a resumed run drops rows that no checkpoint holds.
                 if writer:
                     writer.write(rows)
-                self._save(Progress((*self._progress.rows, rows)))
+                self._progress = Progress((*self._progress.rows, rows))
+                is_due = epoch == num_epochs or self._is_checkpoint_due()
+                if self._progress.best is rows[0]:
+                    self._best = None if is_due else _copy(self._state.evaluation_params)
+                if is_due:
+                    self._save()
                 # Before the line is printed: a signal in answer to it falls into the next epoch.
                 should_stop = self._should_stop()
                 if is_first and bar.disable:
@@ -250,11 +298,17 @@ class Trainer:
         except NotFiniteError as error:
             place = f"at step {error.step}, in epoch {epoch}"
             self._fail(f"the loss or its gradient is not finite {place}")
+        except ReadError as error:
+            self._state = error.state
+            seconds = self._progress.seconds + time.perf_counter() - start
+            self._progress = Progress(self._progress.rows, error.steps, seconds)
+            self._save()
+            raise UserError(f"{error.problem}; saved after {self._place()}") from error
         seconds = self._progress.seconds + time.perf_counter() - start
 
         def stop_if_requested() -> None:
             if len(epoch_steps) < self._steps_per_epoch or self._should_stop():
-                self._save(Progress(self._progress.rows, epoch_steps, seconds))
+                self._progress = Progress(self._progress.rows, epoch_steps, seconds)
                 self._stop()
 
         stop_if_requested()
