@@ -23,6 +23,9 @@ from vae_jax.training.checkpoints import Checkpoints
 
 # Two workers on two cores: more threads of scikit-learn's would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Programs of tests run for moments: full optimization takes longer than it saves.
+_FLAGS = ("--xla_backend_optimization_level=1", os.environ.get("XLA_FLAGS", ""))
+os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 
 
 @pytest.fixture
@@ -119,6 +122,14 @@ def cleared_caches():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compiles without optimizations, which change no result beyond rounding."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,8 +16,10 @@ from vae_jax.training import checkpoints, steps
 from vae_jax.training.checkpoints import Checkpoints, Progress
 from vae_jax.training.metrics import StepMetrics
 
-SETTINGS = make_settings(small_vae(hidden=4), optax.adam(0.1))
+MODEL = small_vae(3, 4, (8, 8, 1))
+SETTINGS = make_settings(MODEL, optax.adam(0.1))
 LIKE = steps.abstract_state(SETTINGS)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 LOSSES = (5.0, 3.0, 4.0, 6.0, 7.0, 8.0)
 
 
@@ -89,7 +91,7 @@ def make_steps():
 
 @pytest.mark.parametrize("is_averaged", [False, True])
 def test_the_metrics_of_an_unfinished_epoch_come_back(tmp_path, is_averaged):
-    settings = make_settings(small_vae(hidden=4), ema_decay=0.5 * is_averaged)
+    settings = make_settings(MODEL, ema_decay=0.5 * is_averaged)
     state, like = steps.initial_state(settings, seed=0), steps.abstract_state(settings)
     Checkpoints(tmp_path).save(7, state, Progress(steps=make_steps(), seconds=1.5))
     restored, progress = Checkpoints(tmp_path).restore_latest(like)
