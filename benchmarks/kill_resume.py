@@ -1,11 +1,13 @@
 """Kills a training process again and again, and compares its result.
 
   python benchmarks/kill_resume.py --kills=50
+  python benchmarks/kill_resume.py --kills=50 --checkpoint_seconds=10
 
 Runs of one seed are killed (SIGKILL): by the toss of a coin while a checkpoint is being written, or
 at a random moment of the time that a run takes, start and plots included. Each is then trained to
-its end and compared bit for bit with an uninterrupted run: parameters, optimizer state, metrics,
-best epoch, samples. Status 1 if a run does not resume, or ends differently.
+its end and compared bit for bit with an uninterrupted run that has a checkpoint after every epoch:
+parameters, optimizer state, metrics, best epoch, samples. Status 1 if a run does not resume, or
+ends differently.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from common import describe_machine, print_table
@@ -25,9 +28,11 @@ from vae_jax.runtime import compilation
 _KILLS_A_RUN = 5
 
 
-def _kill(workdir: Path, while_writing: bool, rng: random.Random, seconds: float) -> str | None:
+def _kill(
+    workdir: Path, fields: Sequence[str], while_writing: bool, rng: random.Random, seconds: float
+) -> str | None:
     """Starts a run and kills it; returns the moment, or None if it had ended before."""
-    process = processes.start(workdir, *processes.ARGUMENTS)
+    process = processes.start(workdir, *fields)
 
     def is_writing() -> bool:
         return while_writing and processes.is_writing_a_checkpoint(workdir)
@@ -46,7 +51,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--checkpoint_seconds", type=float, default=0.0)
     arguments = parser.parse_args()
+    seldom = f"--config.train.checkpoint_seconds={arguments.checkpoint_seconds}"
+    fields = (*processes.ARGUMENTS, seldom)
     compilation.set_cpu_flags()
     rng, moments = random.Random(arguments.seed), collections.Counter()
     runs = identical = 0
@@ -59,13 +67,13 @@ def main() -> None:
         while moments.total() < arguments.kills:
             workdir, runs = Path(folder) / f"run_{runs}", runs + 1
             for _ in range(min(_KILLS_A_RUN, arguments.kills - moments.total())):
-                moment = _kill(workdir, bool(rng.getrandbits(1)), rng, seconds)
+                moment = _kill(workdir, fields, bool(rng.getrandbits(1)), rng, seconds)
                 if moment is None:  # the run is complete
                     break
                 moments[moment] += 1
                 bar.update()
             try:
-                processes.train(workdir, *processes.ARGUMENTS)
+                processes.train(workdir, *fields)
                 processes.assert_same_run(workdir, uninterrupted)
                 identical += 1
             except AssertionError as error:

@@ -7,19 +7,25 @@ import pwd
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import pytest
 
+from configs import default
 from tests.support import processes
-from tests.support.common import MNIST_DIR, make_small_config
-from vae_jax import datasets, train
+from tests.support.common import MNIST_DIR, ROOT, make_small_config
+from vae_jax import configuration, datasets, train
 from vae_jax.evaluation import plots
 from vae_jax.training.checkpoints import Checkpoints
 
 # Two workers on two cores: more threads of scikit-learn's would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Programs of tests run for moments: full optimization takes longer than it saves.
+_FLAGS = ("--xla_backend_optimization_level=1", os.environ.get("XLA_FLAGS", ""))
+os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 
 
 @pytest.fixture
@@ -61,6 +67,47 @@ def trained_run(make_once, compilation_cache):
     return make_once("trained", lambda path: train.train_and_evaluate(make_small_config(), path))
 
 
+@pytest.fixture(scope="session")
+def make_tiny_config(make_once):
+    """Makes a configuration that trains in a fraction of a second: 140 digits of 8 x 8 pixels."""
+
+    def write_digits(folder):
+        folder.mkdir()
+        digits = datasets.load("mnist_5k").test[:200]
+        images = digits.images[:, 2:-2:3, 2:-2:3]
+        np.savez(folder / "digits.npz", images=images, labels=digits.labels)
+
+    path = make_once("digits", write_digits) / "digits.npz"
+
+    def make_tiny_config(**fields: Any) -> ml_collections.ConfigDict:
+        config = make_small_config()
+        config.data.update(name="images", path=str(path), validation_size=30, test_size=30)
+        config.train.batch_size = 20
+        config.encoder.hidden_size = default.get_config().encoder.hidden_size
+        config.update_from_flattened_dict(fields)
+        return config
+
+    return make_tiny_config
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments(make_tiny_config):
+    """The command line of that configuration, which sets all fields but the defaults."""
+    defaults = configuration.default_fields()
+    fields = configuration.flatten(make_tiny_config().to_dict())
+    changed = {name: value for name, value in fields.items() if value != defaults[name]}
+    return (
+        f"--config={ROOT}/configs/default.py",
+        *(f"--config.{name}={value}" for name, value in changed.items()),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(make_once, make_tiny_config, compilation_cache):
+    """A complete run of that configuration, to be read and not written to."""
+    return make_once("tiny", lambda path: train.train_and_evaluate(make_tiny_config(), path))
+
+
 @pytest.fixture
 def copied_run(trained_run, tmp_path):
     """A copy of that run, to be written to."""
@@ -75,6 +122,14 @@ def cleared_caches():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compiles without optimizations, which change no result beyond rounding."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -131,11 +186,11 @@ def interrupt_save_of_step(monkeypatch):
     """Makes the next save of a step be interrupted before it begins."""
     save, pending = Checkpoints.save, []
 
-    def interrupted_save(checkpoints, step, state, progress):
+    def interrupted_save(checkpoints, step, *rest):
         if step in pending:
             pending.remove(step)
             raise KeyboardInterrupt
-        save(checkpoints, step, state, progress)
+        save(checkpoints, step, *rest)
 
     def prepare(interrupted_step):
         pending.append(interrupted_step)

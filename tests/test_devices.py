@@ -7,25 +7,25 @@ import pytest
 
 from tests.support import processes
 from tests.support.reading import rows_without_timing
+from vae_jax import train
 from vae_jax.runtime.files import read_json
 
 pytestmark = pytest.mark.slow
 
 FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-# 50 or 100 steps: more would let the last digits of a float grow into visible differences.
-ARGUMENTS = (*processes.ARGUMENTS, "--config.train.batch_size=80", "--config.train.num_epochs=2")
-LSTM = (
-    *ARGUMENTS,
-    "--config.encoder.kind=lstm",
-    "--config.encoder.hidden_size=8",
-    "--config.train.num_epochs=1",
-)
-REPLICAS = (
-    *ARGUMENTS,
-    "--config.train.num_replicas=2",
-    "--config.train.num_epochs=1",
-    "--config.train.batch_size=79",  # which two devices do not divide, and need not
-)
+# At most 42 steps: more would let the last digits of a float grow into visible differences.
+NUM_EPOCHS = "--config.train.num_epochs"
+
+
+@pytest.fixture(scope="module")
+def lstm(tiny_arguments):
+    return (*tiny_arguments, "--config.encoder.kind=lstm", "--config.encoder.hidden_size=8")
+
+
+@pytest.fixture(scope="module")
+def replicas(tiny_arguments):
+    """Two replicas, and a batch that two devices do not divide, and need not."""
+    return (*tiny_arguments, "--config.train.num_replicas=2", "--config.train.batch_size=19")
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,6 @@ def assert_close_rows(workdir, expected, rtol=1e-3):
             np.testing.assert_allclose(row[name], value, rtol=rtol, err_msg=name)
 
 
-def assert_close_replicas(workdir, expected):
-    for folder in (".", "replicas/seed_0", "replicas/seed_1"):
-        assert_close_rows(workdir / folder, expected / folder)
-        assert (workdir / folder / "plots" / "loss_curves.png").exists()
-
-
 def free_port():
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
@@ -78,26 +72,34 @@ def cluster(workdir, arguments):
 
 
 @pytest.mark.nightly
-def test_four_devices_train_as_one_and_alike_each_time(tmp_path, trained):
-    four = trained(*LSTM, **FOUR_DEVICES)
-    assert_close_rows(four, trained(*LSTM))
-    assert read_json(four / "config.json")["device_count"] == 4
-    processes.train(tmp_path / "again", *LSTM, **FOUR_DEVICES)
+def test_four_devices_train_as_one_and_alike_each_time(tmp_path, trained, lstm):
+    four = trained(*lstm, **FOUR_DEVICES)
+    assert_close_rows(four, trained(*lstm))
+    processes.train(tmp_path / "again", *lstm, **FOUR_DEVICES)
     processes.assert_same_run(tmp_path / "again", four)
 
 
-def test_a_run_of_four_devices_resumes_on_one(tmp_path, trained):
+def test_a_run_goes_from_four_devices_to_two_processes_to_one_device(
+    tmp_path, tiny_arguments, make_tiny_config, without_report, capsys
+):
     workdir = tmp_path / "run"
-    process = processes.start(workdir, *ARGUMENTS, **FOUR_DEVICES)
-    processes.wait_for_line(process, "epoch 1/2")
-    process.terminate()
-    assert processes.finish(process)[0] == 143
-    assert processes.train(workdir, *ARGUMENTS).startswith("resuming after step")
-    assert_close_rows(workdir, trained(*ARGUMENTS))
+    processes.train(workdir, *tiny_arguments, **FOUR_DEVICES)
+    assert read_json(workdir / "config.json")["device_count"] == 4
+    seldom = "--config.train.checkpoint_seconds=1000"
+    output = cluster(workdir, (*tiny_arguments, f"{NUM_EPOCHS}=4", seldom))
+    assert output.count("resuming after epoch 2 of 4\n") == output.count("epoch 3/4") == 1
+    assert len(list(workdir.glob("events.out.tfevents.*"))) == 2  # one process of both writes
+    steps = {int(path.stem) for path in (workdir / "checkpoints").iterdir()}
+    assert steps == {7, 14, 28}  # the processes save at the end alone
+    config = make_tiny_config(**{"train.num_epochs": 6})
+    train.train_and_evaluate(config, workdir)
+    assert capsys.readouterr().out.startswith("resuming after epoch 4 of 6\n")
+    train.train_and_evaluate(config, tmp_path / "alone")
+    assert_close_rows(workdir, tmp_path / "alone")
 
 
-def test_a_batch_that_the_devices_do_not_divide(tmp_path):
-    arguments = (*ARGUMENTS, "--config.train.batch_size=102")
+def test_a_batch_that_the_devices_do_not_divide(tmp_path, tiny_arguments):
+    arguments = (*tiny_arguments, "--config.train.batch_size=102")
     process = processes.start(tmp_path / "run", *arguments, **FOUR_DEVICES)
     status, _, errors = processes.finish(process)
     assert status == 1
@@ -107,49 +109,36 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path):
 
 
 @pytest.mark.nightly
-def test_replicas_are_spread_over_the_devices(tmp_path, trained):
+def test_replicas_are_spread_over_devices_and_processes(tmp_path, trained, replicas):
     flags = "--xla_force_host_platform_device_count=2"
-    processes.train(tmp_path / "run", *REPLICAS, XLA_FLAGS=flags)
-    assert_close_replicas(tmp_path / "run", trained(*REPLICAS))
+    processes.train(tmp_path / "devices", *replicas, XLA_FLAGS=flags)
+    cluster(tmp_path / "processes", replicas)
+    for workdir in (tmp_path / "devices", tmp_path / "processes"):
+        for folder in (".", "replicas/seed_0", "replicas/seed_1"):
+            assert_close_rows(workdir / folder, trained(*replicas) / folder)
+            assert (workdir / folder / "plots" / "loss_curves.png").exists()
 
 
-@pytest.mark.nightly
-def test_replicas_are_spread_over_the_processes(tmp_path, trained):
-    cluster(tmp_path / "run", REPLICAS)
-    assert_close_replicas(tmp_path / "run", trained(*REPLICAS))
-
-
-def test_two_processes_train_as_one(tmp_path, trained):
-    workdir = tmp_path / "run"
-    assert cluster(workdir, ARGUMENTS).count("epoch 1/2") == 1
-    assert_close_rows(workdir, trained(*ARGUMENTS))
-    assert len(list(workdir.glob("events.out.tfevents.*"))) == 1  # one process writes
-    # One process reads the checkpoints of two, and has nothing left to do.
-    assert "the run is complete" in processes.train(workdir, *ARGUMENTS)
-
-
-def test_two_processes_of_slurm_are_ended_together_and_one_resumes(tmp_path, trained):
+def test_two_processes_of_slurm_are_ended_together(tmp_path, tiny_arguments):
     workdir, port, job = tmp_path / "run", str(free_port()), str(free_port())
     common = {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     common |= {"JAX_COORDINATOR_PORT": port}
+    arguments = (*tiny_arguments, f"{NUM_EPOCHS}=100000", "--distributed")
     running = [
-        processes.start(
-            workdir, *ARGUMENTS, "--distributed", **common, SLURM_PROCID=index, SLURM_LOCALID=index
-        )
+        processes.start(workdir, *arguments, **common, SLURM_PROCID=index, SLURM_LOCALID=index)
         for index in "01"
     ]
-    processes.wait_for_line(running[0], "epoch 1/2")
+    processes.wait_for_line(running[0], "epoch 1/")
     running[1].terminate()  # the other one is told by this one
     results = [processes.finish(process) for process in running]
     assert [status for status, _, _ in results] == [143, 143], results
-    # At the end of epoch 1 if the signal was in time for that, else within epoch 2.
     assert all("ended by SIGTERM; saved after " in errors for _, _, errors in results), results
-    assert processes.train(workdir, *ARGUMENTS).startswith("resuming after ")
-    assert_close_rows(workdir, trained(*ARGUMENTS))
+    rows = [row for [row] in processes.latest_state(workdir)[1]]
+    assert rows == rows_without_timing(workdir)
 
 
-def test_an_environment_that_does_not_fit(tmp_path):
-    process = processes.start(tmp_path / "run", *ARGUMENTS, JAX_NUM_PROCESSES="2")
+def test_an_environment_that_does_not_fit(tmp_path, tiny_arguments):
+    process = processes.start(tmp_path / "run", *tiny_arguments, JAX_NUM_PROCESSES="2")
     status, _, errors = processes.finish(process)
     assert status == 1
     assert "cannot join the other processes" in errors and errors.count("\n") == 1

@@ -8,18 +8,18 @@ import sys
 import numpy as np
 import pytest
 
-from tests.support import processes
 from tests.support.common import ROOT
 from tests.support.reading import rows_without_timing
 from vae_jax.runtime.files import read_json
 
-_TRAIN = (
-    *processes.ARGUMENTS,
-    "--config.train.batch_size=1000",
-    "--config.train.num_epochs=2",
-    "--config.data.binarization=dynamic",
-    "--config.evaluate.num_importance_samples=2",
-)
+_ENVIRONMENT = {
+    **{"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_DEFAULT_PRNG_IMPL": "rbg"},
+    **{"JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_NUMPY_RANK_PROMOTION": "raise"},
+    "JAX_TRANSFER_GUARD": "disallow",
+    **{"PYTHONIOENCODING": "ascii", "TFDS_DATA_DIR": "nowhere"},
+    **{"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"},
+    **{"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+}
 # Each command as the command line runs it, one after another in one process.
 _RUN = """
 import json, sys
@@ -34,9 +34,9 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def run_modes(workdir, **environment):
+def run_modes(workdir, train, **environment):
     """Trains, evaluates and samples in one process; returns standard error."""
-    modes = (_TRAIN, ("--mode=evaluate",), ("--mode=sample",))
+    modes = (train, ("--mode=evaluate",), ("--mode=sample",))
     commands = json.dumps([[f"--workdir={workdir}", *arguments] for arguments in modes])
     result = subprocess.run(
         [sys.executable, "-c", _RUN, commands],
@@ -49,37 +49,17 @@ def run_modes(workdir, **environment):
     return result.stderr
 
 
-@pytest.fixture(scope="module")
-def plain_run(tmp_path_factory):
-    """The folder of a run in the environment of the tests."""
-    workdir = tmp_path_factory.mktemp("plain") / "run"
-    run_modes(workdir)
-    return workdir
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_DEFAULT_PRNG_IMPL": "rbg"},
-        {
-            "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-            "JAX_NUMPY_RANK_PROMOTION": "raise",
-            "JAX_TRANSFER_GUARD": "disallow",
-        },
-        {
-            "PYTHONIOENCODING": "ascii",
-            "TFDS_DATA_DIR": "nowhere",
-            **{"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"},
-            **{"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
-        },
-    ],
-    ids=lambda environment: next(iter(environment)),
-)
-def test_all_modes_give_the_same_numbers(tmp_path, plain_run, environment):
-    workdir = tmp_path / "run"
-    assert run_modes(workdir, **environment) == ""
-    assert rows_without_timing(workdir) == rows_without_timing(plain_run)
+def test_all_modes_give_the_same_numbers(tmp_path, tiny_arguments):
+    train = (
+        *tiny_arguments,
+        "--config.data.binarization=dynamic",
+        "--config.evaluate.num_importance_samples=2",
+    )
+    plain, workdir = tmp_path / "plain", tmp_path / "run"
+    run_modes(plain, train)
+    assert run_modes(workdir, train, **_ENVIRONMENT) == ""
+    assert rows_without_timing(workdir) == rows_without_timing(plain)
     for name in ("config.json", "evaluation.json"):
-        assert read_json(workdir / name) == read_json(plain_run / name)
-    np.testing.assert_array_equal(*(np.load(f / "samples.npy") for f in (workdir, plain_run)))
+        assert read_json(workdir / name) == read_json(plain / name)
+    np.testing.assert_array_equal(*(np.load(f / "samples.npy") for f in (workdir, plain)))

@@ -13,14 +13,13 @@ from vae_jax.training.run_directory import RunDirectory
 
 
 @pytest.fixture
-def names(small_config, monkeypatch):
+def names(make_tiny_config, monkeypatch):
     """The names of two configurations; the first cannot be trained."""
-    small_config.train.num_epochs = 1
-    small_config.latent_size = 2
-    failing = copy.deepcopy(small_config)
-    failing.train.batch_size = 4001
-    small_config.train.num_replicas = 2
-    configs = {"failing": failing, "replicas": small_config}
+    fields = {"latent_size": 2, "train.num_epochs": 1}
+    configs = {
+        "failing": make_tiny_config(**fields, **{"train.batch_size": 141}),
+        "replicas": make_tiny_config(**fields, **{"train.num_replicas": 2}),
+    }
     default = shipped_configs.get_config()
     monkeypatch.setattr(shipped_configs, "get_names", lambda: [*configs])
     monkeypatch.setattr(
@@ -65,11 +64,10 @@ def check_analysis(folder):
     assert len(kl) == 2
     assert np.sum(kl) == pytest.approx(summary["test"]["kl"], rel=1e-4)
     assert 0.1 < analysis["latents"]["probe_accuracy"] <= 1.0
-    assert 0.0 < analysis["reconstructions"]["mean_squared_error"] < 0.2
+    assert 0.0 < analysis["reconstructions"]["mean_squared_error"] < 0.25
     assert 0.0 < analysis["reconstructions"]["sharpness"] < 1.0
     assert analysis["interpolations"]["max_mean_step_ratio"] >= 1.0
-    assert analysis["samples"]["num_samples"] == 500
-    assert analysis["ceiling"]["precision"] > 0.8
-    assert analysis["ceiling"]["frechet_distance"] < analysis["samples"]["frechet_distance"] / 5
+    assert analysis["samples"]["num_samples"] == 30
+    assert analysis["ceiling"]["frechet_distance"] < analysis["samples"]["frechet_distance"] / 2
     for name in ("latent_map", "manifold", "samples", "reconstructions", "interpolation"):
         assert (folder / "plots" / f"{name}.png").exists()

@@ -41,6 +41,23 @@ def cache_of_its_own(tmp_path_factory, process_run):
         yield
 
 
+# Kills itself when a checkpoint is written and not yet renamed.
+_KILLED_WHILE_WRITING = """
+import os, signal
+from vae_jax.__main__ import main
+
+replace = os.replace
+
+def kill_at_checkpoint(source, target):
+    if "checkpoints" in str(target):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+os.replace = kill_at_checkpoint
+main()
+"""
+
+
 @pytest.mark.parametrize(
     ("number", "status"),
     [
@@ -48,7 +65,9 @@ def cache_of_its_own(tmp_path_factory, process_run):
         pytest.param(signal.SIGINT, 130, id="Ctrl-C", marks=pytest.mark.nightly),
     ],
 )
-def test_a_signal_saves_within_the_epoch(tmp_path, process_run, number, status):
+def test_ended_by_a_signal_and_killed_a_run_ends_as_if_it_had_not_been(
+    tmp_path, process_run, number, status
+):
     workdir = tmp_path / "run"
     process = start(workdir, *ARGUMENTS)
     wait_for_line(process, "epoch 1/3")
@@ -63,13 +82,18 @@ def test_a_signal_saves_within_the_epoch(tmp_path, process_run, number, status):
     step, epoch = map(int, found.groups())
     assert 200 * epoch < step < 200 * (epoch + 1)
     assert [row["epoch"] for row in rows_without_timing(workdir)] == [*range(1, epoch + 1)]
+    command = [sys.executable, "-c", _KILLED_WHILE_WRITING, f"--workdir={workdir}", *ARGUMENTS]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert [row["epoch"] for row in rows_without_timing(workdir)] == [*range(1, epoch + 2)]
+    assert len(list((workdir / "checkpoints").glob(f"{PARTIAL_PREFIX}*"))) == 1
     output = train(workdir, *ARGUMENTS)
     assert output.startswith(f"resuming after step {step}, epoch {epoch} of 3 and a part\n")
     assert_same_run(workdir, process_run)
 
 
 def test_a_signal_amid_validation_is_obeyed_before_its_end(
-    small_config, tmp_path, trained_run, monkeypatch, without_report
+    make_tiny_config, tmp_path, tiny_run, monkeypatch, without_report
 ):
     evaluate_split = trainer.evaluate_split
 
@@ -79,17 +103,24 @@ def test_a_signal_amid_validation_is_obeyed_before_its_end(
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "evaluate_split", asked_to_end)
-        with pytest.raises(Interrupted, match="saved after step 40, epoch 0 of 2 and a part"):
-            train_and_evaluate(small_config, tmp_path)
-    train_and_evaluate(small_config, tmp_path)
-    assert_same_training(tmp_path, trained_run)
+        with pytest.raises(Interrupted, match="saved after step 7, epoch 0 of 2 and a part"):
+            train_and_evaluate(make_tiny_config(), tmp_path)
+    train_and_evaluate(make_tiny_config(), tmp_path)
+    assert_same_training(tmp_path, tiny_run)
 
 
-def test_a_second_signal_is_obeyed_at_once(tmp_path):
-    process = start(tmp_path / "run", *ARGUMENTS)
-    wait_for_line(process, "epoch 1/3")
-    # Stopped, so that both arrive before anything is done about the first.
-    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+def test_a_second_process_is_refused_and_a_second_signal_is_obeyed_at_once(
+    tmp_path, tiny_arguments
+):
+    workdir, arguments = tmp_path / "run", (*tiny_arguments, "--config.train.num_epochs=100000")
+    process = start(workdir, *arguments)
+    wait_for_line(process, "epoch 1/")
+    process.send_signal(signal.SIGSTOP)
+    status, output, errors = finish(start(workdir, *arguments))
+    assert (status, output) == (1, "")
+    assert f"--workdir={workdir}: process {process.pid} on " in errors and errors.count("\n") == 1
+    # Both arrive before anything is done about the first.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
         process.send_signal(number)
     status, _, errors = finish(process)
     name = {130: "SIGINT", 143: "SIGTERM"}.get(status)
@@ -142,34 +173,16 @@ def test_a_signal_amid_native_code_ends_the_process_with_one_line(name, expected
     assert result.stderr.startswith(f"ended by {name}; ") and result.stderr.count("\n") == 1
 
 
-# Kills itself when the second checkpoint is written and not yet renamed.
-_KILLED_WHILE_WRITING = """
-import os, signal
-from vae_jax.__main__ import main
-
-replace, targets = os.replace, []
-
-def kill_at_second_checkpoint(source, target):
-    targets.extend([target] * ("checkpoints" in str(target)))
-    if len(targets) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-
-os.replace = kill_at_second_checkpoint
-main()
-"""
-
-
-def test_killed_while_a_checkpoint_is_written_a_run_ends_as_if_it_had_not_been(
+def test_killed_between_checkpoints_a_run_loses_their_distance_and_nothing_else(
     tmp_path, process_run
 ):
-    workdir = tmp_path / "run"
-    command = [sys.executable, "-c", _KILLED_WHILE_WRITING, f"--workdir={workdir}", *ARGUMENTS]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == -signal.SIGKILL, result.stderr
-    assert [row["epoch"] for row in rows_without_timing(workdir)] == [1, 2]
-    assert len(list((workdir / "checkpoints").glob(f"{PARTIAL_PREFIX}*"))) == 1
-    assert train(workdir, *ARGUMENTS).startswith("resuming after epoch 1 of 3")
+    workdir, seldom = tmp_path / "run", "--config.train.checkpoint_seconds=1000"
+    process = start(workdir, *ARGUMENTS, seldom)
+    wait_for_line(process, "epoch 2/3")
+    assert kill(process, lambda: False, 0.0)
+    assert not (workdir / "checkpoints").exists()
+    assert train(workdir, *ARGUMENTS, seldom).startswith("epoch 1/3")
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["600.safetensors"]
     assert_same_run(workdir, process_run)
 
 
@@ -182,13 +195,3 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path, pro
         assert kill(process, lambda: False, rng.uniform(0.0, 0.2))
     assert train(workdir, *ARGUMENTS).startswith("resuming after")
     assert_same_run(workdir, process_run)
-
-
-def test_a_second_process_is_refused_and_the_first_is_named(tmp_path):
-    workdir = tmp_path / "run"
-    first = start(workdir, *ARGUMENTS)
-    wait_for_line(first, "epoch 1/3")
-    status, output, errors = finish(start(workdir, *ARGUMENTS))
-    assert (status, output) == (1, "")
-    assert f"--workdir={workdir}: process {first.pid} on " in errors and errors.count("\n") == 1
-    assert finish(first)[0] == 0

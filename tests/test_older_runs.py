@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vae_jax
-from tests.support.common import ROOT, make_small_config, needs_mnist
+from tests.support.common import ROOT, needs_mnist
 from vae_jax import configuration, datasets, modes, report, shipped_configs, train
 from vae_jax.evaluation import onnx_programs
 from vae_jax.evaluation.measures import EVALUATION_NAME, SUMMARY_NAME, Evaluation, Summary
@@ -144,7 +144,14 @@ FILES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", MODELS, ids=by_name)
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(path, marks=[pytest.mark.nightly] * (path.name == "flagship"))
+        for path in MODELS
+    ],
+    ids=by_name,
+)
 def test_every_model_that_ships_is_used(newer, folder, input_path, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_programs, "is_installed", lambda: False)  # which takes a minute
     for name, files in FILES.items():
@@ -195,37 +202,27 @@ def longer(workdir, num_epochs):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on(copied_run, tmp_path, capsys):
-    before = read_rows(copied_run / "metrics.csv")
-    with newer_version():
-        train.train_and_evaluate(longer(copied_run, 3), copied_run)
-        assert "resuming after epoch 2 of 3" in capsys.readouterr().out
-        rows = read_rows(copied_run / "metrics.csv")
-        assert rows[:2] == before
-        assert rows[2]["train_extra"] == pytest.approx(2.0 * rows[2]["train_kl"], rel=1e-5)
-        assert rows[2]["validation_extra"] == pytest.approx(2.0 * rows[2]["validation_kl"])
-        assert rows[2]["extra_number"] == pytest.approx(rows[2]["train_loss"] / 2.0, rel=1e-5)
-        summary = read_record(copied_run / SUMMARY_NAME, Summary)
-        assert summary.epochs_trained == 3
-        assert summary.test["extra"] == pytest.approx(2.0 * summary.test["kl"])
-        assert (copied_run / "plots" / "loss_curves.png").exists()
-        report.write_report(tmp_path)
-        train.train_and_evaluate(longer(copied_run, 3), copied_run)
-        assert "the run is complete" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_amid_an_epoch(tmp_path, monkeypatch):
-    workdir, config = tmp_path / "run", make_small_config()
+def test_a_run_goes_on_amid_an_epoch(tiny_run, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run, workdir)
+    before = read_rows(workdir / "metrics.csv")
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "_CHUNK_SECONDS", 0.0)  # a step each
         patch.setattr(trainer.Trainer, "_should_stop", lambda self: True)
-        with pytest.raises(Interrupted, match="saved after step 1, epoch 0 of 2 and a part"):
-            train.train_and_evaluate(config, workdir)
+        with pytest.raises(Interrupted, match="saved after step 15, epoch 2 of 3 and a part"):
+            train.train_and_evaluate(longer(workdir, 3), workdir)
     assert "extra" not in read_json(workdir / "config.json")["config"]
     with newer_version():
-        train.train_and_evaluate(longer(workdir, 2), workdir)
-    first, second = read_rows(workdir / "metrics.csv")
-    assert "train_extra" not in first  # its first step did not measure it
-    assert first.keys() | {"train_extra"} == second.keys()
-    assert second["train_extra"] == pytest.approx(2.0 * second["train_kl"], rel=1e-5)
+        train.train_and_evaluate(longer(workdir, 4), workdir)
+        assert "resuming after step 15, epoch 2 of 4" in capsys.readouterr().out
+        train.train_and_evaluate(longer(workdir, 4), workdir)
+        assert "the run is complete" in capsys.readouterr().out
+    *first, third, fourth = read_rows(workdir / "metrics.csv")
+    assert first == before
+    assert "train_extra" not in third  # its first step did not measure it
+    assert third.keys() | {"train_extra"} == fourth.keys()
+    assert fourth["train_extra"] == pytest.approx(2.0 * fourth["train_kl"], rel=1e-5)
+    assert fourth["validation_extra"] == pytest.approx(2.0 * fourth["validation_kl"])
+    summary = read_record(workdir / SUMMARY_NAME, Summary)
+    assert summary.epochs_trained == 4
+    assert summary.test["extra"] == pytest.approx(2.0 * summary.test["kl"])

@@ -13,7 +13,6 @@ import pytest
 from packaging.requirements import Requirement
 
 import vae_jax
-from tests.support import processes
 from tests.support.common import ROOT
 from vae_jax import shipped_configs
 
@@ -98,6 +97,7 @@ vae.log_likelihood(images, num_samples=2)
 """
 
 
+@pytest.mark.slow
 def test_a_trained_model_needs_no_extra():
     extras = ["tensorflow_datasets", "array_record", "requests", "PIL", "mlxtend", "matplotlib"]
     extras += ["jinja2", "sklearn", "tensorboardX", "flatbuffers", "scipy"]
@@ -179,9 +179,8 @@ def test_an_installed_package_has_the_configurations(installed, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_installed_package_trains_and_samples(installed, tmp_path):
-    arguments = [each for each in processes.ARGUMENTS if not each.startswith("--config=")]
-    arguments += ["--config=quickstart", "--config.train.num_epochs=1"]
+def test_an_installed_package_trains_and_samples(installed, tmp_path, tiny_arguments):
+    arguments = ("--config=baseline", *tiny_arguments[1:])
     result = run_installed(installed, tmp_path, "--workdir=run", *arguments)
     assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "run" / "summary.json").exists()

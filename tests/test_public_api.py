@@ -71,34 +71,36 @@ def test_a_configuration_is_had_by_its_name():
     assert error_of(vae_jax.get_config, "quickstat").endswith("closest match: quickstart")
 
 
-def test_training_from_python_is_that_of_the_command_line(trained_run, tmp_path, capsys):
+def test_training_from_python_is_that_of_the_command_line(
+    make_tiny_config, tiny_run, tmp_path, capsys
+):
     names = ("jax_enable_x64", "jax_threefry_partitionable")
     before = {name: jax.config.values[name] for name in names}
     try:  # whatever the options of the user's program are
         jax.config.update("jax_enable_x64", True)
         jax.config.update("jax_threefry_partitionable", False)
-        vae = vae_jax.train_run(make_small_config(), str(tmp_path / "run"))
+        vae = vae_jax.train_run(make_tiny_config(), str(tmp_path / "run"))
         assert jnp.ones(1).dtype == jnp.float64
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
-    assert rows_without_timing(tmp_path / "run") == rows_without_timing(trained_run)
-    expected = vae_jax.load_run(trained_run)
+    assert rows_without_timing(tmp_path / "run") == rows_without_timing(tiny_run)
+    expected = vae_jax.load_run(tiny_run)
     assert (vae.seed, vae.config.to_dict()) == (expected.seed, expected.config.to_dict())
     assert_trees_equal(vae.params, expected.params)
     np.testing.assert_array_equal(vae.sample(3), expected.sample(3))
     capsys.readouterr()
-    again = vae_jax.train_run(make_small_config(), tmp_path / "run")
+    again = vae_jax.train_run(make_tiny_config(), tmp_path / "run")
     assert "the run is complete; best epoch" in capsys.readouterr().out
     assert_trees_equal(again.params, vae.params)
 
 
 @pytest.mark.slow
-def test_the_documented_training_from_python_runs(tmp_path, monkeypatch):
+def test_the_documented_training_from_python_runs(make_tiny_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vae_jax, "get_config", lambda name: make_small_config())
+    monkeypatch.setattr(vae_jax, "get_config", lambda name: make_tiny_config())
     exec(python_block("docs/python.md", "train_run"), names := {})
-    assert names["images"].shape == (16, 28, 28, 1)
+    assert names["images"].shape == (16, 8, 8, 1)
     assert (tmp_path / "runs" / "notebook" / "summary.json").exists()
 
 
@@ -113,8 +115,8 @@ def test_a_mistake_in_a_configuration_from_python_is_one_line(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_paths_may_be_strings_and_mistakes_in_them_are_one_line(trained_run):
-    assert vae_jax.load_run(str(trained_run)).seed == 0
+def test_paths_may_be_strings_and_mistakes_in_them_are_one_line(tiny_run):
+    assert vae_jax.load_run(str(tiny_run)).seed == 0
     with pytest.raises(UserError, match="workdir=gs://b/run: is an address"):
         RunDirectory.open("gs://b/run")
 

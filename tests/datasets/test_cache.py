@@ -1,5 +1,6 @@
 """Cached data: made once, made again if outdated or damaged, complete or absent."""
 
+import concurrent.futures
 import os
 import shutil
 import signal
@@ -65,7 +66,11 @@ def test_damaged_data_are_made_again(cached, capfd, damage):
     assert capfd.readouterr().err == "" and cached.names() == ["some data"]
 
 
-def test_the_process_that_is_done_first_wins(cached):
+def test_without_locks_the_process_that_is_done_first_wins(cached, monkeypatch):
+    def locked_folder(*_):
+        raise OSError("no locks")
+
+    monkeypatch.setattr(cache, "locked_folder", locked_folder)
     numbers = []
 
     def load_too():
@@ -114,3 +119,16 @@ def test_large_files_are_compared_by_size_and_time(cached, monkeypatch):
     assert cached.load() == cached.load() == "content" and cached.num_made == 1
     os.utime(cached.folder / "data", ns=(1, 1))
     assert cached.load() == "content" and cached.num_made == 2
+
+
+def test_of_two_at_once_one_makes_the_data_and_the_other_waits(cached, capfd):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+        def start_another():
+            waits = pool.submit(cached.load, content="other")
+            assert not concurrent.futures.wait([waits], 0.2).done
+            second.append(waits)
+
+        second, cached.meanwhile = [], start_another
+        assert cached.load() == second[0].result() == "content"
+    assert cached.num_made == 1 and "waiting for another process" in capfd.readouterr().err

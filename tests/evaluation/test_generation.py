@@ -14,13 +14,14 @@ from vae_jax.training import steps
 from vae_jax.training.settings import evaluation_settings
 from vae_jax.training.train_state import init_params
 
-IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 28, 28, 1)).astype(np.uint8)
+IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 8, 8, 1)).astype(np.uint8)
 DATA = Batch(IMAGES)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
 def trained():
-    model = small_vae(3)
+    model = small_vae(3, 4, (8, 8, 1))
     return model, steps.initial_state(make_settings(model), seed=0)
 
 
@@ -35,7 +36,7 @@ def test_reconstructions_and_interpolations_decode_posterior_means(trained):
     actual = generation.reconstruct(model, state.params, DATA)
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
     lines = generation.interpolate(model, state.params, DATA[:3], DATA[3:], num_steps=5)
-    assert lines.shape == (3, 5, 28, 28, 1)
+    assert lines.shape == (3, 5, 8, 8, 1)
     np.testing.assert_allclose(lines[:, 0], expected[:3], rtol=1e-4)
     np.testing.assert_allclose(lines[:, -1], expected[3:], rtol=1e-4)
     middle = decoded(model, state.params, (means[:3] + means[3:]) / 2)
@@ -115,10 +116,10 @@ def test_any_number_of_images_is_encoded_alike(trained, monkeypatch):
 
 
 def test_the_manifold_lies_at_the_quantiles_of_the_prior():
-    model = small_vae(2)
+    model = small_vae(2, 4, (8, 8, 1))
     params = init_params(model, make_root_key(0))
     images = generation.manifold(model, params, num_steps=5)
-    assert images.shape == (5, 5, 28, 28, 1)
+    assert images.shape == (5, 5, 8, 8, 1)
     # Rightmost column, second row from above: 90% and 70% of the prior lie below.
     latents = scipy.stats.norm.ppf([[0.9, 0.7]]).astype(np.float32)
     np.testing.assert_allclose(images[1, 4], decoded(model, params, latents)[0], rtol=1e-4)

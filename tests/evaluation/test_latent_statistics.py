@@ -3,15 +3,11 @@
 import jax
 import numpy as np
 import pytest
-import scipy.integrate
-import scipy.stats
 
 from tests.support.common import small_vae
 from vae_jax.evaluation import latent_statistics
 from vae_jax.evaluation.measuring import Measurer, NotMeasured
-from vae_jax.model import distributions
 from vae_jax.model.posterior import Posterior
-from vae_jax.model.priors import StandardNormal
 from vae_jax.model.structs import Batch
 
 RANDOM = np.random.default_rng(0)
@@ -25,21 +21,6 @@ def test_a_unit_is_active_if_its_mean_varies():
     assert latent_statistics.active_units(mean.astype(np.float32)) == 1
     collapsed = [latent_statistics.is_collapsed(*n) for n in ((20, 64), (6, 64), (1, 2), (0, 2))]
     assert collapsed == [False, True, False, True]
-
-
-def test_kl_per_dimension_is_the_integral_and_sums_to_the_loss():
-    mean = np.array([[0.5, 0.0], [-1.0, 0.0]], np.float32)
-    log_var = np.array([[0.3, 0.0], [-0.7, 0.0]], np.float32)
-    kl = latent_statistics.kl_per_dimension(StandardNormal(2), Posterior(mean, log_var))
-
-    def integrated(mean, log_var):
-        q, p = scipy.stats.norm(mean, np.exp(log_var / 2)), scipy.stats.norm()
-        return scipy.integrate.quad(lambda z: q.pdf(z) * (q.logpdf(z) - p.logpdf(z)), -9, 9)[0]
-
-    expected = np.mean([integrated(mean[i, 0], log_var[i, 0]) for i in range(2)])
-    np.testing.assert_allclose(kl, [expected, 0.0], rtol=1e-5, atol=1e-7)
-    total = float(distributions.gaussian_kl(mean, log_var).mean())
-    assert sum(kl) == pytest.approx(total, rel=1e-5)
 
 
 def test_the_probe_reads_linear_features_and_nothing_else():

@@ -107,8 +107,8 @@ class OtherEncoder(nn.Module):
 
 
 def test_an_lstm_cell_is_known_by_its_gates_and_not_by_its_name():
-    shapes = OtherEncoder().init(jax.random.key(0), jnp.zeros((2, 28)))["params"]
-    params = tensorflow_params({"encoder": shapes}, jax.random.key(1))["encoder"]
+    shapes = jax.jit(OtherEncoder().init)(jax.random.key(0), jnp.zeros((2, 28)))["params"]
+    params = jax.jit(tensorflow_params)({"encoder": shapes}, jax.random.key(1))["encoder"]
     check_cell(params["memory"], 24, 32)
     for layer, fans in (
         (params["lstm_features"], 28 + 24),

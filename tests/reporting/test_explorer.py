@@ -167,9 +167,9 @@ def test_the_largest_page_is_below_its_limit():
     assert num_images * len(explorer.pack(noise)) / 256 + script_and_points < MAX_SIZE
 
 
-def test_the_mode_writes_a_page_to_the_output_folder(trained_run, tmp_path):
-    explore.explore(RunDirectory.open(trained_run), tmp_path / "new" / "folder")
+def test_the_mode_writes_a_page_to_the_output_folder(tiny_run, tmp_path):
+    explore.explore(RunDirectory.open(tiny_run), tmp_path / "new" / "folder")
     path = tmp_path / "new" / "folder" / "explorer.html"
     assert path.stat().st_size < MAX_SIZE
-    assert not (trained_run / "explorer.html").exists()
+    assert not (tiny_run / "explorer.html").exists()
     assert "8 latent variables, epoch 2, seed 0" in path.read_text()

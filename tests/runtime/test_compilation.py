@@ -1,5 +1,6 @@
 """XLA's flags and the cache of compiled programs."""
 
+import importlib.metadata
 import os
 import pathlib
 import subprocess
@@ -7,8 +8,11 @@ import sys
 
 import jax
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from tests.support.common import ROOT
+from vae_jax import __main__ as main
 from vae_jax.runtime import compilation
 
 
@@ -25,9 +29,56 @@ def no_cache_yet():
 def test_the_users_flags_come_last(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_copy_insertion_use_region_analysis=false")
     compilation.set_cpu_flags()
-    flags = os.environ["XLA_FLAGS"].split()
-    assert "--xla_cpu_copy_insertion_use_region_analysis=true" in flags
-    assert flags[-1] == "--xla_cpu_copy_insertion_use_region_analysis=false"
+    set_flags = os.environ["XLA_FLAGS"].split()
+    assert "--xla_cpu_copy_insertion_use_region_analysis=true" in set_flags
+    assert set_flags[-1] == "--xla_cpu_copy_insertion_use_region_analysis=false"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "platforms", "is_set"),
+    [
+        ("xla_cuda12", None, True),
+        ("xla_rocm7", "rocm", True),
+        ("xla_cuda13", "cpu", False),
+        ("tpu", None, False),
+    ],
+)
+def test_results_on_a_gpu_repeat_unless_the_user_says_otherwise(
+    monkeypatch, plugin, platforms, is_set
+):
+    plugins = {"jax_plugins": [importlib.metadata.EntryPoint(plugin, "module", "jax_plugins")]}
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins[group])
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=4")
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", platforms)
+    compilation.set_gpu_flags()
+    jax.config.update("jax_platforms", before)
+    added = ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
+    expected = [*(added if is_set else []), "--xla_gpu_autotune_level=4"]
+    assert os.environ["XLA_FLAGS"].split() == expected
+    assert compilation.recorded_options()["XLA_FLAGS"].split() == expected
+
+
+@pytest.mark.parametrize("is_deterministic", [True, False])
+def test_the_command_line_sets_the_flags_of_a_gpu(monkeypatch, is_deterministic):
+    called = []
+    for name in ("fix_options", "set_cpu_flags", "set_gpu_flags", "use_cache"):
+        monkeypatch.setattr(compilation, name, lambda name=name: called.append(name))
+    with flagsaver.flagsaver(deterministic=is_deterministic):
+        flags.FLAGS.mark_as_parsed()
+        assert main._start_jax()
+    assert ("set_gpu_flags" in called) == is_deterministic
+
+
+@pytest.mark.slow
+def test_the_flags_of_a_gpu_do_no_harm_on_a_cpu():
+    code = "import jax.numpy as jnp; print(jnp.ones(3).sum())"
+    environment = {"XLA_FLAGS": " ".join(compilation._GPU_FLAGS), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, "3.0\n"), result.stderr
 
 
 def test_the_cache_is_in_the_users_cache_folder(monkeypatch, tmp_path, no_cache_yet):

@@ -1,10 +1,13 @@
 """Locks: abandoned folders of killed processes go, and a system without locks still works."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+
+import pytest
 
 from tests.support.common import ROOT
 from vae_jax.runtime import locks
@@ -84,3 +87,14 @@ def test_a_system_without_locks_is_told_once_and_works(tmp_path):
     assert "Traceback" not in result.stderr
     assert len([*(tmp_path / "samples").iterdir()]) == 2
     assert not [*tmp_path.glob(".decoding.*")]
+
+
+def test_a_message_for_waiting_excuses_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "lock", refuse)
+    with locks.locked_folder(tmp_path, waiting="waiting"):
+        pass
+    with pytest.raises(OSError, match="No locks"), locks.locked_folder(tmp_path):
+        pass

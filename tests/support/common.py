@@ -41,10 +41,16 @@ def full_disk(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def small_vae(latent_size: int = 3, hidden: int = 16, **decoder: Any) -> VAE:
+def small_vae(
+    latent_size: int = 3,
+    hidden: int = 16,
+    image_shape: tuple[int, int, int] = (28, 28, 1),
+    **decoder: Any,
+) -> VAE:
     """A model with few parameters: a dense encoder and two transposed convolutions."""
+    encoder = {"kind": "dense", "dense_sizes": (hidden,)}
     fields = {"dense_sizes": (), "grid_channels": 1, "filters": (2, 2), "strides": (2, 2)}
-    return create_vae(latent_size, {"kind": "dense", "dense_sizes": (hidden,)}, fields | decoder)
+    return create_vae(latent_size, encoder, fields | decoder, image_shape)
 
 
 # Compiled as one program: much sooner done than its operations one by one.
@@ -65,6 +71,7 @@ def make_small_config() -> ml_collections.ConfigDict:
     config.decoder.strides = (4,)
     config.train.num_epochs = 2
     config.train.learning_rate = 0.003
+    config.train.checkpoint_seconds = 0.0
     return config
 
 

@@ -13,8 +13,8 @@ from vae_jax import shipped_configs
 from vae_jax.model import priors
 
 
-def add_laplace_prior(monkeypatch) -> None:
-    """Names the documented prior "laplace", in the places that the documentation says."""
+def documented_prior() -> type:
+    """Returns the class that docs/extending.md shows."""
     text = (ROOT / "docs" / "extending.md").read_text()
     [code] = (
         block
@@ -30,6 +30,11 @@ def add_laplace_prior(monkeypatch) -> None:
         "__name__": __name__,
     }
     exec(code, names)
-    monkeypatch.setitem(priors.PRIORS, "laplace", names["Laplace"])
+    return names["Laplace"]
+
+
+def add_laplace_prior(monkeypatch) -> None:
+    """Names the documented prior "laplace", in the places that the documentation says."""
+    monkeypatch.setitem(priors.PRIORS, "laplace", documented_prior())
     allowed = shipped_configs.allowed_values()
     monkeypatch.setitem(allowed, "prior.kind", (*allowed["prior.kind"], "laplace"))

@@ -14,6 +14,7 @@ import numpy as np
 
 from tests.support.common import ROOT
 from tests.support.reading import rows_without_timing
+from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime.files import PARTIAL_PREFIX, read_json
 from vae_jax.training import steps
 from vae_jax.training.checkpoints import Checkpoints
@@ -35,6 +36,7 @@ ARGUMENTS = (
     *SMALL_DECODER,
     "--config.train.batch_size=20",
     "--config.train.num_epochs=3",
+    "--config.train.checkpoint_seconds=0",
 )
 
 
@@ -117,7 +119,9 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
     for summary in summaries:
         del summary["training_seconds"]
     assert summaries[0] == summaries[1]
-    best = workdir / "checkpoints" / f"{summaries[0]['best_step']}.safetensors"
-    assert best.exists()
+    best, expected_best = (restore_best(RunDirectory.open(path)) for path in (workdir, expected))
+    for replica, expected_replica in zip(best.replicas, expected_best.replicas, strict=True):
+        assert replica.step == expected_replica.step
+        jax.tree.map(np.testing.assert_array_equal, replica.params, expected_replica.params)
     samples = [(folder / "plots" / "samples.png").read_bytes() for folder in (workdir, expected)]
     assert samples[0] == samples[1]

@@ -16,8 +16,10 @@ from vae_jax.training import checkpoints, steps
 from vae_jax.training.checkpoints import Checkpoints, Progress
 from vae_jax.training.metrics import StepMetrics
 
-SETTINGS = make_settings(small_vae(hidden=4), optax.adam(0.1))
+MODEL = small_vae(3, 4, (8, 8, 1))
+SETTINGS = make_settings(MODEL, optax.adam(0.1))
 LIKE = steps.abstract_state(SETTINGS)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 LOSSES = (5.0, 3.0, 4.0, 6.0, 7.0, 8.0)
 
 
@@ -54,6 +56,23 @@ def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
     assert_trees_equal(saved.restore_params(20, LIKE.params), state_of(2).params)
 
 
+def test_a_best_epoch_between_checkpoints_is_in_the_next_one(tmp_path):
+    saved, params = Checkpoints(tmp_path), state_of(2).params
+    saved.save(10, state_of(1), Progress(rows_of(LOSSES[:1])))
+    saved.save(30, state_of(3), Progress(rows_of(LOSSES[:3])), best=params)
+    for epoch in (4, 5, 6):
+        saved.save(10 * epoch, state_of(epoch), Progress(rows_of(LOSSES[:epoch])))
+        assert_trees_equal(saved.restore_latest(LIKE)[0], state_of(epoch))
+        assert_trees_equal(saved.restore_params(20, LIKE.params), params)
+    assert names(tmp_path) == [f"{step}.safetensors" for step in (30, 40, 50, 60)]
+    # A better epoch: its own checkpoint has its parameters.
+    saved.save(70, state_of(7), Progress(rows_of((*LOSSES, 1.0))), best=params)
+    assert names(tmp_path) == [f"{step}.safetensors" for step in (50, 60, 70)]
+    assert_trees_equal(saved.restore_params(70, LIKE.params), state_of(7).params)
+    with pytest.raises(UserError, match=r"50\.safetensors: the checkpoint is of another model"):
+        saved.restore_params(20, LIKE.params)
+
+
 def test_the_best_epoch_is_the_first_of_the_lowest_mean_loss():
     assert Progress().best is None
     rows = [[{"validation_loss": loss, "step": i} for loss in losses] for i, losses in enumerate(
@@ -72,7 +91,7 @@ def make_steps():
 
 @pytest.mark.parametrize("is_averaged", [False, True])
 def test_the_metrics_of_an_unfinished_epoch_come_back(tmp_path, is_averaged):
-    settings = make_settings(small_vae(hidden=4), ema_decay=0.5 * is_averaged)
+    settings = make_settings(MODEL, ema_decay=0.5 * is_averaged)
     state, like = steps.initial_state(settings, seed=0), steps.abstract_state(settings)
     Checkpoints(tmp_path).save(7, state, Progress(steps=make_steps(), seconds=1.5))
     restored, progress = Checkpoints(tmp_path).restore_latest(like)

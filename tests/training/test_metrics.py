@@ -154,10 +154,13 @@ def test_a_resumed_run_drops_the_rows_that_no_checkpoint_holds(tmp_path):
     assert read_rows(tmp_path / "metrics.csv") == [row(1), row(2, train_kl=5.0)]
     # TensorBoard drops the later steps of the first file; both were opened within a second.
     starts = [event for event in read_events(tmp_path) if event.session_log.status]
-    assert [(event.step, event.session_log.status) for event in starts] == [
-        (11, event_pb2.SessionLog.START)
-    ]
+    assert {event.session_log.status for event in starts} == {event_pb2.SessionLog.START}
+    assert [event.step for event in starts] == [0, 11]
     assert len(list(tmp_path.glob("events.*"))) == 2
+    with MetricsWriter(tmp_path, [tmp_path]):  # of a run that was killed before a checkpoint
+        assert read_rows(tmp_path / "metrics.csv") == []
+    starts = [event.step for event in read_events(tmp_path) if event.session_log.status]
+    assert starts == [0, 11, 0]
 
 
 def test_each_replica_has_its_rows_and_the_run_their_means(tmp_path):

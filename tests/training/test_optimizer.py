@@ -15,6 +15,7 @@ from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from vae_jax.training.train_state import MovingAverage
 
 RANDOM = np.random.default_rng(0)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 GRADIENTS = RANDOM.normal(size=(20, 5)).astype(np.float32)
 
 
@@ -123,7 +124,7 @@ def test_the_average_weighs_each_step_as_the_formula_says(decay):
 
 
 def test_the_average_is_evaluated_if_there_is_one():
-    model, batch = small_vae(), Batch(np.zeros((5, 28, 28, 1), np.uint8))
+    model, batch = small_vae(3, 4, (8, 8, 1)), Batch(np.zeros((5, 8, 8, 1), np.uint8))
     plain, averaged = (
         train_step(settings, steps.initial_state(settings, seed=0), batch)[0]
         for settings in (make_settings(model, ema_decay=decay) for decay in (0.0, 0.5))

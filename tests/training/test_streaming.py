@@ -1,5 +1,7 @@
 """Training images that are streamed: the same run as with all of them on the device."""
 
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -104,3 +106,17 @@ def test_images_beyond_a_quarter_of_the_free_memory_are_streamed(
 
 def test_the_free_memory_is_known():
     assert 1 << 20 < devices.free_bytes() < 1 << 50
+
+
+def test_a_slow_disk_is_reported_once(monkeypatch, capsys):
+    monkeypatch.setattr(streaming, "_MIN_SECONDS", 0.0)
+    data = Batch(np.arange(6, dtype=np.int32))
+    streamed = streaming.StreamedData(data, 2, 1, devices.make_mesh(1, 2))
+    streamed.steps_per_block = 1
+    send = streamed._send
+    monkeypatch.setattr(streamed, "_send", lambda rows: (time.sleep(0.02), send(rows))[1])
+    for _ in range(2):
+        with streamed.blocks(jax.numpy.arange(6), 0) as block_of:
+            for step in range(3):
+                np.testing.assert_array_equal(block_of(step)[0].images, [[2 * step, 2 * step + 1]])
+    assert capsys.readouterr().err.count("training waits for images") == 1

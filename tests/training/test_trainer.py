@@ -1,20 +1,25 @@
 """Runs that end within an epoch and resume, those of older versions too."""
 
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 
 from tests.support import older_versions
 from tests.support.common import assert_trees_equal
-from tests.support.processes import latest_state
+from tests.support.processes import assert_same_training, latest_state
 from tests.support.reading import rows_without_timing
 from vae_jax import train
 from vae_jax.datasets import Split
+from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.runtime import devices
 from vae_jax.runtime.interrupts import Interrupted
 from vae_jax.training import trainer
 from vae_jax.training.batches import to_batch
 from vae_jax.training.metrics import COLUMNS
+from vae_jax.training.run_directory import RunDirectory
 
 NUM_STEPS = 40  # an epoch of 4,000 images
 NUMBERS = ("gradient_norm", "learning_rate")
@@ -71,6 +76,83 @@ def test_a_run_of_an_older_version_is_trained_further(small_config, copied_run, 
     header, *lines = (older / "metrics.csv").read_text().splitlines()
     assert header.endswith(",images_per_second,gradient_norm,learning_rate")
     assert [line.endswith(",,") for line in lines] == [True, True, False]
+
+
+@pytest.fixture
+def second_is_best(monkeypatch):
+    """Makes the second epoch that with the lowest validation loss."""
+    train_epoch = trainer.Trainer._train
+
+    def with_losses(self, epoch, bar):
+        rows = train_epoch(self, epoch, bar)
+        distance = 1000.0 * abs(epoch - 2)
+        return [row | {"validation_loss": row["validation_loss"] + distance} for row in rows]
+
+    monkeypatch.setattr(trainer.Trainer, "_train", with_losses)
+
+
+def checkpoint_steps(workdir):
+    return sorted(int(path.stem) for path in (workdir / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_replicas", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_a_run_with_few_checkpoints_is_that_with_many(
+    small_config, tmp_path, monkeypatch, second_is_best, num_replicas
+):
+    """One checkpoint at the end; one after epoch 3 and a kill in epoch 5; a signal in epoch 4."""
+    small_config.train.num_epochs = 5
+    small_config.train.batch_size = 400  # 10 steps an epoch
+    small_config.train.num_replicas = num_replicas
+    small_config.train.ema_decay = 0.9
+    many, few, killed, ended = (tmp_path / name for name in ("many", "few", "killed", "ended"))
+    train.train_and_evaluate(small_config, many)
+    assert checkpoint_steps(many) == [20, 30, 40, 50]
+    small_config.train.checkpoint_seconds = 1000.0
+    train.train_and_evaluate(small_config, few)
+    assert checkpoint_steps(few) == [50]
+    train_one_epoch = trainer.train_one_epoch
+
+    def failing(settings, state, data, epoch, *rest):
+        if epoch == 5:
+            raise KeyboardInterrupt
+        return train_one_epoch(settings, state, data, epoch, *rest)
+
+    def signaled(settings, state, data, epoch, *rest):
+        if epoch == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_one_epoch(settings, state, data, epoch, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_one_epoch", failing)
+        is_due = lambda self: len(self._progress.rows) == 3  # noqa: E731
+        patch.setattr(trainer.Trainer, "_is_checkpoint_due", is_due)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(small_config, killed)
+        patch.setattr(trainer, "train_one_epoch", signaled)
+        patch.setattr(trainer.Trainer, "_is_checkpoint_due", lambda self: False)
+        with pytest.raises(Interrupted, match=r"saved after step 3\d, epoch 3 of 5"):
+            train.train_and_evaluate(small_config, ended)
+    assert checkpoint_steps(killed) == [30]
+    assert len(rows_without_timing(killed)) == 4
+    for workdir in (killed, ended):
+        train.train_and_evaluate(small_config, workdir)
+        assert len(checkpoint_steps(workdir)) == 2
+    expected = restore_best(RunDirectory.open(many))
+    for workdir in (few, killed, ended):
+        assert_same_training(workdir, many)
+        best = restore_best(RunDirectory.open(workdir))
+        assert best.epoch == expected.epoch == 2
+        assert_trees_equal([r.params for r in best.replicas], [r.params for r in expected.replicas])
+
+
+def test_every_process_saves_if_one_is_to(small_config, monkeypatch):
+    small_config.train.checkpoint_seconds = 1000.0
+    run = object.__new__(trainer.Trainer)
+    run._config, run._saved_at = small_config, trainer.time.perf_counter()
+    assert not run._is_checkpoint_due()
+    monkeypatch.setattr(devices, "max_over_processes", lambda value: 1.0)  # in another process
+    assert run._is_checkpoint_due()
 
 
 def test_a_chunk_takes_as_many_steps_as_fit_into_its_time(monkeypatch):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from vae_jax.runtime.errors import UserError, system_reason
 from vae_jax.runtime.files import local_path, move_unless_there, scratch_folder
+from vae_jax.runtime.locks import locked_folder
 
 # Lists the key of the data, then the SHA-256 of each file, or the size and time of a large one.
 _RECORD = "SHA256SUMS"
@@ -31,15 +32,22 @@ def read_or_make(
 ) -> Data:
     """Reads a folder of cached data, which is made first if it is missing, outdated or damaged.
 
-    The folder appears complete, with one renaming. Data cached with another `key`, of one line, are
-    outdated. `make` writes files below an empty folder and returns their folder. The files are
-    compared by their SHA-256, those of more than 64 MiB by size and time of modification only:
-    images carry checksums of their own (`StoredImages`).
+    The folder appears complete, with one renaming; of several processes one makes it, and the
+    others wait. Data cached with another `key`, of one line, are outdated. `make` writes files
+    below an empty folder and returns their folder. The files are compared by their SHA-256, those
+    of more than 64 MiB by size and time of modification only: images carry checksums of their own
+    (`StoredImages`).
 
     Raises:
       UserError: the data cannot be written.
     """
-    with errors_of_writing(folder):
+    with errors_of_writing(folder), contextlib.ExitStack() as stack:
+        if _is_valid(folder, key):
+            return read(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        waiting = f"{str(folder.parent)!r}: waiting for another process, which makes data there"
+        with contextlib.suppress(OSError):  # a file system without locks
+            stack.enter_context(locked_folder(folder.parent, waiting))
         if folder.exists():
             if _is_valid(folder, key):
                 return read(folder)

@@ -64,8 +64,8 @@ def load(
     height, width, channels = next(iter(shapes.values()))
     shape = (*(options.image_size or (height, width)), options.channels or channels)
     is_small = sum(lengths.values()) * math.prod(shape) < _SMALL
-    if not is_small and _is_plain(arrays, shape, options):
-        images, notes = {"all": _original(arrays["all"], options)}, []
+    if not is_small and (original := _original(arrays, shape, options)):
+        images, notes = {"all": original}, []
     elif cache_folder and not is_small:
         images, notes = _stored(arrays, shape, options, cache_folder)
     else:
@@ -146,18 +146,14 @@ def _with_four_axes(shape: tuple[int, ...], where: str, options: DataOptions) ->
     return full
 
 
-def _is_plain(
+def _original(
     arrays: dict[str, ArrayFile], image_shape: tuple[int, ...], options: DataOptions
-) -> bool:
-    """Whether images can be read from an `.npy` file as they are."""
+) -> StoredImages | None:
+    """Returns the images of an `.npy` file, or None if they need conversion."""
     array = next(iter(arrays.values()))
     is_bytes = array.dtype == np.uint8 and options.levels in (0, 256)
-    is_in_order = not array.member and not array.is_fortran
-    return is_bytes and is_in_order and array.shape[1:] == image_shape
-
-
-def _original(array: ArrayFile, options: DataOptions) -> StoredImages:
-    """Returns the images of an `.npy` file that needs no conversion."""
+    if not is_bytes or array.member or array.is_fortran or array.shape[1:] != image_shape:
+        return None
     if options.levels == 0:
         highest = np.uint8(0)
         for block in array.blocks():

@@ -34,7 +34,8 @@ def lock(descriptor: int) -> None:
 def locked_folder(folder: Path, waiting: str = "") -> Iterator[None]:
     """Locks a folder while the context is open; raises as `lock` does.
 
-    With a message `waiting`, which is printed, it waits until other processes end their locks.
+    With a message `waiting`, which is then printed, it waits for another process; with one, a file
+    system without locks is not an error.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -45,6 +46,9 @@ def locked_folder(folder: Path, waiting: str = "") -> Iterator[None]:
                 raise
             print(waiting, file=sys.stderr)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            if not waiting:
+                raise
         yield
     finally:
         os.close(descriptor)

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +19,8 @@ from vae_jax.training.steps import MAX_CHUNK_STEPS
 
 _BLOCK_BYTES = 64 << 20  # of images in a block, unless a step alone needs more
 _MAX_FRACTION = 0.25  # of the free memory that all images may take
+# The fraction of an epoch, if it lasts some seconds, from which waiting for images is reported.
+_MAX_WAITING, _MIN_SECONDS = 0.2, 5.0
 
 
 class StreamedData:
@@ -32,6 +36,7 @@ class StreamedData:
         self.steps_per_block = min(MAX_CHUNK_STEPS, max(1, _BLOCK_BYTES // step_bytes))
         replicas = (REPLICA_AXIS,) if num_replicas > 1 else ()
         self._sharding = NamedSharding(mesh, P(*replicas, None, DATA_AXIS))
+        self._is_reported = False
 
     def __len__(self) -> int:
         return len(self._data)
@@ -52,18 +57,33 @@ class StreamedData:
         rows = np.pad(used, padding, constant_values=-1)
         rows = rows.reshape(*used.shape[:-1], num_blocks, size, self._batch_size)
         with ThreadPoolExecutor(1, "reading images") as pool:
-            number, block = -1, Batch()
+            number, block, waited, start = -1, Batch(), 0.0, time.perf_counter()
             ahead = pool.submit(self._send, rows[..., first // size, :, :])
 
             def block_of(step: int) -> tuple[Batch, int]:
-                nonlocal number, block, ahead
+                nonlocal number, block, ahead, waited, start
                 if step // size != number:
+                    asked, is_first = time.perf_counter(), number < 0
                     number, block = step // size, ahead.result()
+                    if is_first:  # which nothing could be done beside
+                        start = time.perf_counter()
+                    else:
+                        waited += time.perf_counter() - asked
                     if number + 1 < num_blocks:
                         ahead = pool.submit(self._send, rows[..., number + 1, :, :])
                 return block, min((number + 1) * size, num_steps)
 
             yield block_of
+        self._report_waiting(waited, time.perf_counter() - start)
+
+    def _report_waiting(self, waited: float, seconds: float) -> None:
+        if seconds > _MIN_SECONDS and waited > _MAX_WAITING * seconds and not self._is_reported:
+            self._is_reported = True
+            print(
+                f"training waits for images {waited / seconds:.0%} of the time: reading them is "
+                "slower than the steps; a copy on a faster disk would help",
+                file=sys.stderr,
+            )
 
     def _send(self, rows: np.ndarray) -> Batch:
         """Reads the images of `rows`, `<int>[..., steps, batch]`, where they are needed."""
