@@ -106,7 +106,8 @@ class TrainSettings:
       skip_nonfinite: whether a step whose loss or gradient is not finite leaves the parameters
         and the optimizer's state unchanged.
       loss: of `(settings, params, batch, root_key, step)`, which returns what
-        `model.objective.training_loss` does; None for the loss of the objective.
+        `model.objective.training_loss` does; None for the loss of the objective. On several
+        devices the batch is a device's images; `model.batch_axis` draws their noise.
     """
 
     evaluation: EvaluationSettings
