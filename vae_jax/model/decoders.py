@@ -1,6 +1,5 @@
 """Decoders: each maps latent vectors to the likelihood's parameters, for every pixel."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import ClassVar
@@ -39,9 +38,11 @@ class ResidualBlock(nn.Module):
 
 def _dropout(x: jax.Array, rate: float, key: jax.Array, num_copies: int) -> jax.Array:
     """Sets a fraction of values to 0 and scales the others; `<float>[copies * batch, ...]`."""
-    kept = functools.partial(jax.random.bernoulli, p=1.0 - rate)
-    shape = (num_copies, len(x) // num_copies, *x.shape[1:])
-    mask = batch_axis.draw(lambda key, shape: kept(key, shape=shape), key, shape, axis=1)
+    copies = (num_copies,) if num_copies > 1 else ()
+    shape = (*copies, len(x) // num_copies, *x.shape[1:])
+    mask = batch_axis.draw(
+        lambda key, shape: jax.random.bernoulli(key, 1.0 - rate, shape), key, shape, len(copies)
+    )
     return jnp.where(mask.reshape(x.shape), x / (1.0 - rate), 0.0)
 
 
