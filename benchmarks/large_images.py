@@ -29,7 +29,7 @@ _MODEL = (
         "--config.encoder.dense_sizes=(32,)",
     ),
     *("--config.encoder.mlp_sizes=()", "--config.encoder.bidirectional=False"),
-    *("--config.decoder.filters=(8,)", "--config.decoder.strides=(8,)"),
+    *("--config.decoder.filters=(2,)", "--config.decoder.strides=(8,)"),
     *("--config.decoder.dense_sizes=()", "--config.decoder.residual_blocks=()"),
     *("--config.decoder.grid_channels=4", "--config.train.batch_size=100"),
 )

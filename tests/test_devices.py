@@ -85,8 +85,8 @@ def test_a_run_goes_from_four_devices_to_two_processes_to_one_device(
     workdir = tmp_path / "run"
     processes.train(workdir, *tiny_arguments, **FOUR_DEVICES)
     assert read_json(workdir / "config.json")["device_count"] == 4
-    seldom = "--config.train.checkpoint_seconds=1000"
-    output = cluster(workdir, (*tiny_arguments, f"{NUM_EPOCHS}=4", seldom))
+    seldom, streamed = "--config.train.checkpoint_seconds=1000", "--config.data.on_device=false"
+    output = cluster(workdir, (*tiny_arguments, f"{NUM_EPOCHS}=4", seldom, streamed))
     assert output.count("resuming after epoch 2 of 4\n") == output.count("epoch 3/4") == 1
     assert len(list(workdir.glob("events.out.tfevents.*"))) == 2  # one process of both writes
     steps = {int(path.stem) for path in (workdir / "checkpoints").iterdir()}
@@ -112,7 +112,7 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path, tiny_arguments):
 def test_replicas_are_spread_over_devices_and_processes(tmp_path, trained, replicas):
     flags = "--xla_force_host_platform_device_count=2"
     processes.train(tmp_path / "devices", *replicas, XLA_FLAGS=flags)
-    cluster(tmp_path / "processes", replicas)
+    cluster(tmp_path / "processes", (*replicas, "--config.data.on_device=false"))
     for workdir in (tmp_path / "devices", tmp_path / "processes"):
         for folder in (".", "replicas/seed_0", "replicas/seed_1"):
             assert_close_rows(workdir / folder, trained(*replicas) / folder)
