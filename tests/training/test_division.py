@@ -20,7 +20,7 @@ from vae_jax.training import steps, streaming, trainer
 from vae_jax.training.settings import train_settings
 from vae_jax.training.validation import evaluate_split
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 DROPOUT = {"decoder.dropout_rate": 0.5, "decoder.dropout_after": (0,)}
 CASES = {
