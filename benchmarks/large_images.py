@@ -29,9 +29,10 @@ _MODEL = (
         "--config.encoder.dense_sizes=(32,)",
     ),
     *("--config.encoder.mlp_sizes=()", "--config.encoder.bidirectional=False"),
-    *("--config.decoder.filters=(2,)", "--config.decoder.strides=(8,)"),
+    *("--config.decoder.filters=(1,)", "--config.decoder.strides=(8,)"),
     *("--config.decoder.dense_sizes=()", "--config.decoder.residual_blocks=()"),
-    *("--config.decoder.grid_channels=4", "--config.train.batch_size=100"),
+    *("--config.decoder.grid_channels=4", "--config.decoder.activation=relu"),
+    "--config.train.batch_size=100",
 )
 
 
@@ -121,8 +122,8 @@ def main() -> None:
 def compare(folder: Path, scratch: Path, digits: np.ndarray, rounds: int) -> None:
     """Prints the speed of streamed training over that with all images on the device."""
     small, color = folder / "gray.npy", folder / "color.npy"
-    np.save(small, digits[:20_000])
-    make_images(color, digits, 4_000)
+    np.save(small, digits[:8_000])
+    make_images(color, digits, 2_500)
     print()
     rows = []
     for name, path in (("28x28x1", small), ("64x64x3", color)):

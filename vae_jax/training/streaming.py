@@ -92,7 +92,10 @@ class StreamedData:
             def read(index: tuple[slice, ...] | None) -> np.ndarray:
                 assert index is not None
                 wanted = rows[index[: rows.ndim]]
-                result = np.zeros((*wanted.shape, *source.shape[1:]), source.dtype)
+                shape = (*wanted.shape, *source.shape[1:])
+                if (wanted >= 0).all():
+                    return source[wanted.reshape(-1)].reshape(shape)
+                result = np.zeros(shape, source.dtype)
                 result[wanted >= 0] = source[wanted[wanted >= 0]]
                 return result
 
