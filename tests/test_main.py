@@ -281,5 +281,6 @@ def test_a_report_of_a_folder(tmp_path, tiny_run):
     assert "| training images (ceiling) |" in (tmp_path / "report.md").read_text()
     (tmp_path / "report.md").unlink()
     (tmp_path / "report.md").mkdir()
-    message = process_error_of("--mode=report", f"--workdir={tmp_path}")
-    assert re.fullmatch(r"error: .*report\.md.*\n", message), message
+    result = run("--mode=report", f"--workdir={tmp_path}")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .*report\.md.*\n", result.stderr), result.stderr
