@@ -92,8 +92,7 @@ def iterate_posteriors(model: VAE, params: Params, data: Batch) -> Iterator[Post
 
 def decode(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
     """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width, channels]`."""
-    function = functools.partial(_call, model, params, _means)
-    return map_rows(function, latents, data.without_images())
+    return np.concatenate([*iterate_images(model, params, latents, data)])
 
 
 def reconstruct(model: VAE, params: Params, data: Batch) -> np.ndarray:
@@ -170,25 +169,23 @@ def sample(
     Other streams give other samples. With `pixels` these are drawn too, in place of their means;
     beyond [0, 1] if the likelihood is.
     """
-    samples = iterate_samples(model, params, root_key, num_images, stream, data, pixels)
-    return np.concatenate([*samples])
+    latents = draw_latents(model, params, root_key, num_images, stream, data)
+    pixel_key = root_key if pixels else None
+    return np.concatenate([*iterate_images(model, params, latents, data, pixel_key)])
 
 
-def iterate_samples(
+def iterate_images(
     model: VAE,
     params: Params,
-    root_key: jax.Array,
-    num_images: int,
-    stream: Stream = Stream.PRIOR_SAMPLES,
+    latents: np.ndarray,
     data: Batch = NOTHING,
-    pixels: bool = False,
+    pixel_key: jax.Array | None = None,
 ) -> Iterator[np.ndarray]:
-    """Draws images as `sample` does, some at a time."""
-    latents = draw_latents(model, params, root_key, num_images, stream, data)
+    """Decodes latents as `decode` does, some at a time; a key draws pixels in place of means."""
     function, indices = functools.partial(_call, model, params, _means), ()
-    if pixels:
-        function = functools.partial(_call, model, params, _draw_pixels, root_key)
-        indices = (np.arange(num_images, dtype=np.int32),)
+    if pixel_key is not None:
+        function = functools.partial(_call, model, params, _draw_pixels, pixel_key)
+        indices = (np.arange(len(latents), dtype=np.int32),)
     return _iterate_rows(function, latents, data.without_images(), *indices)
 
 

@@ -144,7 +144,8 @@ def add_importance_samples(
 
 def indices_by_pixels(images: np.ndarray) -> np.ndarray:
     """Computes indices that depend on an image alone, its CRC-32: `<uint32>[n]`."""
-    return np.array([zlib.crc32(images[row].tobytes()) for row in range(len(images))], np.uint32)
+    blocks = (images[start : start + 1_000] for start in range(0, len(images), 1_000))
+    return np.array([zlib.crc32(image.tobytes()) for each in blocks for image in each], np.uint32)
 
 
 def _images_at_once() -> int:

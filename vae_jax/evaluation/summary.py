@@ -44,8 +44,8 @@ def save_samples(
     root_key = replica.root_key if seed is None else make_root_key(seed)
     num_classes = replica.model.num_classes
     labels = generation.spread_labels(num_images, num_classes, label)
-    trained = (*replica.model_and_params, root_key)
-    data = Batch(labels=labels)
+    trained, data = replica.model_and_params, Batch(labels=labels)
+    latents = generation.draw_latents(*trained, root_key, num_images, data=data)
     if labels is None or label is not None:
         places = np.arange(min(num_images, NUM_SAMPLES))
         rows = math.isqrt(len(places))
@@ -55,7 +55,8 @@ def save_samples(
         starts = np.searchsorted(labels, np.unique(labels)[:rows])
         places = (starts[:, None] + np.arange(per_row)).reshape(-1)
     start, pieces = 0, []
-    for images in generation.iterate_samples(*trained, num_images, data=data, pixels=pixels):
+    pixel_key = root_key if pixels else None
+    for images in generation.iterate_images(*trained, latents, data, pixel_key):
         yield images
         pieces.append(images[places[(places >= start) & (places < start + len(images))] - start])
         start += len(images)
