@@ -20,8 +20,9 @@ from processes import Contender, Worker, in_turns, started
 from vae_jax import datasets
 
 CONTENDERS = (
-    Contender("ours, compiled epoch", "ours", "compiled epoch"),
+    Contender("ours", "ours", "command line"),
     Contender("ours, batches divided over the cores", "ours", "divided"),
+    Contender("ours, batches not divided", "ours", "one device"),
     Contender("ours, a call a step", "ours", "single calls"),
     Contender("plain Flax, a call a step", "ours", "plain Flax"),
     Contender("PyTorch, eager", "pytorch", "eager", True),

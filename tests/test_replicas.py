@@ -14,7 +14,7 @@ from tests.support.processes import latest_state
 from tests.support.reading import rows_without_timing
 from vae_jax import evaluate, explore, interpolate, sample, train
 from vae_jax.evaluation.trained_run import restore_best
-from vae_jax.runtime import devices
+from vae_jax.runtime import division
 from vae_jax.runtime.files import read_json
 from vae_jax.training import steps
 from vae_jax.training.run_directory import RunDirectory
@@ -64,7 +64,7 @@ def together(make_config, tmp_path_factory):
 
 def settings_of(config, run):
     """The settings of training a configuration on the run's data, and so the same programs."""
-    mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
+    mesh = division.make_mesh(config.train.num_replicas, config.train.batch_size)
     return train_settings(config, RunDirectory.open(run).spec, 7, mesh)
 
 

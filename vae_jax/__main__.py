@@ -85,7 +85,7 @@ def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
 
 def _start_jax() -> bool:
     """Initializes JAX; returns whether this is the first process of the run."""
-    from vae_jax.runtime import compilation, devices
+    from vae_jax.runtime import compilation, devices, division
 
     compilation.fix_options()
     compilation.set_cpu_flags()
@@ -94,6 +94,7 @@ def _start_jax() -> bool:
     if _COMPILATION_CACHE.value:
         compilation.use_cache()
     devices.connect(_DISTRIBUTED.value)
+    division.offer_cores()
     devices.check_platform()
     return devices.is_first_process()
 

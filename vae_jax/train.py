@@ -17,13 +17,15 @@ from vae_jax import configuration, datasets
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.modes import Mode, train_flags
-from vae_jax.runtime import compilation, devices, interrupts
+from vae_jax.runtime import compilation, devices, division, interrupts
 from vae_jax.runtime.cores import available_cores
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path, read_record, write_json
-from vae_jax.training import run_directory
+from vae_jax.training import run_directory, steps
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.run_directory import RunDirectory
+from vae_jax.training.settings import train_settings
+from vae_jax.training.train_state import num_parameters
 from vae_jax.training.trainer import Trainer
 from vae_jax.training.weights import WEIGHTS_NAME
 
@@ -102,7 +104,6 @@ def _provenance(config: ml_collections.ConfigDict, dataset: datasets.Dataset) ->
     return {
         "versions": {name: metadata.version(name) for name in _RECORDED_PACKAGES},
         "device_kind": jax.devices()[0].device_kind,
-        "device_count": jax.device_count(),
         "cores": available_cores(),  # threads of the process share sums among them
         "jax_options": compilation.recorded_options(),
         "git_commit": _git_commit(),
@@ -119,9 +120,11 @@ def _begin_run(
     workdir: Path,
     dataset: datasets.Dataset,
     existing: RunDirectory | None,
+    device_count: int,
 ) -> RunDirectory:
     """Returns the run directory: the existing one, checked, or a new one, recorded."""
-    provenance, is_first = _provenance(config, dataset), devices.is_first_process()
+    is_first = devices.is_first_process()
+    provenance = _provenance(config, dataset) | {"device_count": device_count}
     if not existing:
         record = {"config": run_directory.config_to_record(config)} | provenance
         if is_first:
@@ -141,6 +144,14 @@ def _begin_run(
         record = {**existing.record, "config": recorded | {"train": train}}
         write_json(workdir / run_directory.CONFIG_NAME, record)
     return dataclasses.replace(existing, config=config)
+
+
+def _make_mesh(config: ml_collections.ConfigDict, dataset: datasets.Dataset) -> jax.sharding.Mesh:
+    """Makes the mesh of the devices that train this model."""
+    train = config.train
+    settings = train_settings(config, dataset.spec, len(dataset.train) // train.batch_size)
+    size = num_parameters(steps.abstract_state(settings).params)
+    return division.make_mesh(train.num_replicas, train.batch_size, size)
 
 
 def _final_summary(workdir: Path, config: ml_collections.ConfigDict) -> Summary | None:
@@ -194,12 +205,12 @@ def train_and_evaluate(
         existing = _open_existing(workdir, config)
         dataset = datasets.load(**config.data)
         _check_against_data(config, dataset)
-        mesh = devices.make_mesh(config.train.num_replicas, config.train.batch_size)
+        mesh = _make_mesh(config, dataset)
         if is_first:
             if not has_record:  # not before the data are loaded: a mistake leaves no folder
                 stack.enter_context(run_directory.locked(workdir, lock_workdir))
             _warn_of_long_warmup(config, len(dataset.train))
-        run = _begin_run(config, workdir, dataset, existing)
+        run = _begin_run(config, workdir, dataset, existing, mesh.size)
         devices.barrier("run directory begun")
         summary = _final_summary(workdir, config)
         if not summary:

@@ -1,5 +1,6 @@
 """This project: its training step as the command line runs it, and trained models in Python."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from vae_jax import configuration
 from vae_jax.datasets import DataSpec
 from vae_jax.model import decoders
 from vae_jax.model.structs import Batch
-from vae_jax.runtime import devices
+from vae_jax.runtime import devices, division
 from vae_jax.runtime.cores import available_cores
 from vae_jax.training import steps
 from vae_jax.training.metrics import StepMetrics
@@ -26,19 +27,24 @@ def describe() -> str:
 
 
 class Trainer:
-    """Takes training steps; variants: "compiled epoch", "divided", "single calls", "plain Flax"."""
+    """Takes training steps.
+
+    Variants: "command line", which divides a batch over the cores if the model is small, "divided"
+    and "one device", which do so always and never, "single calls", "plain Flax".
+    """
 
     def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
         if variant == "plain Flax":  # the library's transposed convolution, no options of XLA
             decoders.ConvTranspose = nn.ConvTranspose
         images, checked = arrays["images"], configuration.from_dict(config)
-        is_epoch = variant in ("compiled epoch", "divided")
-        self._take = self._call_once if is_epoch else self._call_each
-        mesh = devices.make_mesh(1, checked.train.batch_size) if variant == "divided" else None
-        steps_per_epoch = len(images) // checked.train.batch_size
-        self._settings = train_settings(checked, DataSpec((28, 28, 1)), steps_per_epoch, mesh)
-        data = Batch(images)
-        self._data = devices.replicate(data, mesh) if mesh else jax.device_put(data)
+        train, num_steps = checked.train, len(images) // checked.train.batch_size
+        is_single = variant in ("single calls", "plain Flax")
+        self._take = self._call_each if is_single else self._call_once
+        settings = train_settings(checked, DataSpec((28, 28, 1)), num_steps)
+        size = num_parameters(steps.abstract_state(settings).params)
+        mesh = division.make_mesh(train.num_replicas, train.batch_size, size)
+        self._settings = settings.on_mesh(mesh)
+        self._data = devices.replicate(Batch(images), mesh)
         self._state = steps.initial_state(self._settings, checked.seed)
         self._order = steps.epoch_order(self._settings, self._state.root_key, 1, len(images))
 
@@ -96,7 +102,10 @@ def create(
 ) -> Trainer | Inference:
     """Makes a contender of `train_step.py` or `inference.py`."""
     if variant == "divided":
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(available_cores())
         jax.config.update("jax_num_cpu_devices", available_cores())
+    elif variant in ("command line", "inference"):
+        division.offer_cores()
     if variant != "plain Flax":
         vae_jax.compilation.set_cpu_flags()
     return Inference(config, arrays) if variant == "inference" else Trainer(variant, config, arrays)

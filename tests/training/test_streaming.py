@@ -11,7 +11,7 @@ from tests.support.reading import rows_without_timing
 from vae_jax import train
 from vae_jax.datasets import image_arrays
 from vae_jax.model.structs import Batch
-from vae_jax.runtime import devices
+from vae_jax.runtime import devices, division
 from vae_jax.training import streaming, trainer
 from vae_jax.training.checkpoints import Checkpoints, _read
 
@@ -59,7 +59,7 @@ def test_a_streamed_run_has_the_same_bits(images, tmp_path, monkeypatch, num_rep
 
 def test_a_block_has_the_images_of_its_steps_in_the_order_of_the_epoch():
     data = Batch(np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1), np.arange(7, dtype=np.int32))
-    mesh = devices.make_mesh(1, 2)
+    mesh = division.make_mesh(1, 2)
     streamed = streaming.StreamedData(data, 2, 1, mesh)
     streamed.steps_per_block = 2
     order = jax.numpy.array([6, 2, 0, 1, 5, 4, 3])
@@ -97,21 +97,21 @@ def test_images_that_change_end_the_run_which_is_saved(images, tmp_path, monkeyp
 def test_images_beyond_a_quarter_of_the_free_memory_are_streamed(
     monkeypatch, capsys, free, is_streamed
 ):
-    monkeypatch.setattr(devices, "free_bytes", lambda: free)
+    monkeypatch.setattr(devices, "free_bytes", lambda _: free)
     data = Batch(np.zeros((8, 8, 8, 1), np.uint8))
-    placed = streaming.place(data, "auto", 2, 1, devices.make_mesh(1, 2))
+    placed = streaming.place(data, "auto", 2, 1, division.make_mesh(1, 2))
     assert isinstance(placed, streaming.StreamedData) == is_streamed
     assert ("streamed" in capsys.readouterr().out) == is_streamed
 
 
 def test_the_free_memory_is_known():
-    assert 1 << 20 < devices.free_bytes() < 1 << 50
+    assert 1 << 20 < devices.free_bytes(1) < 1 << 50
 
 
 def test_a_slow_disk_is_reported_once(monkeypatch, capsys):
     monkeypatch.setattr(streaming, "_MIN_SECONDS", 0.0)
     data = Batch(np.arange(6, dtype=np.int32))
-    streamed = streaming.StreamedData(data, 2, 1, devices.make_mesh(1, 2))
+    streamed = streaming.StreamedData(data, 2, 1, division.make_mesh(1, 2))
     streamed.steps_per_block = 1
     send = streamed._send
     monkeypatch.setattr(streamed, "_send", lambda rows: (time.sleep(0.02), send(rows))[1])

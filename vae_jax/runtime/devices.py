@@ -1,4 +1,4 @@
-"""Processes, the device mesh and the placement of arrays.
+"""Processes and the placement of arrays.
 
 A run computes on every device that JAX shows, in one process or several. Each device has some of
 the replicas if they divide evenly, otherwise some images of each batch; parameters and images are
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vae_jax.runtime.errors import UserError, describe
@@ -90,20 +90,19 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and any(r in str(error) for r in reasons)
 
 
-def free_bytes() -> int:
-    """Returns the free memory of a device; on CPU its part of the machine's.
+def free_bytes(num_devices: int) -> int:
+    """Returns the free memory of a device; on CPU the part of one of `num_devices`.
 
     Where the machine does not say how much is free, half of its memory is taken for it.
     """
-    devices = jax.local_devices()
-    if stats := devices[0].memory_stats():
+    if stats := jax.local_devices()[0].memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
     except (OSError, StopIteration):  # not Linux
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return free // len(devices)
+    return free // num_devices
 
 
 def by_platform(cpu: Value, accelerator: Value) -> Value:
@@ -131,31 +130,6 @@ def max_over_processes(value: float) -> float:
 def barrier(name: str) -> None:
     """Waits until every process of the run calls this."""
     multihost_utils.sync_global_devices(name)
-
-
-def make_mesh(num_replicas: int, batch_size: int) -> Mesh:
-    """Makes the mesh of the run's devices, with the axes `REPLICA_AXIS` and `DATA_AXIS`.
-
-    Args:
-      num_replicas: seeds trained side by side.
-      batch_size: images in a step.
-
-    Raises:
-      UserError: the devices divide neither the replicas nor the batch.
-    """
-    count = jax.device_count()
-    if num_replicas % count == 0:
-        shape = (count, 1)
-    elif batch_size % count == 0:
-        shape = (1, count)
-    else:
-        below = batch_size // count * count
-        nearest = " or ".join(str(size) for size in (below, below + count) if size)
-        raise UserError(
-            f"train.batch_size is {batch_size}, not a multiple of the {count} devices; "
-            f"nearest: {nearest}; or set train.num_replicas to a multiple of {count}"
-        )
-    return jax.make_mesh(shape, (REPLICA_AXIS, DATA_AXIS), axis_types=(AxisType.Auto,) * 2)
 
 
 def state_sharding(mesh: Mesh) -> NamedSharding:

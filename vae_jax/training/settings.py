@@ -28,7 +28,7 @@ class EvaluationSettings:
       model: the autoencoder.
       objective: what is minimized in this epoch.
       num_replicas: how many seeds are computed side by side.
-      mesh: the devices that compute, from `devices.make_mesh`; None for the one where the
+      mesh: the devices that compute, from `division.make_mesh`; None for the one where the
         arrays lie.
     """
 
@@ -124,6 +124,10 @@ class TrainSettings:
         """Returns the learning rate of a step, `<float>[]`, from the number of steps before it."""
         rate = self.learning_rate
         return jnp.float32(rate(step) if callable(rate) else rate)
+
+    def on_mesh(self, mesh: jax.sharding.Mesh | None) -> "TrainSettings":
+        """Returns the settings of the same steps on other devices."""
+        return dataclasses.replace(self, evaluation=dataclasses.replace(self.evaluation, mesh=mesh))
 
     def in_epoch(self, epoch: int) -> "TrainSettings":
         """Returns the settings of an epoch, counted from 1: the objective can change."""

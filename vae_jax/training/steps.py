@@ -76,7 +76,7 @@ def initial_state(
     """
     # On one device, then sent to the others: see `_initial_state` for what could hang.
     given = devices.to_device((_seeds(settings, seed), mean_image, pseudo_inputs))
-    state = _initial_state(settings, *given)
+    state = _initial_state(settings.on_mesh(None), *given)
     mesh = settings.evaluation.mesh
     return state if mesh is None else devices.shard_state(state, mesh)
 
@@ -84,6 +84,7 @@ def initial_state(
 def abstract_state(settings: TrainSettings) -> TrainState:
     """Returns the shapes and types of a state."""
     # The arguments are those of `initial_state` without data: traced once for both.
+    settings = settings.on_mesh(None)
     return jax.eval_shape(lambda: _initial_state(settings, _seeds(settings, 0), None, None))
 
 

@@ -116,11 +116,11 @@ def place(
         device's free memory.
       batch_size: images in a step.
       num_replicas: seeds trained side by side.
-      mesh: the devices, from `devices.make_mesh`.
+      mesh: the devices, from `division.make_mesh`.
     """
     images = data.images
     if on_device == "auto":
-        needed, free = images.nbytes, devices.free_bytes()
+        needed, free = images.nbytes, devices.free_bytes(mesh.local_mesh.size)
         is_streamed = devices.any_process_true(needed > _MAX_FRACTION * free)
         if is_streamed and devices.is_first_process():
             print(
