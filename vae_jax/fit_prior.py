@@ -12,13 +12,7 @@ from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
 from vae_jax.model.vae import Params
 from vae_jax.modes import Mode, run_flags
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import (
-    local_path,
-    move_unless_there,
-    scratch_folder,
-    write_json,
-    write_record,
-)
+from vae_jax.runtime.files import local_path, scratch_folder, write_json, write_record
 from vae_jax.training import prior_fitting, run_directory
 from vae_jax.training.prior_fitting import PriorFit
 from vae_jax.training.run_directory import RunDirectory
@@ -93,7 +87,7 @@ def _write(
         write_json(complete / run_directory.CONFIG_NAME, record)
         if target.exists():
             target.rmdir()
-        move_unless_there(complete, target)
+        complete.rename(target)
 
 
 def _report(replica: Replica, fit: PriorFit) -> None:

@@ -1,18 +1,19 @@
 """Data sets of images as NumPy arrays; libraries are imported when a data set needs them."""
 
-from vae_jax.datasets.binarization import BINARIZATIONS, EVALUATION_BINARIZATION_SEED
-from vae_jax.datasets.cache import cache_folder
-from vae_jax.datasets.images import SPLIT_SEED
+from vae_jax.datasets.images import SPLIT_SEED, check_levels
 from vae_jax.datasets.images import read as read_images
-from vae_jax.datasets.levels import MAX_LEVELS, check_levels
-from vae_jax.datasets.loading import SOURCES, load
+from vae_jax.datasets.loading import (
+    BINARIZATIONS,
+    EVALUATION_BINARIZATION_SEED,
+    SOURCES,
+    load,
+)
 from vae_jax.datasets.stored_images import Images, StoredImages, concatenate
 from vae_jax.datasets.structs import DataOptions, Dataset, DataSpec, Split
 
 __all__ = [
     "BINARIZATIONS",
     "EVALUATION_BINARIZATION_SEED",
-    "MAX_LEVELS",
     "SOURCES",
     "SPLIT_SEED",
     "DataOptions",
@@ -21,7 +22,6 @@ __all__ = [
     "Images",
     "Split",
     "StoredImages",
-    "cache_folder",
     "check_levels",
     "concatenate",
     "load",

@@ -5,20 +5,17 @@ import hashlib
 import json
 import os
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from vae_jax.runtime.errors import UserError, system_reason
-from vae_jax.runtime.files import local_path, move_unless_there, scratch_folder
+from vae_jax.runtime.errors import UserError, describe
+from vae_jax.runtime.files import local_path, scratch_folder
 from vae_jax.runtime.locks import locked_folder
 
-# Lists the key of the data, then the SHA-256 of each file, or the size and time of a large one.
+# Lists the key of the data, then the SHA-256 of each file, or the size of a large one.
 _RECORD = "SHA256SUMS"
 _LARGE = 64 << 20  # bytes
-
-Data = TypeVar("Data")
 
 
 def cache_folder(data_dir: str | None) -> Path:
@@ -27,38 +24,36 @@ def cache_folder(data_dir: str | None) -> Path:
     return local_path("data.data_dir", data_dir or default) / "vae_jax"
 
 
-def read_or_make(
-    folder: Path, key: str, make: Callable[[Path], Path], read: Callable[[Path], Data]
-) -> Data:
-    """Reads a folder of cached data, which is made first if it is missing, outdated or damaged.
+def make_once(folder: Path, key: str, make: Callable[[Path], Path]) -> Path:
+    """Makes a folder of cached data if it is missing, outdated or damaged; returns it.
 
     The folder appears complete, with one renaming; of several processes one makes it, and the
     others wait. Data cached with another `key`, of one line, are outdated. `make` writes files
     below an empty folder and returns their folder. The files are compared by their SHA-256, those
-    of more than 64 MiB by size and time of modification only: images carry checksums of their own
-    (`StoredImages`).
+    of more than 64 MiB by size only: images carry checksums of their own (`StoredImages`).
 
     Raises:
       UserError: the data cannot be written.
     """
-    with errors_of_writing(folder), contextlib.ExitStack() as stack:
-        if _is_valid(folder, key):
-            return read(folder)
+    if _is_valid(folder, key):
+        return folder
+    with errors_of_writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        waiting = f"{str(folder.parent)!r}: waiting for another process, which makes data there"
-        with contextlib.suppress(OSError):  # a file system without locks
-            stack.enter_context(locked_folder(folder.parent, waiting))
+        with locked_folder(folder.parent):
+            if not _is_valid(folder, key):
+                _make(folder, key, make)
+    return folder
+
+
+def _make(folder: Path, key: str, make: Callable[[Path], Path]) -> None:
+    if folder.exists():
+        print(f"{str(folder)!r}: outdated or damaged; making the data again", file=sys.stderr)
+    with scratch_folder(folder.parent, ".making.") as scratch:
+        made = make(scratch)
+        (made / _RECORD).write_text(_record(made, key))
         if folder.exists():
-            if _is_valid(folder, key):
-                return read(folder)
-            print(f"{str(folder)!r}: outdated or damaged; making the data again", file=sys.stderr)
-        with scratch_folder(folder.parent, ".making.") as scratch:
-            made = make(scratch)
-            (made / _RECORD).write_text(_record(made, key))
-            if folder.exists() and not _is_valid(folder, key):
-                folder.rename(scratch / "replaced")
-            move_unless_there(made, folder)
-            return read(folder)
+            folder.rename(scratch / "replaced")
+        made.rename(folder)
 
 
 @contextlib.contextmanager
@@ -68,7 +63,7 @@ def errors_of_writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write data to {folder} ({system_reason(error)}); give another folder with "
+            f"cannot write data to {folder} ({describe(error)}); give another folder with "
             "--config.data.data_dir=FOLDER"
         ) from error
 
@@ -85,26 +80,20 @@ def _record(folder: Path, key: str) -> str:
     lines = [f"{key}\n"]
     for path in sorted(folder.iterdir()):
         if path.name != _RECORD:
-            status = path.stat()
-            if status.st_size > _LARGE:
-                check = f"{status.st_size} bytes, {status.st_mtime_ns} ns"
-            else:
-                with path.open("rb") as file:
-                    check = hashlib.file_digest(file, "sha256").hexdigest()
+            check = f"{path.stat().st_size} bytes"
+            if path.stat().st_size <= _LARGE:
+                check = hashlib.sha256(path.read_bytes()).hexdigest()
             lines.append(f"{check}  {path.name}\n")
     return "".join(lines)
 
 
 def fingerprint(path: str) -> list[int]:
-    """Returns numbers that change with a file: its times alone miss a swap of two files."""
+    """Returns numbers that change with a file: size, times and inode."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            status, first = os.fstat(file.fileno()), file.read(4096)
-            file.seek(max(0, status.st_size - 4096))
-            checksum = zlib.crc32(first + file.read(4096))
+        status = os.stat(path)
     except OSError:  # reading the file reports it
         return []
-    return [checksum, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def digest(value: Any) -> str:

@@ -1,9 +1,8 @@
 """The image files of a folder, and the split and class of each."""
 
 import os
-import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -11,14 +10,11 @@ from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.output_record import OUTPUT_MARKER, written_names
 
 SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp"),
-    *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".avif"),
+    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm"),
+    *(".jp2", ".avif"),
 )
-# Files and folders that systems add, beside those whose name begins with a dot.
-_HIDDEN = (
-    *("thumbs.db", "desktop.ini", "@eadir", "@recycle", "@recently-snapshot", "#recycle"),
-    *("__macosx", "$recycle.bin", "recycler", "lost+found", "system volume information"),
-)
+# Folders that systems add, beside those whose name begins with a dot.
+_OF_SYSTEMS = ("@eadir", "__macosx", "$recycle.bin", "lost+found")
 # Beside a `config.json` one of these makes a folder a run directory.
 _RUN_FILES = ("metrics.csv", "summary.json", "checkpoints", "weights.safetensors")
 # Names of folders that are splits, in lower case.
@@ -34,8 +30,6 @@ class ImageFolder(NamedTuple):
 
     path: str  # with symbolic links resolved
     files: tuple[str, ...]  # names, relative to the folder
-    num_others: int  # files that are not images by their name, except hidden ones
-    outputs: tuple[str, ...] = ()  # ignored folders: runs, and the output of modes
 
     @property
     def paths(self) -> list[str]:
@@ -46,63 +40,52 @@ class ImageFolder(NamedTuple):
 def list_images(path: str) -> ImageFolder:
     """Lists the image files of a folder and of its subfolders, at any depth; or one image file.
 
-    Hidden files and this package's output are ignored. Symbolic links are followed.
-
     Raises:
-      UserError: a folder cannot be read, a symbolic link leads back to a folder above it, there
-        is no image, or the folder is a run directory or output itself.
+      UserError: a folder cannot be read, or there is no image.
     """
     if os.path.isfile(path):
         folder, name = os.path.split(os.path.abspath(path))
-        return ImageFolder(folder, (name,), 0)
-    root, outputs = os.path.realpath(path), []
+        return ImageFolder(folder, (name,))
+    root = os.path.realpath(path)
     try:
-        entries = [*_walk(root, (), outputs)]
+        files = tuple(sorted(_walk(root)))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{error.filename or root}: cannot be read ({reason})") from error
-    # Pipes are not images: reading them would block. Decoding reports broken links.
-    images = [entry for entry in entries if entry.name.lower().endswith(SUFFIXES)]
-    images = [entry for entry in images if entry.is_file() or entry.is_symlink()]
-    files = [os.path.relpath(entry.path, root) for entry in images]
-    num_others = len(entries) - len(files)
-    if root in outputs or (outputs and not files):
-        raise UserError(f"data.path={path} is a run's output, not data; give the original images")
     if not files:
-        others = f"; it holds {num_others} other files" if num_others else ""
         raise UserError(
-            f"data.path={path} holds no image, that is, no file named {', '.join(SUFFIXES)}{others}"
+            f"data.path={path} holds no image, that is, no file named {', '.join(SUFFIXES)}; runs "
+            "and the output of modes are ignored"
         )
-    return ImageFolder(root, tuple(sorted(files)), num_others, tuple(sorted(outputs)))
+    return ImageFolder(root, files)
 
 
-def _walk(
-    folder: str, above: tuple[tuple[int, int], ...], outputs: list[str]
-) -> Iterator[os.DirEntry[str]]:
-    """Yields the files below a folder, in any order; adds ignored folders to `outputs`."""
-    status = os.stat(folder)
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        raise UserError(
-            f"{folder}: a symbolic link leads back to a folder above it; remove the link"
-        )
-    with os.scandir(folder) as scanned:
-        entries = [*scanned]
-    written = written_names(folder)
-    names = {entry.name for entry in entries}
-    is_run = "config.json" in names and not names.isdisjoint(_RUN_FILES)
-    if is_run or (OUTPUT_MARKER in names and not written):  # an empty marker: all is output
-        outputs.append(folder)
-        return
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in _HIDDEN:
+def _walk(root: str) -> Iterator[str]:
+    """Yields the names of images below a folder, but hidden files and this package's output.
+
+    Symbolic links are followed, but no folder is read twice.
+    """
+    seen = {root}
+    for folder, subfolders, names in os.walk(root, onerror=_raise, followlinks=True):
+        entries, written = {*subfolders, *names}, written_names(folder)
+        is_run = "config.json" in entries and not entries.isdisjoint(_RUN_FILES)
+        if is_run or (OUTPUT_MARKER in entries and not written):  # an empty marker: all is output
+            subfolders.clear()
             continue
-        if entry.name in written:
-            outputs += [entry.path] if entry.is_dir() else []
-        elif entry.is_dir():
-            yield from _walk(entry.path, (*above, identity), outputs)
-        else:
-            yield entry
+        shown = {name for name in entries - written if not name.startswith(".")}
+        for name in shown.intersection(names):
+            if name.lower().endswith(SUFFIXES):
+                yield os.path.join(folder[len(root) :].lstrip(os.sep), name)
+        subfolders[:] = []
+        for name in sorted(shown.difference(names)):
+            target = os.path.realpath(os.path.join(folder, name))
+            if name.lower() not in _OF_SYSTEMS and target not in seen:
+                seen.add(target)
+                subfolders.append(name)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def arrange(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
@@ -114,6 +97,9 @@ def arrange(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray | None, tuple[s
     Returns:
       The splits, `<str>[n]`: "all", or "train" and others; the classes, `<int32>[n]`, None without
       class folders; and their names, sorted.
+
+    Raises:
+      UserError: images lie both in class folders and beside them.
     """
     parts = [name.split(os.sep) for name in folder.files]
     depth = 0  # of folders that are passed through
@@ -124,21 +110,13 @@ def arrange(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray | None, tuple[s
     depth += has_splits
     splits = np.array(split_of if has_splits else ["all"] * len(parts))
     is_inside = [len(part) > depth + 1 for part in parts]
-    if not all(is_inside):
-        if any(is_inside):
-            outside, inside = (folder.files[is_inside.index(value)] for value in (False, True))
-            error = UserError(
-                f"{folder.path} holds images both beside class folders, as {outside!r}, and in "
-                f"them, as {inside!r}; put every image into a class folder, or none"
-            )
-            if not has_splits:
-                raise error
-            print(f"{error}; the images have no labels", file=sys.stderr)
+    if not any(is_inside):
         return splits, None, ()
+    if not all(is_inside):
+        outside, inside = (folder.files[is_inside.index(value)] for value in (False, True))
+        raise UserError(
+            f"{folder.path} holds images both beside class folders, as {outside!r}, and in them, "
+            f"as {inside!r}; put every image into a class folder, or none"
+        )
     names, labels = np.unique([part[depth] for part in parts], return_inverse=True)
-    return splits, labels.astype(np.int32), tuple(map(as_text, names))
-
-
-def as_text(name: object) -> str:
-    """Returns a name as it is, except that characters that are not Unicode are escaped."""
-    return str(name).encode(errors="backslashreplace").decode(errors="backslashreplace")
+    return splits, labels.astype(np.int32), tuple(map(str, names))

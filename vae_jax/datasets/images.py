@@ -1,8 +1,6 @@
 """A user's own images: from a path to splits."""
 
 import os
-import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -13,15 +11,16 @@ from vae_jax.runtime.files import local_path
 
 # Seed of the one shuffle of images without splits of their own: part of the test set's definition.
 SPLIT_SEED = 20_260_321
+# The largest fraction of white that is nearly black: 4 bits or scikit-learn's digits (0 to 16) in
+# bytes, 12 bits in 16.
+_NEARLY_BLACK = 16 / 255
 
 
-def read(
-    path: str, options: DataOptions, cache_folder: Path | None = None
-) -> tuple[dict[str, Split], tuple[str, ...]]:
+def read(path: str, options: DataOptions) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Reads images from a folder of image files, an image file, an `.npz` or an `.npy`.
 
-    With a `cache_folder`, decoded and converted images are stored there and read by rows
-    (`StoredImages`). An array of more than 1 MiB that needs no conversion stays in its own file.
+    All but small arrays stay in files, their own or one below `options.data_dir`, and are read by
+    rows (`StoredImages`).
 
     Returns:
       The file's own splits, "train" and one or both others, or else one split, "all", each in the
@@ -35,45 +34,23 @@ def read(
     resolved = str(local_path("data.path", path))
     if not os.path.exists(resolved):
         raise UserError(f"data.path={path}: cannot be read (no such file or folder)")
-    try:
-        if os.path.isdir(resolved) or resolved.lower().endswith(image_folder.SUFFIXES):
-            return _read_files(resolved, options, cache_folder)
-        if resolved.lower().endswith((".npz", ".npy")):
-            return image_arrays.load(resolved, options, cache_folder)
-    except MemoryError as error:
-        raise UserError(
-            f"data.path={path}: the images need more memory than this machine has; give fewer, or "
-            "a smaller data.image_size"
-        ) from error
+    if os.path.isdir(resolved) or resolved.lower().endswith(image_folder.SUFFIXES):
+        return _read_files(resolved, options)
+    if resolved.lower().endswith((".npz", ".npy")):
+        return image_arrays.load(resolved, options)
     raise UserError(f"data.path={path} is neither a folder of images nor an image, .npz or .npy")
 
 
-def _read_files(
-    path: str, options: DataOptions, cache_folder: Path | None
-) -> tuple[dict[str, Split], tuple[str, ...]]:
+def _read_files(path: str, options: DataOptions) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Reads the images of a folder, or one image file."""
-    from vae_jax.datasets import image_cache, image_files  # here: these import Pillow
+    from vae_jax.datasets import image_cache  # here: this imports Pillow
 
     folder = image_folder.list_images(path)
     split_of, labels, class_names = image_folder.arrange(folder)
-    if cache_folder and os.path.isdir(path):
-        images, rows, notes = image_cache.load(folder, options, cache_folder)
-    else:
-        images, rows, notes = image_files.decode(folder, options)
-    if folder.num_others:
-        notes.append(f"{folder.num_others} files are not images by their names")
-    if folder.outputs:
-        first = repr(folder.outputs[0])
-        notes.append(f"{len(folder.outputs)} folders of runs or output are ignored, as {first}")
-    for note in notes:
-        print(f"{path!r}: {note}", file=sys.stderr)
-    names, split_of = np.array([*map(image_folder.as_text, folder.files)])[rows], split_of[rows]
+    images, rows = image_cache.load(folder, options)
+    names, split_of = np.array(folder.files)[rows], split_of[rows]
     all_images = Split(images, None if labels is None else labels[rows], names)
-    if "all" in split_of:
-        return {"all": all_images}, class_names
-    if "train" not in split_of:
-        raise UserError(f"{path}: no training image can be read")
-    order = [name for name in ("train", "validation", "test") if name in split_of]
+    order = [name for name in ("all", "train", "validation", "test") if name in split_of]
     return {name: all_images[split_of == name] for name in order}, class_names
 
 
@@ -98,3 +75,23 @@ def hold_out(
     for name, size in missing.items():
         held_out[name], order = rest[order[:size]], order[size:]
     return {"train": rest[order], "validation": held_out["validation"], "test": held_out["test"]}
+
+
+def check_levels(highest: float, white: int, where: str, advice: str = "") -> None:
+    """Refuses images that are all nearly black: their values probably have another range.
+
+    Args:
+      highest: the highest value of all images.
+      white: the value that means white.
+      where: names the images in the error.
+      advice: what to do; empty for images in a file, for which `data.levels` can be set.
+    """
+    if highest / white > _NEARLY_BLACK:
+        return
+    if not advice:
+        levels = f"--config.data.levels={highest + 1} if {highest} is white, or " * (white > 1)
+        advice = f"scale them, or set {levels}--config.data.levels={white + 1} if they are so dark"
+    raise UserError(
+        f"{where}: no value exceeds {highest:.5g} and {white} is white, so all images are nearly "
+        f"black; {advice}"
+    )

@@ -43,13 +43,13 @@ def read_splits(
     data = run.config.data
     try:
         options = datasets.DataOptions(
+            data_dir=data.data_dir,
             image_size=(height, width),
             channels=channels,
             levels=data.levels,
             skip_damaged=data.skip_damaged,
         )
-        folder = datasets.cache_folder(data.data_dir)
-        splits, class_names = datasets.read_images(os.fspath(input), options, folder)
+        splits, class_names = datasets.read_images(os.fspath(input), options)
     except UserError as error:
         raise UserError(str(error).replace("data.path=", "--input=")) from error
     sizes = ", ".join(

@@ -225,7 +225,7 @@ class TrainedVAE:
                 raise ValueError(f"{name} are floats {limits}, must be {wanted}")
         array = array[None] if is_single else array
         if array.dtype == np.uint8 and array.any():  # black is black in any range
-            datasets.check_levels(array, name, in_file=False)
+            datasets.check_levels(array.max().item(), 255, name, "pass floats from 0 to 1")
         return Batch(array, self._to_labels(labels, len(array))), is_single
 
     def _to_labels(self, labels: Any, num_images: int) -> np.ndarray | None:

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import re
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +12,11 @@ from typing import Any, BinaryIO, TypeVar
 
 import dacite
 
-from vae_jax.runtime import interrupts, locks
+from vae_jax.runtime import locks
 from vae_jax.runtime.errors import UserError
 
 # Prefix of files that are being written.
 PARTIAL_PREFIX = ".partial."
-# Deeper than any file of this package, and within Python's recursion limit.
-_MAX_DEPTH = 20
 
 Record = TypeVar("Record")
 
@@ -47,31 +44,16 @@ def local_path(name: str, path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Makes a temporary folder in `parent`, whose content `move_unless_there` puts in its place.
-
-    A signal removes it too; the next call removes the folder of a killed process.
-    """
+    """Makes a temporary folder in `parent`; removes those of killed processes."""
     parent.mkdir(parents=True, exist_ok=True)
     locks.remove_abandoned(parent, prefix)
     with (
-        interrupts.signals_as_exceptions(),  # else the folder would be left behind
         tempfile.TemporaryDirectory(
-            dir=parent, prefix=f"{prefix}{socket.gethostname()}.", ignore_cleanup_errors=True
+            dir=parent, prefix=prefix, ignore_cleanup_errors=True
         ) as folder,
-        contextlib.ExitStack() as stack,
+        locks.locked_folder(Path(folder)),
     ):
-        with contextlib.suppress(OSError):  # a file system without locks
-            stack.enter_context(locks.locked_folder(Path(folder)))
         yield Path(folder)
-
-
-def move_unless_there(source: Path, target: Path) -> None:
-    """Renames a folder, unless another run has already put one in its place."""
-    try:
-        source.rename(target)
-    except OSError:
-        if not target.exists():
-            raise
 
 
 @contextlib.contextmanager
@@ -138,47 +120,23 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-      UserError: the file is missing, not JSON, or nested too deeply.
+      UserError: the file is missing or not JSON.
     """
     try:
-        value = json.loads(path.read_text(), parse_int=_parse_int)
+        return json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON ({error}); the file is damaged") from error
-    if _is_deeper_than(_MAX_DEPTH, value):
-        raise UserError(f"{path}: is nested more than {_MAX_DEPTH} deep; the file is damaged")
-    return value
-
-
-def _parse_int(digits: str) -> int:
-    if len(digits) > 300:  # not convertible to a float
-        raise ValueError("an integer has more than 300 digits")
-    return int(digits)
-
-
-def _is_deeper_than(depth: int, value: Any) -> bool:
-    layer = [value]
-    for _ in range(depth):
-        holders = (item for item in layer if isinstance(item, dict | list))
-        layer = [
-            item
-            for holder in holders
-            for item in (holder.values() if isinstance(holder, dict) else holder)
-        ]
-    return bool(layer)
 
 
 def write_record(path: Path, record: Any) -> None:
     """Writes a dataclass as a JSON file, atomically; fields that are None are left out."""
-    write_json(path, _to_json(record))
 
+    def without_none(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in items if value is not None}
 
-def _to_json(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {name: _to_json(item) for name, item in fields if item is not None}
-    return value
+    write_json(path, dataclasses.asdict(record, dict_factory=without_none))
 
 
 def read_record(path: Path, record_type: type[Record]) -> Record:

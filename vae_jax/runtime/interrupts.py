@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -61,64 +61,30 @@ def exit_on_signal() -> None:
 
 
 @contextlib.contextmanager
-def _at_first_signal(handle: Callable[[int], None]) -> Iterator[None]:
-    """Calls `handle` at the first Ctrl-C or SIGTERM; the second gets the handler of before.
-
-    Does nothing outside the main thread, which alone can handle signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in _NUMBERS}
-    has_fired = False
-
-    def restore() -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-    def first(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal has_fired
-        if has_fired:  # the second one came before its handler was restored
-            signal.signal(signal_number, handlers[signal_number])
-            signal.raise_signal(signal_number)
-            return
-        has_fired = True
-        restore()
-        handle(signal_number)
-
-    for number in _NUMBERS:
-        signal.signal(number, first)
-    try:
-        yield
-    finally:
-        restore()
-
-
-@contextlib.contextmanager
 def defer_signals() -> Iterator[Request]:
     """Records Ctrl-C and SIGTERM for the caller to handle; a second one is obeyed at once.
+
+    Does nothing outside the main thread, which alone can handle signals.
 
     Yields:
       The request, which the caller checks wherever ending is safe.
     """
     request = Request()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in _NUMBERS}
 
-    def note(signal_number: int) -> None:
+    def note(signal_number: int, frame: FrameType | None) -> None:
+        if request.signal_number is not None:
+            signal.signal(signal_number, handlers[signal_number])
+            signal.raise_signal(signal_number)
         request.signal_number = signal_number
 
-    with _at_first_signal(note):
+    for number in _NUMBERS:
+        signal.signal(number, note)
+    try:
         yield request
-
-
-@contextlib.contextmanager
-def signals_as_exceptions() -> Iterator[None]:
-    """Makes Ctrl-C and SIGTERM raise `Interrupted`, for code that cleans up after itself.
-
-    Must not enclose calls of JAX: see `exit_on_signal`. A second one is obeyed at once.
-    """
-
-    def raise_interrupted(signal_number: int) -> None:
-        raise Interrupted(signal_number)
-
-    with _at_first_signal(raise_interrupted):
-        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

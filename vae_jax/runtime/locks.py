@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ except ImportError:
     fcntl = None
 
 HAS_LOCKS = fcntl is not None
-# Age at which an unlocked folder is abandoned: made on this machine, on another.
-_SECONDS_HERE, _SECONDS_ELSEWHERE = 1.0, 86_400.0
+# Age from which an unlocked folder is abandoned: a new one is locked within this time.
+_SECONDS = 1.0
 
 
 def lock(descriptor: int) -> None:
@@ -31,24 +30,22 @@ def lock(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path, waiting: str = "") -> Iterator[None]:
+def locked_folder(folder: Path, wait: bool = True) -> Iterator[None]:
     """Locks a folder while the context is open; raises as `lock` does.
 
-    With a message `waiting`, which is then printed, it waits for another process; with one, a file
-    system without locks is not an error.
+    With `wait` it waits for another process, which is reported, and a file system without locks is
+    not an error.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             lock(descriptor)
-        except BlockingIOError:
-            if not waiting or not fcntl:
+        except OSError as error:
+            if not wait:
                 raise
-            print(waiting, file=sys.stderr)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:
-            if not waiting:
-                raise
+            if fcntl and isinstance(error, BlockingIOError):
+                print(f"{str(folder)!r}: waiting for another process", file=sys.stderr)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -57,9 +54,7 @@ def locked_folder(folder: Path, waiting: str = "") -> Iterator[None]:
 def remove_abandoned(parent: Path, prefix: str) -> None:
     """Removes the folders below `parent` whose processes were killed: they are not locked."""
     for folder in parent.glob(f"{prefix}*") if HAS_LOCKS else ():
-        # The locks of another machine may not be seen here.
-        seconds = _SECONDS_HERE if socket.gethostname() in folder.name else _SECONDS_ELSEWHERE
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > seconds:
-                with locked_folder(folder):
+            if time.time() - folder.stat().st_mtime > _SECONDS:
+                with locked_folder(folder, wait=False):
                     shutil.rmtree(folder)

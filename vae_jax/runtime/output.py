@@ -19,35 +19,15 @@ def escape_what_cannot_be_encoded() -> None:
 
 @contextlib.contextmanager
 def quiet_without_reader() -> Iterator[None]:
-    """Ends the process silently if its output has no reader, as in `| head -1`.
-
-    If the output cannot be written for another reason, one line reports it.
-    """
+    """Ends the process silently if its output has no reader, as in `| head -1`."""
     try:
         try:
             yield
         finally:
-            _flush()
+            if sys.stdout:
+                sys.stdout.flush()
     except BrokenPipeError:
-        _silence()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):  # else the buffers would raise when the interpreter ends
+            os.dup2(nowhere, descriptor)
         sys.exit(interrupts.status(signal.SIGPIPE))
-
-
-def _flush() -> None:
-    """Writes the buffer of standard output."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        print(f"error: standard output: {error.strerror}; results are saved", file=sys.stderr)
-        _silence()
-        sys.exit(1)
-
-
-def _silence() -> None:
-    """Discards the buffers, which would raise again when the interpreter ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
-        os.dup2(nowhere, descriptor)
