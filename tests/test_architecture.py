@@ -98,7 +98,6 @@ def test_the_names_a_configuration_may_hold_are_those_there_are():
     assert allowed["train.learning_rate_schedule"] == optimizer.SCHEDULES
     assert (*datasets.SOURCES,) == allowed["data.name"]
     assert allowed["data.binarization"] == datasets.BINARIZATIONS
-    assert allowed["data.levels"][-1] == datasets.MAX_LEVELS
     is_binary = {name: kind().is_binary for name, kind in likelihoods.LIKELIHOODS.items()}
     assert [name for name in is_binary if is_binary[name]] == [*configuration.BINARY_LIKELIHOODS]
 

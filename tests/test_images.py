@@ -82,7 +82,7 @@ def digits(path, num_images=40, **arrays):
 @pytest.mark.parametrize(
     ("fields", "arrays", "expected"),
     [
-        ({}, {"images": np.uint8(np.indices((60, 8, 8)).sum(0) % 2)}, "data.levels=2;"),
+        ({}, {"images": np.uint8(np.indices((60, 8, 8)).sum(0) % 2)}, "data.levels=2 if"),
         ({"decoder.strides": (4, 4)}, {}, r"decoder.strides is \(4, 4\), .* at most 7"),
         ({"data.test_size": 1}, {}, r"test images \(1\) are all the same"),
         (

@@ -65,25 +65,6 @@ def test_help_without_a_reader_ends_quietly():
     assert result.returncode in (1, 141), result  # 1: all of it fitted into the pipe
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
-def test_an_output_on_a_full_disk_is_said_to_be():
-    code = (
-        "from vae_jax.runtime import output\nwith output.quiet_without_reader():\n    print('told')"
-    )
-    with open("/dev/full", "w") as full:
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONUNBUFFERED": ""},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: standard output: No space left on device")
-
-
 @pytest.mark.slow
 def test_training_without_a_reader_ends_quietly_and_keeps_its_epochs(tmp_path, tiny_arguments):
     process = start(tmp_path / "run", *tiny_arguments, "--config.train.num_epochs=100000")

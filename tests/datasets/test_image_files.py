@@ -8,12 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.support.common import error_of
-from vae_jax.datasets import DataOptions, image_files
-from vae_jax.datasets.image_folder import list_images
+from vae_jax.datasets import DataOptions, image_files, read_images
 
 GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20  # 3 high, 4 wide, 0 to 220
 COLOR = np.stack([GRAY, 255 - GRAY, GRAY // 2], axis=-1)
-RED, BLUE = (Image.new("RGB", (5, 4), color) for color in ((255, 0, 0), (0, 0, 255)))
 
 
 @pytest.fixture
@@ -32,7 +30,13 @@ def read(tmp_path):
 
 @pytest.fixture
 def decode(tmp_path):
-    return lambda **fields: image_files.decode(list_images(str(tmp_path)), DataOptions(**fields))
+    """Reads the images of the folder."""
+
+    def read_folder(**fields):
+        options = DataOptions(data_dir=str(tmp_path / ".cache"), **fields)
+        return read_images(str(tmp_path), options)[0]["all"].images[:]
+
+    return read_folder
 
 
 def save(path, array=GRAY):
@@ -60,23 +64,15 @@ def test_cmyk_becomes_color(read):
 
 def test_16_bits_are_scaled_and_not_clipped(read):
     values = np.array([[0, 128, 129, 257, 1_000, 32_768, 65_407, 65_535]], np.uint16)
-    for suffix in (".png", ".tif", ".pgm", ".jp2"):
+    for suffix in (".png", ".tif", ".jp2"):
         result = read(Image.fromarray(values), suffix)
         np.testing.assert_array_equal(result, np.rint(values / 257))
 
 
-def test_palettes(read):
+def test_palettes_become_color(read):
     image = Image.fromarray(COLOR).quantize(12)
     assert image.mode == "P"
     np.testing.assert_array_equal(read(image), np.asarray(image.convert("RGB")))
-    # Gray if no color of the palette is used.
-    image = Image.fromarray(GRAY)
-    image.putpalette([0, 255, 0] * 7 + [value for level in range(7, 256) for value in [level] * 3])
-    used = np.where(GRAY == 0, 7, GRAY)
-    image.putdata(used.reshape(-1).tolist())
-    np.testing.assert_array_equal(read(image), used)
-    image.putpixel((0, 0), 0)
-    assert read(image)[0, 0].tolist() == [0, 255, 0]
 
 
 @pytest.mark.parametrize(("mode", "array"), [("RGBA", COLOR), ("LA", GRAY)])
@@ -89,29 +85,15 @@ def test_transparent_pixels_are_white(read, mode, array):
     assert np.abs(read(image) - (opacity * array + (1 - opacity) * 255)).max() <= 1
 
 
-@pytest.mark.parametrize(("array", "suffix"), [(GRAY, ".png"), (COLOR, ".png"), (COLOR, ".gif")])
-def test_a_transparent_level_is_white(read, array, suffix):
-    image = Image.fromarray(array)
-    image = image.quantize(12) if suffix == ".gif" else image
-    result = read(image, suffix, transparency=image.getpixel((1, 0)))
-    assert (result[0, 1] == 255).all()
-    opaque = image.convert("RGB") if image.mode == "P" else image
-    np.testing.assert_array_equal(result[1:], np.asarray(opaque)[1:])
-
-
-@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif"])
-def test_the_first_of_several_images_is_read(tmp_path, decode, suffix):
-    RED.save(tmp_path / "a.png")
-    assert decode().notes == []
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".tif"])
+def test_the_first_of_several_images_is_read(read, suffix):
+    red, blue = (Image.new("RGB", (5, 4), color) for color in ((255, 0, 0), (0, 0, 255)))
     options = {"lossless": True} if suffix == ".webp" else {}
-    RED.save(tmp_path / f"b\n{suffix}", save_all=True, append_images=[BLUE], **options)
-    decoded = decode()
-    np.testing.assert_array_equal(decoded.images[1], np.asarray(RED))
-    expected = f"1 files hold several images, as 'b\\n{suffix}'; the first is read"
-    assert decoded.notes == [expected]
+    result = read(red, suffix, save_all=True, append_images=[blue], **options)
+    np.testing.assert_array_equal(result, np.asarray(red))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
 def test_the_orientation_is_applied(read, suffix):
     image = Image.fromarray(np.repeat(np.repeat(GRAY, 8, 0), 8, 1))
     exif = Image.Exif()
@@ -121,24 +103,16 @@ def test_the_orientation_is_applied(read, suffix):
     assert np.abs(result.astype(int) - np.rot90(np.asarray(image), -1)).mean() < 6
 
 
-@pytest.mark.parametrize(
-    ("image", "options"),
-    [
-        (Image.new("F", (4, 3)), {}),
-        (Image.new("I", (4, 3), 70_000), {}),
-        (Image.new("LAB", (4, 3)), {}),
-        (Image.fromarray(GRAY.astype(np.uint16)), {"tiffinfo": {262: 0}}),  # 0 is white
-    ],
-)
-def test_files_without_256_levels_are_refused(read, image, options):
+@pytest.mark.parametrize("mode", ["F", "I", "LAB"])
+def test_files_without_256_levels_are_refused(read, mode):
     with pytest.raises(ValueError, match="save it as 8-bit"):
-        read(image, ".tif", **options)
+        read(Image.new(mode, (4, 3)), ".tif")
 
 
 def test_the_format_is_that_of_the_content(tmp_path, decode):
     save(tmp_path / "image.png")
     os.rename(tmp_path / "image.png", tmp_path / "image.JPG")
-    np.testing.assert_array_equal(decode().images[0, ..., 0], GRAY)
+    np.testing.assert_array_equal(decode()[0, ..., 0], GRAY)
     Image.fromarray(GRAY).save(tmp_path / "image.png", format="EPS")  # decoded by a program
     assert "not an image of a known format" in error_of(decode)
 
@@ -149,7 +123,6 @@ def test_the_format_is_that_of_the_content(tmp_path, decode):
         (np.uint8(GRAY > 100), 2, 256),
         (COLOR // 18, 15, 256),
         (np.uint16(GRAY > 100) * np.uint16(4095), 4096, 65_536),
-        (np.uint16(GRAY > 100) * np.uint16(16_383), 16_384, 65_536),
     ],
 )
 def test_files_that_are_all_nearly_black(tmp_path, decode, array, levels, type_levels):
@@ -157,32 +130,18 @@ def test_files_that_are_all_nearly_black(tmp_path, decode, array, levels, type_l
     save(tmp_path / "b.png", array)
     message = error_of(decode, image_size=(9, 9))  # resampling overshoots
     assert f"no value exceeds {levels - 1} and {type_levels - 1} is white" in message
-    assert f"--config.data.levels={levels}" in message
-    assert message.endswith(f"--config.data.levels={type_levels}")
     for number in (levels, type_levels):
+        assert f"--config.data.levels={number} if" in message
         expected = np.rint(array * (255 / (number - 1))).reshape(3, 4, -1)
-        np.testing.assert_array_equal(decode(levels=number).images[1], expected)
+        np.testing.assert_array_equal(decode(levels=number)[1], expected)
     save(tmp_path / "c.png", GRAY if array.ndim == 2 else COLOR)  # the brightest decides
-    assert len(decode().images) == 3
-
-
-def test_levels_of_fewer_bits_are_advised(tmp_path, decode):
-    for factor, expected in (
-        (18, "--config.data.levels=3961 (4096 for 12 bits);"),
-        (74, "--config.data.levels=16281 (16384 for 14 bits);"),
-        (0, "every value is 0 (black)"),
-    ):
-        save(tmp_path / "a.png", GRAY.astype(np.uint16) * factor)
-        assert expected in error_of(decode)
-    save(tmp_path / "a.png", GRAY.astype(np.uint16) * 75)
-    assert decode().images.max() == 64
+    assert len(decode()) == 3
 
 
 def test_files_that_do_not_have_the_levels(tmp_path, decode):
     save(tmp_path / "a.png", np.uint8(GRAY > 100))
     save(tmp_path / "b.png", GRAY > 100)  # one bit has no other reading
-    images = decode(levels=2).images
-    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(*decode(levels=2))
     assert "a.png: cannot be read (its values to 1 of 255" in error_of(decode, levels=4096)
     save(tmp_path / "c.png")
     assert "c.png: cannot be read (its values to 220 of 255" in error_of(decode, levels=2)
@@ -192,8 +151,6 @@ def test_fit_crops_the_center_and_keeps_the_aspect(read):
     wide = np.zeros((10, 30), np.uint8)
     wide[:, 10:20] = 200
     np.testing.assert_array_equal(read(Image.fromarray(wide), image_size=(10, 10)), wide[:, 10:20])
-    small = read(Image.fromarray(wide), image_size=(5, 5)).astype(int)
-    assert small.shape == (5, 5) and np.abs(small - 200).max() <= 15
     checkerboard = np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 255
     small = read(Image.fromarray(checkerboard), image_size=(8, 8))
     assert small.min() >= 120 and small.max() <= 135  # antialiased
@@ -202,31 +159,23 @@ def test_fit_crops_the_center_and_keeps_the_aspect(read):
 def test_a_folder_is_gray_if_all_images_are(tmp_path, decode):
     save(tmp_path / "a.png")
     save(tmp_path / "c.png")
-    images = decode().images
+    images = decode()
     assert images.shape == (2, 3, 4, 1) and images.dtype == np.uint8
     save(tmp_path / "b.png", COLOR)
-    images = decode().images
+    images = decode()
     np.testing.assert_array_equal(images[0], np.repeat(GRAY[..., None], 3, 2))
     np.testing.assert_array_equal(images[1], COLOR)
     luma = COLOR @ [0.299, 0.587, 0.114]
-    assert np.abs(decode(channels=1).images[1, ..., 0] - luma).max() <= 1
+    assert np.abs(decode(channels=1)[1, ..., 0] - luma).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "advised", "gigabytes"),
-    [
-        ((3024, 4032), (4032, 3024), (64, 85), "7.3"),
-        ((2, 1000), (4, 3), (1, 256), "0.0012"),
-    ],
-)
-def test_sizes_that_differ(tmp_path, decode, first, second, advised, gigabytes):
-    save(tmp_path / "a b.png", np.full(first, 99, np.uint8))
-    save(tmp_path / "c.png", np.full(second, 99, np.uint8))
+def test_sizes_that_differ(tmp_path, decode):
+    save(tmp_path / "a b.png", np.full((300, 400), 99, np.uint8))
+    save(tmp_path / "c.png", np.full((400, 300), 99, np.uint8))
     message = error_of(decode)
-    assert f"{tmp_path}/a b.png has {first[0]}x{first[1]}" in message
-    assert f"{tmp_path}/c.png {second[0]}x{second[1]}" in message
-    assert f'--config.data.image_size="{advised}"' in message and f"{gigabytes} GB" in message
-    assert decode(image_size=(2, 2)).images.shape == (2, 2, 2, 1)
+    assert f"{tmp_path}/a b.png has 300x400" in message and "c.png 400x300" in message
+    assert '--config.data.image_size="(64, 64)"' in message
+    assert decode(image_size=(64, 64)).shape == (2, 64, 64, 1)
 
 
 def encoded(suffix="png"):
@@ -241,27 +190,30 @@ DAMAGE = {
     "truncated": (encoded()[:-500], "cannot be read"),
     "truncated JPEG": (encoded("jpeg")[:-500], "truncated"),
     "60,000 x 60,000": (b"P5 60000 60000 255\n", "exceeds limit"),
+    "a broken link": (None, "No such file"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_is_named(tmp_path, decode, damage):
+def test_a_damaged_file_is_named_or_left_out(tmp_path, decode, capfd, damage):
     content, expected = DAMAGE[damage]
-    for name in ("a.png", "b\n.png", "c.png"):
-        save(tmp_path / name)
-    (tmp_path / "b\n.png").write_bytes(content)
+    path = tmp_path / "b\n.png"
+    path.symlink_to("gone") if content is None else path.write_bytes(content)
+    assert "1 of 1 images cannot be read" in error_of(decode, skip_damaged=True)
+    save(tmp_path / "a.png")
+    save(tmp_path / "c.png")
     message = error_of(decode)
     assert f"{tmp_path}/b\\n.png: " in message and expected in message
     assert "--config.data.skip_damaged=True" in message
-    decoded = decode(skip_damaged=True)
-    assert decoded.images.shape == (2, 3, 4, 1) and decoded.rows == [0, 2]
-    assert decoded.notes[0].startswith("1 of 3 images are left out, as 'b\\n.png'")
-    assert expected in decoded.notes[0]
+    assert decode(skip_damaged=True).shape == (2, 3, 4, 1)
+    shown = capfd.readouterr().err
+    assert "1 of 3 images cannot be read" in shown and expected in shown
 
 
-def test_a_broken_link_is_named(tmp_path, decode):
-    os.symlink("gone.png", tmp_path / "b.png")
-    assert "no image can be read; the first: 'b.png'" in error_of(decode, skip_damaged=True)
-    save(tmp_path / "a.png")
-    assert "b.png: cannot be read (No such file or directory)" in error_of(decode)
-    assert decode(skip_damaged=True).rows == [0]
+def test_few_values_are_computed_ahead(monkeypatch):
+    monkeypatch.setattr(image_files, "available_cores", lambda: 2)
+    started = []
+    results = image_files.map_on_cores(lambda item: started.append(item) or item, range(100))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert len(started) <= 3 + 4 * 2
+    assert [*results] == [*range(3, 100)] and len(started) == 100

@@ -26,20 +26,14 @@ def test_the_results_are_those_of_all_rows_and_of_no_padding(batch_size):
     assert set(sizes) == {batch_size}  # one size: one compiled program
 
 
-def test_padding_is_zeros_behind_the_rows():
-    padded = pad_rows(ROWS[:2], 3)
-    np.testing.assert_array_equal(padded, [[0, 1], [2, 3], [0, 0]])
-
-
 @pytest.mark.parametrize("labels", [None, np.arange(7, dtype=np.int32)])
-@pytest.mark.parametrize("batch_size", [3, 7])
-def test_structs_are_cut_and_filled_up_as_arrays_are(labels, batch_size):
+def test_structs_are_cut_and_filled_up_as_arrays_are(labels):
     def function(batch, numbers):
-        assert len(batch) == len(numbers) == batch_size
+        assert len(batch) == len(numbers) == 3
         assert (batch.labels is None) == (labels is None)
         return Batch(batch.images + numbers[:, None], batch.labels)
 
-    results = map_batches(function, batch_size, Batch(ROWS.astype(np.float32), labels), NUMBERS)
+    results = map_batches(function, 3, Batch(ROWS.astype(np.float32), labels), NUMBERS)
     np.testing.assert_array_equal(results.images, ROWS + NUMBERS[:, None])
     np.testing.assert_array_equal(results.labels, labels)
     assert isinstance(results.images, np.ndarray)

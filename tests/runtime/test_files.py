@@ -10,12 +10,6 @@ from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import read_json, read_record, write_json, write_record
 
 
-def test_json_comes_back(tmp_path):
-    write_json(tmp_path / "a.json", {"x": [1, None, 0.1]})
-    assert read_json(tmp_path / "a.json") == {"x": [1, None, 0.1]}
-    assert os.listdir(tmp_path) == ["a.json"]
-
-
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     path.write_text("old")
@@ -57,9 +51,7 @@ def test_a_record_comes_back(tmp_path):
         ({"inner": {"loss": 1.5}}, 'missing value for field "names"'),
         ({"inner": {"loss": 1.5}, "names": [], "cuont": 3}, 'can not match "cuont"'),
         ({"inner": {"loss": "low"}, "names": []}, 'wrong value type for field "inner.loss"'),
-        ({"inner": {"lsos": 1.5}, "names": []}, '"lsos"'),
         ([], "damaged"),
-        (3, "damaged"),
     ],
 )
 def test_a_record_of_other_fields_is_damaged(tmp_path, content, expected):
