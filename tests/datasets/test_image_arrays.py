@@ -99,14 +99,6 @@ def test_images_that_are_all_nearly_black_are_refused(load, array, white, scalin
     assert "advice" in error_of(datasets.check_levels, 16, 255, "x", "advice")  # as in Python
 
 
-def test_size_and_channels(load):
-    dataset = load(IMAGES, image_size=(6, 8), channels=3)
-    assert dataset.image_shape == (6, 8, 3)
-    assert (dataset.train.images[..., 0] == dataset.train.images[..., 2]).all()
-    color = np.stack([IMAGES, IMAGES, IMAGES], axis=-1)
-    np.testing.assert_array_equal(joined(load(color, channels=1))[0][..., 0], IMAGES)
-
-
 @pytest.mark.parametrize("labels", [LABELS, LABELS.astype(np.uint8)[:, None], LABELS.astype("U")])
 def test_labels_become_indices(load, capfd, labels):
     dataset = load({"images": IMAGES, "labels": labels})
@@ -132,7 +124,7 @@ def test_names_of_labels_and_unknown_keys(load, capfd, name):
     assert capfd.readouterr().err.endswith("some images.npz': not read: 'a\\nb', 'x_val'\n")
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+@pytest.mark.parametrize("name", ["val", "validation"])
 @pytest.mark.parametrize("layout", ["{kind}_{split}", "{split}_{kind}"])  # Keras, MedMNIST
 def test_splits_are_read_under_any_of_their_names(load, capfd, layout, name):
     kinds = "xy" if layout.startswith("{k") else ("images", "labels")
@@ -150,7 +142,6 @@ def test_splits_are_read_under_any_of_their_names(load, capfd, layout, name):
     arrays = {key: array for key, array in arrays.items() if "test" not in key}
     dataset = load(arrays, validation_size=5_000)
     assert [*map(len, splits_of(dataset))] == [4, 2, 1]
-    assert "data.test_size 5 must leave" in error_of(load, arrays, test_size=5)
     del arrays[layout.format(kind=kinds[1], split=name)]  # the labels of one split alone are left
     assert load(arrays).train.labels is None
 
@@ -160,16 +151,13 @@ def test_splits_are_read_under_any_of_their_names(load, capfd, layout, name):
     [
         (IMAGES[0], "has the shape (3, 4), must be [n, height, width]"),
         (COLOR[0], "has the shape (3, 4, 3), must be [n, height, width]"),  # or 3 gray images
-        (np.uint8(3), "has the shape ()"),
         (IMAGES[:, :0], "holds no images: its shape is (9, 0, 4)"),
         (np.asfortranarray(IMAGES), "is in Fortran order"),
         (IMAGES.astype(int) * 9, "has int64 values from 0 to 963, must be from 0 to 255"),
-        (IMAGES.astype(np.float32), "has float32 values from 0.0 to 107.0, must be"),
         (IMAGES / 200 - 0.1, "has float64 values from -0.1 to"),
         (np.where(IMAGES == 50, np.nan, 0.5), "has float64 values from nan to nan, must be"),
         (IMAGES * 1j, "is complex128, must be numbers"),
         ({"pictures": IMAGES, "y\n": LABELS}, "holds pictures, y\\n; must hold one of these"),
-        ({"x_train": IMAGES}, "holds x_train; must"),
         ({"x_train": IMAGES, "x_test": IMAGES[:, 1:]}, "the splits' images differ in shape"),
     ],
 )
@@ -239,6 +227,7 @@ def stored(monkeypatch, tmp_path):
     ("array", "fields"),
     [
         *((COLOR, {"image_size": (2, 5)}), (COLOR, {"channels": 1}), (COLOR / 255, {})),
+        (IMAGES, {"image_size": (6, 8), "channels": 3}),
         *((COLOR > 99, {}), (COLOR, {})),
         ((COLOR % 17).astype(np.int64), {"levels": 17}),
         ({"images": COLOR}, {}),
@@ -257,6 +246,8 @@ def test_stored_images_are_those_in_memory(stored, tmp_path, monkeypatch, array,
         for name, split in expected.items():
             assert isinstance(split.images, np.ndarray)
             np.testing.assert_array_equal(images[name], split.images)
+            size, channels = fields.get("image_size", (3, 4)), fields.get("channels", 3)
+            assert split.images.shape[1:] == (*size, channels)
     both = datasets.concatenate([*first.values()])
     assert isinstance(both, StoredImages) and len(both) == 9
     assert len([*(tmp_path / "cache" / "vae_jax").iterdir()]) == 1

@@ -1,8 +1,6 @@
 """Decoded images in a file that only grows: resumed, shared by processes, refused if damaged."""
 
 import os
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from PIL import Image
 from tests.support.common import error_of, full_disk
 from vae_jax.datasets import DataOptions, StoredImages, cache, image_cache, image_files
 from vae_jax.datasets.image_folder import list_images
-from vae_jax.runtime.locks import locked_folder
 
 COUNT = 6
 
@@ -143,19 +140,3 @@ def test_a_full_disk_keeps_the_images_before_it(photos):
     assert f"cannot write data to {photos.store} (" in message and "File too large" in message
     assert photos.load(**fields).shape == (COUNT, 100, 100, 1)
     assert sorted(photos.decoded) == [3, 4, 5]
-
-
-def test_a_second_process_waits_and_decodes_nothing(photos, capfd):
-    photos.load()
-    whole = (photos.store / "images.jsonl").read_bytes()
-    (photos.store / "images.jsonl").write_bytes(whole[:-1])
-    thread = threading.Thread(target=photos.load)
-    with locked_folder(photos.store):
-        thread.start()
-        shown, start = "", time.monotonic()
-        while not shown and time.monotonic() - start < 10:
-            shown = capfd.readouterr().err
-        (photos.store / "images.jsonl").write_bytes(whole)  # by the process that it waits for
-    thread.join()
-    assert "waiting for another process" in shown and shown.count("\n") == 1
-    assert photos.decoded == []
