@@ -120,19 +120,7 @@ _json_values = st.recursive(
 )
 # What stands in a JSON file and `json.dumps` does not write.
 _json_fragments = st.sampled_from(
-    (
-        "9" * 5_000,
-        "1e999",
-        "NaN",
-        "[" * 99_999,
-        '{"a":' * 300,
-        '"\\ud800"',
-        "{}",
-        "[]",
-        "",
-        ",",
-        "\0",
-    )
+    ["9" * 5_000, "1e999", "NaN", "[" * 99_999, '{"a":' * 300, '"\\ud800"', "{}", "[]", "", "\0"]
 )
 _near_sizes = st.sampled_from([28, 28, 28, 28, 1, 0, -1, 2**31 - 1, 2**31, True, 1.5, "28"])
 # Fields to change on their own, and values they may have: for inputs that pass every check.
