@@ -134,7 +134,8 @@ def _find_keys(path: str, members: Collection[str]) -> tuple[dict[str, str], dic
     labels = {
         split: found[key] for key, split in _LABELS.items() if key in found and split in images
     }
-    if unread := sorted({*members} - {*images.values(), *labels.values()}):
+    read = {*images.values(), *labels.values()}
+    if unread := sorted(key for key, member in found.items() if member not in read):
         print(f"{path!r}: not read: {', '.join(map(repr, unread))}", file=sys.stderr)
     return images, labels
 

@@ -45,7 +45,8 @@ def map_on_cores(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterat
         while pending:
             yield pending.popleft().result()
     finally:
-        executor.shutdown(cancel_futures=True)
+        # Without waiting: a generator may be collected in any thread, and joining there may block.
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def progress_bar(total: int, done: int = 0) -> tqdm:
@@ -56,7 +57,7 @@ def progress_bar(total: int, done: int = 0) -> tqdm:
 
 def check_size(first: str, expected: Sequence[int], path: str, shape: Sequence[int]) -> None:
     """Raises UserError if an image differs in size from the first one."""
-    if shape[:2] != expected[:2]:
+    if tuple(shape[:2]) != tuple(expected[:2]):
         raise UserError(
             f"images differ in size (height x width): {first} has {expected[0]}x{expected[1]} "
             f"pixels, {path} {shape[0]}x{shape[1]}; give the size to bring them to, as "
@@ -103,6 +104,8 @@ def read(path: str, options: DataOptions) -> ReadImage:
 def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
     """Converts to mode "L" or "RGB"; refuses modes without one meaning as 256 levels."""
     is_gray = image.mode in ("1", "L", "LA")
+    if image.mode == "P":
+        is_gray = not np.ptp(np.asarray(image.convert("RGB")), axis=2).any()
     if not is_gray and image.mode not in ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"):
         raise ValueError(f"pixels of Pillow's mode {image.mode}; save it as 8-bit gray or RGB")
     if image.has_transparency_data:
