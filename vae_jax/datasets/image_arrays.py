@@ -90,7 +90,8 @@ def load(path: str, options: DataOptions) -> tuple[dict[str, Split], tuple[str, 
     height, width = options.image_size or (height, width)
     shape = height, width, options.channels or channels
     if sum(lengths.values()) * math.prod(shape) < _SMALL:
-        images = np.concatenate([*_converted(path, [*arrays.values()], options)])
+        blocks = _converted(path, [*arrays.values()], options)
+        images = np.concatenate([pixels for pixels, _ in blocks])
     else:
         images = _stored(path, [*arrays.values()], shape, options)
     everything, splits, start = Split(images, indices), {}, 0
@@ -194,10 +195,10 @@ def _stored(
         made, checksums = scratch / "images", []
         made.mkdir()
         with open(made / "pixels.bin", "wb") as file:
-            for block in _converted(path, arrays, options):
-                checksums.append(np.fromiter(map(zlib.crc32, block), np.uint32))
+            for pixels, block_checksums in _converted(path, arrays, options):
+                checksums.append(block_checksums)
                 if not stays:
-                    file.write(block.data)
+                    file.write(pixels.data)
         np.save(made / "checksums.npy", np.concatenate(checksums))
         return made
 
@@ -217,8 +218,12 @@ def _stored(
     )
 
 
-def _converted(path: str, arrays: list[ArrayFile], options: DataOptions) -> Iterator[np.ndarray]:
+def _converted(
+    path: str, arrays: list[ArrayFile], options: DataOptions
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields blocks of images as `<uint8>`, 255 for white, of the size of the options.
+
+    The second of each pair is the CRC-32 of each image, `<uint32>[rows]`.
 
     Raises:
       UserError: see `load`; after the last block if all images are nearly black.
@@ -229,9 +234,10 @@ def _converted(path: str, arrays: list[ArrayFile], options: DataOptions) -> Iter
             # Integers are as bytes.
             white = options.levels - 1 if options.levels else 1 if array.dtype.kind in "bf" else 255
             convert = functools.partial(_convert, path, white, options)
-            for pixels, highest in image_files.map_on_cores(convert, array.blocks()):
+            blocks = image_files.map_on_cores(convert, array.blocks())
+            for pixels, checksums, highest in blocks:
                 brightest = max(brightest, (highest / white, highest, white))
-                yield pixels
+                yield pixels, checksums
                 bar.update(len(pixels))
     if not options.levels:
         check_levels(*brightest[1:], path)
@@ -239,8 +245,8 @@ def _converted(path: str, arrays: list[ArrayFile], options: DataOptions) -> Iter
 
 def _convert(
     path: str, white: int, options: DataOptions, block: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Converts a block of images to `<uint8>`; returns its highest value too."""
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Converts a block of images to `<uint8>`; returns their CRC-32 and its highest value too."""
     low, high = block.min(), block.max()  # NaN if one of them is
     if not (low >= 0 and high <= white):
         raise UserError(
@@ -254,7 +260,7 @@ def _convert(
         gray = pixels[..., 0] if shape[2] == 1 else pixels
         fitted = (image_files.fit(Image.fromarray(image), options) for image in gray)
         pixels = np.stack([np.atleast_3d(np.asarray(image)) for image in fitted])
-    return pixels, high.item()
+    return pixels, np.fromiter(map(zlib.crc32, pixels), np.uint32), high.item()
 
 
 def _as_indices(
