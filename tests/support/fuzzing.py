@@ -144,7 +144,8 @@ def _json_files(draw: st.DrawFn) -> bytes:
     tree = _DEFAULT.to_dict()
     for path, value in fields.items():
         group, _, name = path.rpartition(".")
-        tree.get(group, tree)[name] = value
+        holder = tree.get(group)
+        (holder if isinstance(holder, dict) else tree)[name] = value
     record = {
         "config": tree,
         "data_sha256": "0" * 64,
