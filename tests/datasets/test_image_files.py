@@ -173,7 +173,7 @@ def test_sizes_that_differ(tmp_path, decode):
     save(tmp_path / "a b.png", np.full((300, 400), 99, np.uint8))
     save(tmp_path / "c.png", np.full((400, 300), 99, np.uint8))
     message = error_of(decode)
-    assert f"{tmp_path}/a b.png has 300x400" in message and "c.png 400x300" in message
+    assert f"{tmp_path}/a b.png (300, 400), {tmp_path}/c.png (400, 300)" in message
     assert '--config.data.image_size="(64, 64)"' in message
     assert decode(image_size=(64, 64)).shape == (2, 64, 64, 1)
 

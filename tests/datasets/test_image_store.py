@@ -121,7 +121,7 @@ def test_an_error_keeps_the_images_before_it(photos):
     (photos.folder / "4.png").write_bytes(b"")
     assert values(photos.load(skip_damaged=True)) == [0, 1, 2, 3, 5]
     Image.new("L", (9, 9), 99).save(photos.folder / "4.png")
-    assert f"{photos.folder}/0.png has 3x4 pixels" in error_of(photos.load)
+    assert f"{photos.folder}/4.png (9, 9); give" in error_of(photos.load)
 
 
 def test_damaged_pixels_are_refused_with_advice(photos):

@@ -70,7 +70,7 @@ def truncated(path):
 
 @pytest.mark.parametrize(
     ("spoil", "expected"),
-    [(missing, "is missing in data.manual_dir="), (truncated, "is not the official")],
+    [(missing, "is missing; put"), (truncated, "is not the official")],
 )
 def test_spoiled_file(load, small_files, data_dir, spoil, expected):
     spoil(small_files.folder / TEST_LABELS)
@@ -101,7 +101,7 @@ def assert_names_the_alternatives(message):
 
 
 def test_downloads(load, server, small_files, data_dir):
-    assert "is missing in" in error_of(load, manual_dir=str(data_dir))  # nothing is downloaded
+    assert "is missing; put" in error_of(load, manual_dir=str(data_dir))  # nothing is downloaded
     assert_holds(load(manual_dir=None), small_files.arrays)
     assert [path.name for path in data_dir.iterdir()] == ["vae_jax"]
 

@@ -160,7 +160,12 @@ def _decode_missing(
                     )
                 continue
             first = first or (paths[index], pixels.shape)
-            image_files.check_size(*first, paths[index], pixels.shape)
+            if pixels.shape[:2] != tuple(first[1][:2]):
+                raise UserError(
+                    f"images differ in size (height, width): {first[0]} {first[1][:2]}, "
+                    f"{paths[index]} {pixels.shape[:2]}; give the size to bring them to, as "
+                    '--config.data.image_size="(64, 64)"'
+                )
             checksum = zlib.crc32(pixels.data)
             entry = _Entry(fingerprints[index], end, checksum, pixels.shape, highest, white)
             # Pixels first: the journal lists no pixels that are not in the file.

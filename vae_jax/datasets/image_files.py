@@ -5,7 +5,7 @@ import concurrent.futures
 import io
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from vae_jax.datasets.structs import DataOptions
 from vae_jax.runtime.cores import available_cores
-from vae_jax.runtime.errors import UserError
 
 # Other formats are not tried, whatever a file's name: some start other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -53,16 +52,6 @@ def progress_bar(total: int, done: int = 0) -> tqdm:
     """Returns a bar of the images that are read, with their rate and the time left."""
     quiet = not sys.stderr.isatty()
     return tqdm(None, "reading images", total, initial=done, unit=" images", disable=quiet)
-
-
-def check_size(first: str, expected: Sequence[int], path: str, shape: Sequence[int]) -> None:
-    """Raises UserError if an image differs in size from the first one."""
-    if tuple(shape[:2]) != tuple(expected[:2]):
-        raise UserError(
-            f"images differ in size (height x width): {first} has {expected[0]}x{expected[1]} "
-            f"pixels, {path} {shape[0]}x{shape[1]}; give the size to bring them to, as "
-            '--config.data.image_size="(64, 64)"'
-        )
 
 
 def try_read(path: str, options: DataOptions) -> ReadImage:

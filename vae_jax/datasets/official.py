@@ -37,7 +37,10 @@ def load(name: str, folder: Path, manual_dir: Path | None) -> dict[str, Split]:
     """
 
     def make(scratch: Path) -> Path:
-        files = _find(manual_dir) if manual_dir else _download(name, scratch / "downloads")
+        if manual_dir:
+            files = {file_name: manual_dir / file_name for file_name in FILE_NAMES}
+        else:
+            files = _download(name, scratch / "downloads")
         return _store(_read_official(name, files), scratch)
 
     made = cache.make_once(folder / name, str(VaeJaxMnist.VERSION), make)
@@ -100,17 +103,6 @@ def registered(name: str) -> dict[str, checksums.UrlInfo]:
     return checksums.load_url_infos(tfds.core.tfds_path("url_checksums", f"{name}.txt"))
 
 
-def _find(folder: Path) -> dict[str, Path]:
-    """Returns the path of each official file."""
-    paths = {name: folder / name for name in FILE_NAMES}
-    for name, path in paths.items():
-        if not path.exists():
-            raise UserError(
-                f"{name} is missing in data.manual_dir={folder}; put the official file there"
-            )
-    return paths
-
-
 def _download(name: str, folder: Path) -> dict[str, Path]:
     """Downloads the four files into a folder; returns their paths."""
     url_infos = registered(name)
@@ -140,6 +132,8 @@ def _read_official(name: str, paths: Mapping[str, Path]) -> dict[str, Split]:
     official = {info.filename: info.checksum for info in registered(name).values()}
     arrays = {}
     for file_name, path in paths.items():
+        if not path.exists():
+            raise UserError(f"{path} is missing; put the official file there")
         content = path.read_bytes()
         if (sha256 := hashlib.sha256(content).hexdigest()) != official[file_name]:
             raise UserError(

@@ -19,13 +19,6 @@ def written_names(folder: str | os.PathLike[str]) -> set[str]:
         return set()
 
 
-def _is_free(path: Path) -> bool:
-    """Whether a path does not exist or is an empty folder."""
-    if path.is_dir() and not path.is_symlink():
-        return not any(path.iterdir())
-    return not os.path.lexists(path)
-
-
 def check_names(folder: Path, names: Sequence[str]) -> set[str]:
     """Raises UserError if a file or folder that no mode wrote has one of the names.
 
@@ -38,7 +31,8 @@ def check_names(folder: Path, names: Sequence[str]) -> set[str]:
     """
     ours = written_names(folder)
     for path in (folder / name for name in names if name not in ours):
-        if not _is_free(path):
+        is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+        if os.path.lexists(path) and not is_empty:
             raise UserError(
                 f"{path}: exists, and {folder / OUTPUT_MARKER} does not list it as output; move or "
                 "remove it, or write to another folder"

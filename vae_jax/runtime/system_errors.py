@@ -30,10 +30,7 @@ def system_errors_as_user_errors(batch_size: int = 0, num_replicas: int = 1) -> 
         if not devices.is_out_of_memory(error):
             raise
         if not batch_size:
-            raise UserError(
-                "the device has too little memory for the model: use a machine with more, or "
-                "train a smaller model"
-            ) from error
+            raise UserError("the device has too little memory for the model") from error
         several = f", for train.num_replicas {num_replicas}" if num_replicas > 1 else ""
         raise UserError(
             f"the device has too little memory for train.batch_size {batch_size}{several}, or for "
