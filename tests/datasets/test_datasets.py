@@ -108,10 +108,3 @@ def test_dynamic_leaves_the_training_images_gray(embedded):
         gray, drawn = getattr(embedded, name), getattr(binary, name)
         assert drawn.images.dtype == np.uint8 and {*np.unique(drawn.images)} == {0, 255}
         np.testing.assert_array_equal(drawn.labels, gray.labels)
-
-
-def test_drawn_images_depend_on_no_size(load_small):
-    few = load_small(validation_size=10, binarization="dynamic")
-    many = load_small(validation_size=50, binarization="dynamic")
-    np.testing.assert_array_equal(few.test.images, many.test.images)
-    np.testing.assert_array_equal(few.validation.images, many.validation.images[:10])
