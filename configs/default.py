@@ -156,24 +156,3 @@ ALLOWED = {
     "train.checkpoint_seconds": (0.0, 1e9),
     "evaluate.num_importance_samples": _SIZE,
 }
-
-# Fields that have an effect only for some values of another field. (`data.levels` and
-# `data.skip_damaged` apply to the images of --input too, in runs of any data.)
-EFFECTIVE_IF = {
-    **dict.fromkeys(
-        ("encoder.hidden_size", "encoder.num_layers", "encoder.bidirectional", "encoder.mlp_sizes"),
-        ("encoder.kind", ("lstm",)),
-    ),
-    "encoder.dense_sizes": ("encoder.kind", ("dense",)),
-    "prior.num_layers": ("prior.kind", ("coupling_flow",)),
-    "prior.hidden_size": ("prior.kind", ("coupling_flow",)),
-    "prior.num_components": ("prior.kind", ("mixture", "vamp")),
-    "prior.pseudo_inputs": ("prior.kind", ("vamp",)),
-    **dict.fromkeys(
-        ("data.image_size", "data.channels", "data.test_size"),
-        ("data.name", ("images",)),
-    ),
-    "data.data_dir": ("data.name", ("mnist", "fashion_mnist", "kmnist", "images")),
-    "data.manual_dir": ("data.name", ("mnist", "fashion_mnist", "kmnist")),
-    "data.validation_size": ("data.name", ("mnist", "fashion_mnist", "kmnist", "images")),
-}

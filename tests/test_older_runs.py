@@ -220,7 +220,7 @@ def test_a_run_goes_on_amid_an_epoch(tiny_run, tmp_path, monkeypatch, capsys):
     *first, third, fourth = read_rows(workdir / "metrics.csv")
     assert first == before
     assert "train_extra" not in third  # its first step did not measure it
-    assert third.keys() | {"train_extra"} == fourth.keys()
+    assert third.keys() | {"train_extra", "extra_number"} == fourth.keys()
     assert fourth["train_extra"] == pytest.approx(2.0 * fourth["train_kl"], rel=1e-5)
     assert fourth["validation_extra"] == pytest.approx(2.0 * fourth["validation_kl"])
     summary = read_record(workdir / SUMMARY_NAME, Summary)

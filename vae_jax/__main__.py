@@ -71,10 +71,6 @@ def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
     elif takes == modes.CONFIG:
         first_arguments = (config, workdir)
     is_first_process = _start_jax()
-    if is_first_process and takes != modes.FOLDER:
-        # Training has warned about the fields in the run directory.
-        among = None if takes == modes.CONFIG else overrides
-        configuration.warn_without_effect(config, among)
     from vae_jax.runtime.system_errors import system_errors_as_user_errors
 
     batch_size = config.train.batch_size if takes == modes.CONFIG else 0

@@ -43,7 +43,6 @@ def run_experiments(
     for number, (name, config) in enumerate(named.items(), 1):
         if devices.is_first_process():
             print(f"{name}, {number} of {len(named)}: {workdir / name}", flush=True)
-            configuration.warn_without_effect(config)
         try:
             with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
                 train.train_and_evaluate(config, workdir / name, lock_workdir)

@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from vae_jax.runtime.errors import UserError, check_choice
+from vae_jax.runtime.errors import check_choice
 
 # Configurations that are compared with the reference project, in the order of the tables.
 REFERENCE_CONFIGS = (
@@ -37,9 +37,8 @@ def get_names() -> list[str]:
 
 @functools.cache
 def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        f"vae_jax_configs_{name}", _folder() / f"{name}.py"
-    )
+    path = _folder() / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"vae_jax_configs_{name}", path)
     assert spec and spec.loader  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -56,20 +55,12 @@ def get_config(name: str = _DEFAULT) -> ml_collections.ConfigDict:
       UserError: there is no such configuration.
     """
     check_choice("the name of the configuration", name, [_DEFAULT, *get_names()])
-    try:
-        return _load(name).get_config()
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    return _load(name).get_config()
 
 
 def allowed_values() -> dict[str, Any]:
     """Returns the allowed values of each field; see `configs/default.py`."""
     return _load(_DEFAULT).ALLOWED
-
-
-def effective_if() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Returns, for a field, another field and the values for which the first has an effect."""
-    return _load(_DEFAULT).EFFECTIVE_IF
 
 
 def get_configs_by_name() -> dict[str, ml_collections.ConfigDict]:

@@ -254,7 +254,6 @@ def train_run(
     from vae_jax.evaluation.trained_vae import load_run
 
     config = configuration.from_dict(config.to_dict())
-    configuration.warn_without_effect(config)
     with compilation.fixed_options():  # the program's own may differ
         train_and_evaluate(config, workdir, lock_workdir)
     return load_run(workdir, seed=config.seed)

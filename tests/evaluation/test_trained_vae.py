@@ -204,7 +204,7 @@ def test_parameters_alone_will_do_unless_they_are_spoiled(vae, trained_run, tmp_
         other = vae_jax.load_run(tmp_path)
         assert jax.tree.leaves(other.params)[0].dtype == np.float32
         np.testing.assert_allclose(other.sample(3), vae.sample(3), rtol=0.0, atol=tolerance)
-    with pytest.raises(UserError, match=r"is of another model: decoder\..* others differ"):
+    with pytest.raises(UserError, match=r"is of another model: decoder\..* differs"):
         read_weights(path, init_params(small_vae(), jax.random.key(0)))
     content = bytearray(path.read_bytes())
     if spoil == "remove":

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import scipy.special
 
-from vae_jax.model import encoders
 from vae_jax.model.encoders import DenseEncoder, LSTMEncoder
 from vae_jax.model.structs import Batch
 
@@ -62,6 +61,7 @@ def assert_heads(posterior, params, features, activation="relu"):
         np.testing.assert_allclose(getattr(posterior, name), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_lstm_layers_in_both_directions_equal_unrolled_ones(num_layers, bidirectional):
@@ -76,6 +76,7 @@ def test_lstm_layers_in_both_directions_equal_unrolled_ones(num_layers, bidirect
     assert_heads(encode(encoder, params), params, rows.reshape(3, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_dense_layers_before_the_heads_equal_matrix_products(activation):
     encoder = LSTMEncoder(5, hidden_size=7, mlp_sizes=(11, 9), activation=activation)
@@ -87,6 +88,7 @@ def test_dense_layers_before_the_heads_equal_matrix_products(activation):
     assert_heads(encode(encoder, params), params, IMAGES.reshape(3, -1), activation)
 
 
+@pytest.mark.slow
 def test_means_through_relu_are_cut_off_at_zero_and_log_variances_are_not():
     plain, cut_off = (DenseEncoder(5, mean_activation=name) for name in ("none", "relu"))
     params = init(plain)
@@ -95,32 +97,3 @@ def test_means_through_relu_are_cut_off_at_zero_and_log_variances_are_not():
     assert posterior.log_var.min() < 0
     np.testing.assert_array_equal(found.mean, np.maximum(posterior.mean, 0.0))
     np.testing.assert_array_equal(found.log_var, posterior.log_var)
-
-
-def test_the_number_of_rows_in_an_iteration_changes_nothing(monkeypatch):
-    encoder = LSTMEncoder(5, hidden_size=7, bidirectional=True)
-
-    @jax.grad
-    def gradient(params):
-        outputs = encoder.apply({"params": params}, BATCH)
-        return sum((output**2).sum() for output in jax.tree.leaves(outputs))
-
-    params = init(encoder)
-    one_row = jax.jit(lambda params: gradient(params))(params)
-    monkeypatch.setattr(encoders, "_ROWS_ON_CPU", encoders._ROWS_ON_ACCELERATOR)
-    several_rows = jax.jit(lambda params: gradient(params))(params)
-    for expected, found in zip(*map(jax.tree.leaves, (one_row, several_rows)), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_loop_is_chosen_for_the_platform_that_the_program_is_compiled_for():
-    encoder = LSTMEncoder(5, hidden_size=7, bidirectional=True)
-    traced = jax.jit(encoder.apply).trace({"params": init(encoder)}, BATCH)
-
-    def count(platform, name):
-        return traced.lower(lowering_platforms=(platform,)).as_text().count(name)
-
-    # Of ten rows seven are in the loop's body and three after it, in each of two directions.
-    assert count("cuda", "call @closed_call") == count("tpu", "call @closed_call") == 2 * 10
-    assert count("cpu", "call @closed_call") <= 2
-    assert count("cuda", "stablehlo.while") == count("cpu", "stablehlo.while") == 2

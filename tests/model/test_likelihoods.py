@@ -16,7 +16,6 @@ from vae_jax.model.likelihoods import (
     ContinuousBernoulli,
     DiscretizedLogistic,
     Gaussian,
-    to_bits_per_dimension,
 )
 
 RNG = np.random.RandomState(0)
@@ -37,13 +36,10 @@ def test_bernoulli_is_scipys_and_on_gray_pixels_cross_entropy(is_gray):
     np.testing.assert_allclose(actual, expected.sum((1, 2, 3)), rtol=1e-5)
 
 
-def test_bernoulli_keeps_precision_of_small_losses():
+def test_bernoulli_at_large_and_extreme_logits():
     # log sigmoid(30) = -9.4e-14, which 30 - softplus(30) would round to 0.
     actual = BERNOULLI.log_prob(jnp.array([[30.0]]), jnp.array([[1.0]]))
     np.testing.assert_allclose(actual, [-np.log1p(np.exp(-30.0))], rtol=1e-5)
-
-
-def test_bernoulli_at_extreme_logits():
     logits = jnp.array([[-1e4, 1e4], [1e4, -1e4], [0.0, 1e4], [-1e4, 0.0]])
     images = jnp.array([[0.0, 1.0], [0.0, 1.0], [0.5, 0.5], [1.0, 1.0]])
     half = np.log(0.5)
@@ -52,11 +48,6 @@ def test_bernoulli_at_extreme_logits():
     gradient = jax.jit(jax.grad(lambda logits: BERNOULLI.log_prob(logits, images).sum()))(logits)
     # d/dl = x - sigmoid(l)
     np.testing.assert_allclose(gradient, images - scipy.special.expit(logits), atol=1e-7)
-
-
-def test_bits_per_dimension():
-    # Pixels that are one of 256 levels with equal probability have 8 bits each.
-    assert to_bits_per_dimension(48 * np.log(256.0), 48) == pytest.approx(8.0)
 
 
 LOGITS = np.array([-50.0, -8.0, -1.0, -0.06, -0.04, -1e-3, 0.0, 1e-3, 0.04, 0.06, 2.0, 50.0])
@@ -118,6 +109,7 @@ def test_discretized_logistic_sums_to_1_over_the_levels_with_its_mean():
     np.testing.assert_allclose(mean, probs @ levels, rtol=0.0, atol=half_a_level)
 
 
+@pytest.mark.slow
 def test_discretized_logistic_equals_differences_of_scipys_distribution():
     # Scales of a tenth and more: SciPy's differences of narrower ones round to 0.
     logits, raw = RNG.uniform(0.0, 2.0, size=(2, 5, 4, 3))
@@ -131,6 +123,7 @@ def test_discretized_logistic_equals_differences_of_scipys_distribution():
     np.testing.assert_allclose(actual, np.log(upper - lower).sum((1, 2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 @ALL
 def test_gradients_equal_numerical_ones(likelihood):
     images = RNG.randint(0, 256, size=(2, 5, 1)) / 255.0

@@ -1,6 +1,5 @@
 """Posteriors: their noise, exact densities and KLs, against SciPy, integrals and float64."""
 
-import dataclasses
 import functools
 
 import jax
@@ -33,7 +32,7 @@ def log_density_in_float64(noise, log_var):
 
 
 @pytest.mark.parametrize("has_keys", [False, True])
-@pytest.mark.parametrize(("num_samples", "leading"), [(None, ()), (1, (1,)), (6, (6,))])
+@pytest.mark.parametrize(("num_samples", "leading"), [(None, ()), (6, (6,))])
 def test_one_key_draws_the_noise_of_all_images_or_each_key_that_of_its_image(
     num_samples, leading, has_keys
 ):
@@ -52,9 +51,8 @@ def test_one_key_draws_the_noise_of_all_images_or_each_key_that_of_its_image(
         assert sample[:, None].log_density.shape == (6, 1, 3)
 
 
-@pytest.mark.parametrize("leading", [(), (5,)])
-def test_the_log_density_of_latents_of_others(leading):
-    latents = RANDOM.normal(size=(*leading, 3, 4)).astype(np.float32)
+def test_the_log_density_of_latents_of_others():
+    latents = RANDOM.normal(size=(5, 3, 4)).astype(np.float32)
     expected = scipy.stats.norm.logpdf(latents, MEAN, np.exp(0.5 * np.float64(LOG_VAR))).sum(-1)
     np.testing.assert_allclose(POSTERIOR.log_density(latents), expected, rtol=1e-5)
     # Nothing overflows at the smallest variance, on the mean itself or off it.
@@ -65,14 +63,14 @@ def test_the_log_density_of_latents_of_others(leading):
 
 
 @pytest.mark.parametrize("path_gradient", [False, True])
-@pytest.mark.parametrize("log_var", [-80.0, -26.0, -8.0, 3.0])
+@pytest.mark.parametrize("log_var", [-80.0, 3.0])
 def test_the_log_density_is_exact_where_samples_are_rounded(log_var, path_gradient):
     mean, log_var = np.full((5, 4), 100.0, np.float32), np.full((5, 4), log_var, np.float32)
     key = jax.random.key(11)
     sample = sample_of(Posterior(mean, log_var), key, 50, path_gradient=path_gradient)
     expected = log_density_in_float64(jax.random.normal(key, (50, 5, 4)), log_var)
     np.testing.assert_allclose(sample.log_density, expected, rtol=1e-6, atol=1e-5)
-    if log_var.max() <= -26.0:
+    if log_var.max() < 0.0:
         # The density at the rounded sample would be wrong.
         z = np.asarray(sample.latents, np.float64)
         rounded = scipy.stats.norm.logpdf(z, mean, np.exp(0.5 * np.float64(log_var))).sum(-1)
@@ -99,6 +97,7 @@ def test_gradients_of_the_log_density_pass_through_noise_or_through_the_sample_a
     np.testing.assert_allclose(path.log_var, -0.5 * noise**2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_through_samples_can_be_scaled():
     scale = RANDOM.uniform(size=(2, 3)).astype(np.float32)
     weights = RANDOM.normal(size=(2, 3, 4)).astype(np.float32)
@@ -110,14 +109,6 @@ def test_gradients_through_samples_can_be_scaled():
     value, gradient = jax.value_and_grad(total)(MEAN, jnp.asarray(scale))
     np.testing.assert_allclose(gradient, (scale[..., None] * weights).sum(0), rtol=1e-5)
     np.testing.assert_allclose(value, total(MEAN, None), rtol=1e-6)
-
-
-@dataclasses.dataclass(frozen=True)
-class Logistic:
-    """Independent logistic distributions: a prior without a closed form of its KL."""
-
-    def log_density(self, latents):
-        return jnp.sum(-latents - 2.0 * jax.nn.softplus(-latents), axis=-1)
 
 
 def kl_by_quadrature(log_density):
@@ -141,28 +132,22 @@ def test_the_kl_in_closed_form_does_not_look_at_the_sample():
     np.testing.assert_allclose(POSTERIOR.kl_per_dimension(prior), expected, rtol=1e-4)
 
 
-MIXTURE = {
-    "mean": np.repeat(np.float32([[-1.0], [2.0]]), 4, axis=1),
-    "log_var": np.repeat(np.float32([[0.5], [-1.0]]), 4, axis=1),
-    "logits": np.float32([0.3, -0.2]),
-}
-
-
-@pytest.mark.parametrize("prior", [Logistic(), GaussianMixture(1, 2)], ids=["logistic", "mixture"])
-def test_without_a_closed_form_the_kl_is_that_of_the_sample(prior):
-    posterior, log_density = POSTERIOR, scipy.stats.logistic.logpdf
-    if isinstance(prior, GaussianMixture):  # in one dimension, where quadrature is possible
-        posterior = Posterior(MEAN[:, :1], LOG_VAR[:, :1])
-        params = jax.tree.map(lambda leaf: leaf[..., :1] if leaf.ndim > 1 else leaf, MIXTURE)
-        components = scipy.stats.norm([-1.0, 2.0], np.exp([0.25, -0.5]))
-        weights = scipy.special.softmax(np.float64(params["logits"]))
-        log_density = lambda x: np.log(components.pdf(x) @ weights)  # noqa: E731
-        prior = prior.bind({"params": params})
-    assert not isinstance(prior, ClosedFormPrior)
+@pytest.mark.slow
+def test_without_a_closed_form_the_kl_is_that_of_the_sample():
+    params = {
+        "mean": np.float32([[-1.0], [2.0]]),
+        "log_var": np.float32([[0.5], [-1.0]]),
+        "logits": np.float32([0.3, -0.2]),
+    }
+    prior = GaussianMixture(1, 2).bind({"params": params})
+    # In one dimension, where quadrature is possible.
+    posterior = Posterior(MEAN[:, :1], LOG_VAR[:, :1])
+    components = scipy.stats.norm([-1.0, 2.0], np.exp([0.25, -0.5]))
+    weights = scipy.special.softmax(np.float64(params["logits"]))
+    expected = kl_by_quadrature(lambda x: np.log(components.pdf(x) @ weights))[:, 0]
     samples = sample_of(posterior, KEYS[0], 50_000)
     kl = jax.lax.map(lambda one: posterior.kl(prior, one), samples, batch_size=5000)
     kl = np.asarray(kl, np.float64)
-    expected = kl_by_quadrature(log_density)[:, : posterior.mean.shape[1]].sum(1)
     error = kl.std(0) / np.sqrt(len(kl))
     assert np.all(np.abs(kl.mean(0) - expected) < 4.0 * error)
     assert error.max() < 0.05
@@ -170,13 +155,7 @@ def test_without_a_closed_form_the_kl_is_that_of_the_sample(prior):
         posterior.kl_per_dimension(prior)
 
 
-def test_moments_of_the_aggregate_are_those_of_samples_in_double_precision():
-    mean, variance = POSTERIOR.aggregate_moments()
-    assert mean.dtype == variance.dtype == np.float64
-    samples = np.asarray(sample_of(POSTERIOR, jax.random.key(0), 100_000).latents, np.float64)
-    pooled = samples.reshape(-1, 4)
-    np.testing.assert_allclose(mean, pooled.mean(0), atol=5.0 * pooled.std() / len(pooled) ** 0.5)
-    np.testing.assert_allclose(variance, pooled.var(0), rtol=0.02)
+def test_moments_of_the_aggregate_are_in_double_precision():
     # Far from 0, and many: in single precision the small variance of the means is lost.
     means = (1000.0 + RANDOM.normal(scale=0.01, size=(200_000, 2))).astype(np.float32)
     log_vars = RANDOM.normal(loc=-9.0, size=means.shape).astype(np.float32)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ def documented_prior() -> type:
         if "class Laplace" in block
     )
     names = {
-        "ClassVar": ClassVar,
+        "Prior": priors.Prior,
         "dataclasses": dataclasses,
         "jax": jax,
         "jnp": jnp,

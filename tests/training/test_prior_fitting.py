@@ -6,10 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support.common import assert_trees_equal, make_small_config
+from tests.support.common import assert_trees_equal, error_of, make_small_config
 from vae_jax import datasets
 from vae_jax.model.rng_streams import make_root_key
-from vae_jax.runtime.errors import UserError
 from vae_jax.training import prior_fitting
 from vae_jax.training.batches import to_batch
 from vae_jax.training.settings import evaluation_settings
@@ -30,7 +29,8 @@ def fit(num_images, is_binarized=False):
     return prior, data.batch.images, *result
 
 
-@pytest.mark.parametrize("num_images", [30, 130])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_images", [30, pytest.param(130, marks=pytest.mark.slow)])
 def test_a_gaussian_moves_to_the_mean_of_the_posteriors(num_images, monkeypatch):
     monkeypatch.setattr(prior_fitting, "_LEARNING_RATE", 0.05)
     before, posterior, after, losses = fit(num_images)
@@ -41,6 +41,7 @@ def test_a_gaussian_moves_to_the_mean_of_the_posteriors(num_images, monkeypatch)
     assert distances[1] < 0.5 * distances[0]
 
 
+@pytest.mark.slow
 def test_binarized_pixels_are_drawn_anew_and_repeatably(monkeypatch):
     monkeypatch.setattr(prior_fitting, "_NUM_EPOCHS", 2)
     _, _, gray, _ = fit(1)
@@ -51,5 +52,4 @@ def test_binarized_pixels_are_drawn_anew_and_repeatably(monkeypatch):
 
 def test_a_loss_that_is_not_finite_is_an_error(monkeypatch):
     monkeypatch.setattr(prior_fitting, "_LEARNING_RATE", np.inf)
-    with pytest.raises(UserError, match="not finite at step 2"):
-        fit(130)
+    assert "not finite at step 2" in error_of(fit, 130)

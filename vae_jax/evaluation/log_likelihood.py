@@ -18,7 +18,7 @@ from vae_jax.evaluation.generation import encode_batch
 from vae_jax.evaluation.measures import LikelihoodMeasures
 from vae_jax.model import importance
 from vae_jax.model.importance import WeightSums
-from vae_jax.model.likelihoods import check_pixels, to_bits_per_dimension
+from vae_jax.model.likelihoods import to_bits_per_dimension
 from vae_jax.model.posterior import LatentSample, Posterior
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
@@ -216,7 +216,6 @@ def estimate(
     From time to time finished estimates are saved to `PARTIAL_NAME` in `folder`, and a later call
     with the same identity resumes. The caller removes the file.
     """
-    check_pixels(data.images, model.image_shape)
     indices = np.arange(len(data), dtype=np.uint32) if indices is None else indices
     path = folder and folder / PARTIAL_NAME
     pieces = [_read_partial(path, identity) if path else np.zeros((3, 0))]

@@ -13,7 +13,6 @@ from vae_jax.model.conv_transpose import ConvTranspose
 from vae_jax.model.dense import ACTIVATIONS, Activation, Dense
 from vae_jax.model.structs import Batch
 
-HEADS = ("dense", "conv")
 _KERNEL_SIZE = (3, 3)
 
 
@@ -101,11 +100,9 @@ class ConvTransposeDecoder(nn.Module):
         if self.head == "dense":
             flat = x.reshape(x.shape[0], -1)
             x = Dense(math.prod(self.output_shape), name=self.output_layer)(flat)
-        elif self.head == "conv":
+        else:
             # At stride 1 a transposed convolution is a convolution.
             x = ConvTranspose(channels, _KERNEL_SIZE, name=self.output_layer)(x)
-        else:
-            raise ValueError(f"head is {self.head!r}, must be one of {', '.join(HEADS)}")
         return x.reshape(-1, *self.output_shape)
 
 

@@ -1,5 +1,6 @@
 """Initial parameters other than Flax's defaults."""
 
+import functools
 import math
 
 import jax
@@ -7,27 +8,14 @@ import jax.numpy as jnp
 
 from vae_jax.model.vae import VAE, Params
 
-INITIALIZATIONS = ("flax", "tensorflow")
 # The dense layers of an LSTM cell, from the input and from the hidden state to its four gates.
 _LSTM_LAYERS = {f"{source}{gate}" for source in "ih" for gate in "ifgo"}
 
 
 def _lstm_cell(path: tuple[str, ...], params: Params) -> Params | None:
     """Returns the parameters of the LSTM cell that a parameter is part of; None if of none."""
-    parent: Params = params
-    for name in path[:-2]:
-        parent = parent[name]
+    parent = functools.reduce(lambda tree, name: tree[name], path[:-2], params)
     return parent if set(parent) == _LSTM_LAYERS else None
-
-
-def _glorot_limit(path: tuple[str, ...], shape: tuple[int, ...], params: Params) -> float:
-    """Computes half the uniform distribution's width: sqrt(6 / (fan in + fan out))."""
-    *receptive_field, fan_in, fan_out = shape
-    if cell := _lstm_cell(path, params):
-        # TensorFlow's cell has one kernel, from input and hidden state to all gates.
-        fan_in = sum(cell[name]["kernel"].shape[0] for name in ("ii", "hi"))
-        fan_out = 4 * shape[1]
-    return math.sqrt(6.0 / (math.prod(receptive_field) * (fan_in + fan_out)))
 
 
 def tensorflow_params(params: Params, key: jax.Array) -> Params:
@@ -42,7 +30,12 @@ def tensorflow_params(params: Params, key: jax.Array) -> Params:
     for index, (keys, leaf) in enumerate(leaves):
         path = tuple(entry.key for entry in keys)
         if path[-1] == "kernel":
-            limit = _glorot_limit(path, leaf.shape, params)
+            *receptive_field, fan_in, fan_out = leaf.shape
+            if cell := _lstm_cell(path, params):
+                # TensorFlow's cell has one kernel, from input and hidden state to all gates.
+                fan_in = sum(cell[name]["kernel"].shape[0] for name in ("ii", "hi"))
+                fan_out *= 4
+            limit = math.sqrt(6.0 / (math.prod(receptive_field) * (fan_in + fan_out)))
             leaf_key = jax.random.fold_in(key, index)
             new.append(jax.random.uniform(leaf_key, leaf.shape, leaf.dtype, -limit, limit))
         elif path[0] == "prior":

@@ -27,27 +27,10 @@ _MIN_LOG_SCALE, _MAX_LOG_SCALE = -7.0, 7.0
 _SMALL_LOGIT = 0.05
 
 
-def to_intensities(images: jax.Array) -> jax.Array:
-    """Maps pixels `<uint8>[...]`, else TypeError, to intensities `<float32>[...]` in [0, 1]."""
-    if images.dtype != jnp.uint8:
-        raise TypeError(f"pixels are {images.dtype}, must be uint8, from 0 to 255")
-    return images.astype(jnp.float32) / MAX_PIXEL
-
-
 def count_gray(images: np.ndarray) -> int:
     """Counts the pixels `<uint8>[n, ...]` that are neither black nor white."""
     blocks = (images[start : start + 1_000] for start in range(0, len(images), 1_000))
     return sum(int(np.count_nonzero((each > 0) & (each < MAX_PIXEL))) for each in blocks)
-
-
-def check_pixels(images: np.ndarray, image_shape: tuple[int, int, int]) -> None:
-    """Checks that images are `<uint8>[n, *image_shape]`, n at least 1: TypeError or ValueError."""
-    shape, dtype = np.shape(images), getattr(images, "dtype", type(images).__name__)
-    if dtype != np.uint8:
-        raise TypeError(f"images are {dtype}, must be uint8, from 0 to 255")
-    if shape[1:] != image_shape or not shape[0]:
-        sizes = ", ".join(map(str, image_shape))
-        raise ValueError(f"images have shape {shape}, must have (n, {sizes}) with n at least 1")
 
 
 def to_bits_per_dimension(nats: float, num_dimensions: int) -> float:
@@ -69,7 +52,7 @@ class Likelihood:
         """Computes log p(x | z) of images: `<float>[batch]`, nats per image.
 
         Takes outputs `<float>[batch, ..., parameters * channels]` and intensities in [0, 1],
-        `<float>[batch, ..., channels]`; other shapes raise ValueError.
+        `<float>[batch, ..., channels]`; raises ValueError if their shapes do not fit together.
         """
         raise NotImplementedError
 
@@ -208,10 +191,7 @@ class Gaussian(_LocationAndScale):
     learns_scale: ClassVar = True
 
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
-        """Computes the log-density of images.
-
-        log p(x) = sum_i -1/2 ((x_i - m_i) / s)^2 - log s - 1/2 log 2 pi
-        """
+        """Computes sum_i -1/2 ((x_i - m_i) / s)^2 - log s - 1/2 log 2 pi."""
         self._check_shapes(outputs, images)
         mean, log_scale = self._location_and_log_scale(outputs)
         residuals = (images - mean) * jnp.exp(-log_scale)

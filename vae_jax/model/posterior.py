@@ -41,11 +41,9 @@ class Posterior:
         Args:
           key: one key, or `<key>[batch]`, one for each image, which alone decides its noise.
           num_samples: samples of each image; None for one, without the first axis.
-          path_gradient: whether gradients of the log-density pass through the sample alone, and
-            not through the Gaussian's parameters too: Roeder et al. 2017 (arXiv:1703.09194),
-            section 3. Their mean is the same, their variance is smaller near the optimum.
-          gradient_scale: `<float>[num_samples, batch]`, by which gradients through a sample are
-            multiplied; None for no change.
+          path_gradient: whether gradients of the log-density pass through the sample alone: Roeder
+            et al. 2017 (arXiv:1703.09194), section 3. Same mean, less variance near the optimum.
+          gradient_scale: `<float>[num_samples, batch]`, factors of the gradients through a sample.
         """
         mean, log_var, noise = self.mean, self.log_var, _draw_noise(key, num_samples, self.mean)
         if num_samples is not None:

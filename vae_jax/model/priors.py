@@ -1,10 +1,11 @@
 """Priors p(z) over latent vectors.
 
-To write your own, give a class the attributes and methods of `Prior`, those of `ClosedFormPrior`
-or `FlowPrior` if they apply, and add it to `PRIORS`. A prior with parameters is a Flax module.
+To write your own, subclass `Prior`, add the methods of `ClosedFormPrior` or `FlowPrior` if they
+apply, and add the class to `PRIORS`. A prior with parameters is a Flax module too.
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -20,29 +21,25 @@ _PERMUTATION_SEED = 0
 _MAX_LOG_SCALE = 2.0
 
 
-class Prior(Protocol):
+class Prior:
     """The attributes and methods of every prior."""
 
     # Whether vectors of its base space are drawn from N(0, I): the domain of a `FlowPrior`'s map,
     # otherwise the latent space itself.
-    base_is_standard_normal: ClassVar[bool]
+    base_is_standard_normal: ClassVar[bool] = False
+    is_learned: ClassVar[bool] = False  # whether training changes it
 
-    @property
-    def is_learned(self) -> bool:
-        """Whether training changes it."""
-        ...
-
-    def __call__(self, batch: Batch) -> "Prior":
+    def __call__(self, batch: Batch) -> Any:
         """Returns the prior of a batch: p(z), the same for all, or p(z | y)."""
-        ...
+        return self
 
     def log_density(self, latents: jax.Array) -> jax.Array:
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
-        ...
+        raise NotImplementedError
 
     def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
         """Draws latent vectors `<float>[num_samples, latent]`, decided by the key."""
-        ...
+        raise NotImplementedError
 
 
 @runtime_checkable
@@ -75,17 +72,12 @@ class FlowPrior(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class StandardNormal:
+class StandardNormal(Prior):
     """N(0, I), without parameters."""
 
     latent_size: int
 
     base_is_standard_normal: ClassVar = True
-    is_learned: ClassVar = False
-
-    def __call__(self, batch: Batch) -> "StandardNormal":
-        """Returns the prior of a batch: the same for every image."""
-        return self
 
     def log_density(self, latents: jax.Array) -> jax.Array:
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
@@ -105,10 +97,9 @@ class StandardNormal:
         return distributions.gaussian_kl(mean, log_var)
 
 
-class _LearnedPrior(nn.Module):
+class _LearnedPrior(Prior, nn.Module):
     """A prior with parameters; its methods take one-hot labels `[batch, classes]` last, or None."""
 
-    base_is_standard_normal: ClassVar = False
     is_learned: ClassVar = True
     num_classes = 0  # a field of priors that can depend on labels
 
@@ -121,29 +112,20 @@ class _LearnedPrior(nn.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _GivenLabels:
-    """p(z | y) of a batch: a learned prior, its labels given."""
+    """p(z | y) of a batch: the methods of a learned prior, its labels given."""
 
     prior: Any
     labels: jax.Array
 
-    def log_density(self, latents: jax.Array) -> jax.Array:
-        return self.prior.log_density(latents, self.labels)
-
-    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
-        return self.prior.sample(key, num_samples, self.labels)
-
-    def to_base(self, latents: jax.Array) -> jax.Array:
-        return self.prior.to_base(latents, self.labels)
-
-    def from_base(self, base: jax.Array) -> jax.Array:
-        return self.prior.from_base(base, self.labels)
+    def __getattr__(self, method: str) -> Any:
+        return functools.partial(getattr(self.prior, method), labels=self.labels)
 
 
 class _Mixture(_LearnedPrior):
     """A mixture of diagonal Gaussians, which a subclass defines."""
 
     def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns mean and log-variance `<float>[components, latent]`, and log-weights.
+        """Computes mean and log-variance `<float>[components, latent]`, and log-weights.
 
         The log-weights are `<float>[components]`, or of each label `<float>[batch, components]`.
         """
@@ -183,7 +165,7 @@ class GaussianMixture(_Mixture):
         self.logits = self.param("logits", zeros, (*classes, self.num_components))
 
     def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
+        """Computes mean and log-variance `<float>[components, latent]`, and log-weights."""
         log_weights = jax.nn.log_softmax(self.logits)
         if labels is not None:
             log_weights = labels @ log_weights
@@ -218,7 +200,7 @@ class VampPrior(_Mixture):
         return 0 if self.is_learned else self.num_components
 
     def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns mean and log-variance `<float>[components, latent]`, and log-weights."""
+        """Computes mean and log-variance `<float>[components, latent]`, and log-weights."""
         learned = self.is_learned
         images = jax.nn.sigmoid(self.images) if learned else jax.lax.stop_gradient(self.images)
         posterior = self.encoder(Batch(images))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from vae_jax.model import batch_axis
-from vae_jax.model.likelihoods import to_intensities
+from vae_jax.model.likelihoods import MAX_PIXEL
 
 # From a name to one value for each image, `<float>[batch]`; "loss" is among the names.
 Terms = dict[str, jax.Array]
@@ -38,10 +38,12 @@ class Batch:
         return dataclasses.replace(self, images=None)
 
     def to_intensities(self) -> "Batch":
-        """Returns the batch with intensities in [0, 1]; floats are intensities already."""
+        """Returns the batch with intensities in [0, 1]; TypeError if pixels are not `uint8`."""
         if self.images.dtype == jnp.float32:
             return self
-        return dataclasses.replace(self, images=to_intensities(self.images))
+        if self.images.dtype != jnp.uint8:
+            raise TypeError(f"pixels are {self.images.dtype}, must be uint8, from 0 to 255")
+        return dataclasses.replace(self, images=self.images.astype(jnp.float32) / MAX_PIXEL)
 
     def binarize(self, key: jax.Array) -> "Batch":
         """Draws each pixel, 1 with the probability of its intensity."""

@@ -4,12 +4,11 @@ A checkpoint, numbered by the training step, holds the train state, the rows of 
 and the metrics of the steps of an unfinished epoch, with a checksum over all of them. If the best
 epoch ended since the checkpoint before, it also holds the best parameters: the first checkpoint
 from the best epoch on always has them. Orbax is not used: it returns arrays with flipped bits
-without an error, and reports a full disk in many lines.
+without an error, and reports a full disk in many lines; older versions wrote its folders.
 """
 
 import dataclasses
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -36,18 +35,11 @@ Content = TypeVar("Content")
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """The progress of a run, beside its train state.
+    """The progress of a run, beside its train state."""
 
-    Attributes:
-      rows: for each finished epoch, each replica's row.
-      steps: metrics of each step of an unfinished epoch, `<float32>[steps, ...]`; None between
-        epochs.
-      seconds: the time that the steps of that epoch took.
-    """
-
-    rows: tuple[list[dict[str, float]], ...] = ()
-    steps: StepMetrics | None = None
-    seconds: float = 0.0
+    rows: tuple[list[dict[str, float]], ...] = ()  # for each finished epoch, each replica's row
+    steps: StepMetrics | None = None  # of an unfinished epoch, `<float32>[steps, ...]`
+    seconds: float = 0.0  # the time that these steps took
 
     @property
     def best(self) -> dict[str, float] | None:
@@ -65,19 +57,8 @@ def _select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarr
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """Reads a checkpoint, whichever version wrote it.
-
-    Raises:
-      ValueError: it is damaged.
-      UserError: the system does not let it be read.
-    """
-    try:
-        arrays = orbax_checkpoints.read(path) if path.is_dir() else read_arrays(path)[0]
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read the checkpoint ({error.strerror or error}); it may be intact and "
-            "was not changed. Fix the problem and rerun the same command"
-        ) from error
+    """Reads a checkpoint, whichever version wrote it; raises ValueError if it is damaged."""
+    arrays = orbax_checkpoints.read(path) if path.is_dir() else read_arrays(path)[0]
     if "progress" not in arrays:
         raise ValueError("is damaged: it has no progress")
     return arrays
@@ -94,11 +75,10 @@ class Checkpoints:
     """The checkpoints of one run, in `checkpoints/` of its run directory."""
 
     def __init__(self, workdir: Path):
-        """Does not need the folder to exist yet."""
         self._folder = workdir / "checkpoints"
 
     def _paths(self) -> list[Path]:
-        """Lists the checkpoints, newest first; older versions wrote a folder for each."""
+        """Lists the checkpoints, newest first."""
         paths = self._folder.iterdir() if self._folder.is_dir() else ()
         ours = [path for path in paths if path.name.removesuffix(_SUFFIX).isdecimal()]
         return sorted(ours, key=lambda path: (int(path.stem), path.suffix), reverse=True)
@@ -111,14 +91,10 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState, progress: Progress, best: Params | None = None
     ) -> None:
-        """Saves the state after `step` atomically, and deletes checkpoints no longer needed.
+        """Saves the state after `step` steps atomically; deletes checkpoints no longer needed.
 
-        Args:
-          step: number of steps taken so far.
-          state: the state after them.
-          progress: of the run.
-          best: the parameters to evaluate of the best epoch, if it ended after the last checkpoint
-            and before `step`.
+        `best` is the best epoch's parameters to evaluate, if it ended after the last checkpoint and
+        before `step`.
 
         Raises:
           OSError: it cannot be written; the others are unchanged.
@@ -141,14 +117,12 @@ class Checkpoints:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def restore_params(self, step: int, like: Params) -> Params:
-        """Restores the parameters to evaluate of the best epoch, as NumPy arrays.
+        """Restores the parameters to evaluate of the best epoch, which `step` ended.
 
-        Args:
-          step: the one that ended the epoch, in the latest progress.
-          like: their shapes and types.
+        They are NumPy arrays of the shapes and types of `like`.
 
         Raises:
-          UserError: the checkpoint is missing or damaged, or belongs to another model.
+          UserError: the checkpoint is damaged, or belongs to another model.
         """
         path = self._path_of_best(step)
         try:
@@ -158,20 +132,16 @@ class Checkpoints:
             average = _select(arrays, "state.average.params.")
             return fill(like, average or _select(arrays, "state.params."))
         except ValueError as error:
-            raise UserError(
-                f"{path}: the checkpoint {error}; move it away to use the others"
-            ) from error
+            raise UserError(f"{path}: the checkpoint {error}; move it away") from error
 
     def restore_latest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
         """Restores the newest valid checkpoint, in NumPy arrays; None if there are none.
 
-        A damaged one is reported on standard error and renamed.
-
-        Args:
-          like: shapes and types of the state.
+        A damaged one is reported on standard error and renamed; `like` has the state's shapes and
+        types.
 
         Raises:
-          UserError: all checkpoints are damaged, or the system does not let one be read.
+          UserError: all checkpoints are damaged.
         """
         like = jax.eval_shape(_with_raw_key, like)
 
@@ -191,30 +161,18 @@ class Checkpoints:
         self, convert: Callable[[Mapping[str, np.ndarray]], Content], renames: bool
     ) -> Content | None:
         """Reads the newest valid checkpoint; `renames` damaged ones, in all processes together."""
-        paths = self._paths()
-        for path in paths:
+        for path in (paths := self._paths()):
             try:
                 return convert(_read(path))
             except ValueError as error:
-                target = self._quarantine(path) if renames else path
                 if devices.is_first_process():
-                    print(
-                        f"the checkpoint of step {path.stem} {error}; the one before it is used, "
-                        f"this one is {target}",
-                        file=sys.stderr,
-                    )
+                    problem = f"the checkpoint of step {path.stem} {error}"
+                    print(f"{problem}; the one before it is used", file=sys.stderr)
+            if renames:
+                devices.barrier(f"{path} is damaged")  # every process has read it
+                if devices.is_first_process():
+                    path.rename(path.with_name(f"damaged_{path.name}"))
+                devices.barrier(f"renamed {path}")
         if paths:
-            raise UserError(
-                f"{self._folder}: none of the checkpoints can be read; put copies back, or begin "
-                "again in another --workdir"
-            )
+            raise UserError(f"{self._folder}: none of the checkpoints can be read; put copies back")
         return None
-
-    def _quarantine(self, path: Path) -> Path:
-        """Renames a damaged checkpoint once every process has read it."""
-        target = path.with_name(f"damaged_{path.name}")
-        devices.barrier(f"{path} is damaged")
-        if devices.is_first_process():
-            os.replace(path, target)
-        devices.barrier(f"renamed {path}")
-        return target

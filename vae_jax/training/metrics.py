@@ -2,7 +2,7 @@
 
 import csv
 import io
-import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,12 @@ import numpy as np
 from flax import struct
 
 from vae_jax.runtime.errors import UserError
-from vae_jax.runtime.files import errors_that_name, write_atomically
+from vae_jax.runtime.files import write_atomically
 
-# The terms that every file has, in this order; others follow them in alphabetical order.
+# The terms that every file has, in this order.
 TERMS = ("loss", "reconstruction", "kl")
-# The columns that every file has. Others follow them: numbers of the steps, averaged over an epoch.
+# The columns that every file has. Others follow them, in alphabetical order: further terms, numbers
+# of the steps averaged over an epoch, and deviations of several replicas.
 COLUMNS = (
     "epoch",
     "step",
@@ -27,21 +28,14 @@ COLUMNS = (
 )
 # The number of updates that were not finite, if those are skipped.
 SKIPPED_COLUMN = "skipped_updates"
-_STD = "_std"
-_EVENTS = "events.out.tfevents"
 
 
 @struct.dataclass
 class StepMetrics:
-    """Metrics of a training step, or of several, which are then the arrays' first axis.
+    """Metrics of a training step, or of several, which are then the arrays' first axis."""
 
-    Attributes:
-      sums: terms by name, summed over the step's batch, `<float>[...]`.
-      numbers: other numbers of the step by name, such as the gradient's norm, `<float>[...]`.
-    """
-
-    sums: dict[str, Any]
-    numbers: dict[str, Any]
+    sums: dict[str, Any]  # terms by name, summed over the step's batch, `<float>[...]`
+    numbers: dict[str, Any]  # other numbers of the step, as the gradient's norm, `<float>[...]`
 
     def __len__(self) -> int:
         """Returns the number of steps."""
@@ -52,33 +46,13 @@ class StepMetrics:
 
 
 def concatenate(pieces: Sequence[StepMetrics]) -> StepMetrics:
-    """Joins the metrics of consecutive steps; NaN where a piece lacks a name."""
-    missing = [np.full_like(piece.sums["loss"], np.nan) for piece in pieces]
+    """Joins the metrics of consecutive steps; leaves out names that an older version's lack."""
 
     def join(parts: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-        return {
-            name: np.concatenate([p.get(name, nan) for p, nan in zip(parts, missing, strict=True)])
-            for name in dict.fromkeys(name for part in parts for name in part)
-        }
+        names = [name for name in parts[0] if all(name in part for part in parts)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
     return StepMetrics(join([p.sums for p in pieces]), join([p.numbers for p in pieces]))
-
-
-def _place(column: str) -> tuple[Any, ...]:
-    """Returns a key that sorts columns: terms by split, then the others; deviations last."""
-    name = column.removesuffix(_STD)
-    if name in COLUMNS:
-        place = (COLUMNS.index(name), "")
-    else:
-        split = next((s for s in ("train", "validation") if name.startswith(f"{s}_")), None)
-        place = (COLUMNS.index(f"{split}_{TERMS[-1]}") if split else len(COLUMNS), name)
-    return name != column, *place
-
-
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lists the columns of rows, in order; those that every file has, without any row."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return sorted(names or COLUMNS, key=_place)
 
 
 def mean_terms(
@@ -86,19 +60,16 @@ def mean_terms(
 ) -> list[dict[str, float]]:
     """Averages terms, each `<float>[n]` or `<float>[n, replicas]`, over all images, in float64.
 
-    They are of images, or sums over some of the `num_images`, also `<int>[replicas]`.
-
-    Returns:
-      For each replica each term's name and mean, in nats per image.
+    They are of images, or sums over some of the `num_images`, also `<int>[replicas]`. Returns each
+    replica's means by name, in nats per image.
     """
     means = {
-        term: np.atleast_1d(np.asarray(values).sum(0, dtype=np.float64) / num_images)
-        for term, values in sorted(terms.items(), key=lambda item: _place(f"train_{item[0]}"))
+        term: np.atleast_1d(np.asarray(terms[term]).sum(0, dtype=np.float64) / num_images)
+        for term in (*TERMS, *sorted({*terms} - {*TERMS}))
+        if term in terms
     }
-    return [
-        {term: float(column[index]) for term, column in means.items()}
-        for index in range(len(means["loss"]))
-    ]
+    columns = zip(*means.values(), strict=True)
+    return [dict(zip(means, map(float, column), strict=True)) for column in columns]
 
 
 def epoch_means(
@@ -106,19 +77,15 @@ def epoch_means(
 ) -> list[dict[str, float]]:
     """Averages the metrics of an epoch's steps; steps whose loss is not finite do not count.
 
-    At least one loss of each replica must be finite.
-
-    Returns:
-      For each replica its columns: "train_" and the term for each term, in nats per image; the
-      means of the numbers, over the steps that have them; if `counts_skipped`, the number of steps
-      that do not count.
+    At least one loss of each replica must be finite. Returns each replica's columns: "train_" and
+    the term for each term, in nats per image; the means of the numbers, over the steps that have
+    them; if `counts_skipped`, the number of steps that do not count.
     """
     finite = np.isfinite(steps.sums["loss"])
     counted = {name: np.where(finite, sums, 0.0) for name, sums in steps.sums.items()}
     num_steps = np.atleast_1d(finite.sum(0))
     rows: list[dict[str, float]] = [
-        # NaN is a term that an older version did not measure in the epoch's first steps.
-        {f"train_{term}": value for term, value in means.items() if not math.isnan(value)}
+        {f"train_{term}": value for term, value in means.items()}
         for means in mean_terms(counted, num_steps * batch_size)
     ]
     for name, values in steps.numbers.items():
@@ -126,7 +93,7 @@ def epoch_means(
             # Not every step measures every number.
             if (measured := column[np.isfinite(column)]).size:
                 # As many digits as float32 has.
-                row[name] = float(f"{measured.sum(dtype=np.float64) / measured.size:.7g}")
+                row[name] = float(f"{measured.mean(dtype=np.float64):.7g}")
     if counts_skipped:
         for row, count in zip(rows, num_steps, strict=True):
             row[SKIPPED_COLUMN] = int(len(finite) - count)
@@ -155,7 +122,7 @@ def combine(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     mean, std = mean_and_std(rows)
     mean |= {name: rows[0][name] for name in ("epoch", "step")}  # integers
     terms = (name for name in std if name.startswith(("train_", "validation_")))
-    return mean | {f"{name}{_STD}": std[name] for name in terms}
+    return mean | {f"{name}_std": std[name] for name in terms}
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
@@ -177,10 +144,9 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 class MetricsWriter:
-    """Writes a row an epoch to `metrics.csv` and to a TensorBoard events file.
+    """Writes each replica's row an epoch to `metrics.csv` and a TensorBoard events file.
 
-    Each replica's go to its folder; of several, the means go to the run's. Use as a context
-    manager.
+    The means of several replicas go to the run's folder. Use as a context manager.
     """
 
     def __init__(
@@ -199,18 +165,15 @@ class MetricsWriter:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
 
-        self._workdir, self._folders = workdir, folders
+        self._workdir, self._folders, self._events = workdir, folders, {}
         self._rows: dict[Path, list[dict[str, float]]] = {f: [] for f in (*folders, workdir)}
-        self._events = {}
         for rows in previous_rows:
             self._append(rows)
         for folder, rows in self._rows.items():
             folder.mkdir(parents=True, exist_ok=True)
             _write_csv(folder / "metrics.csv", rows)
-            with errors_that_name(folder / _EVENTS):
-                # The name has the second of opening, in which a second file may be opened.
-                suffix = f".{time.time_ns()}"
-                self._events[folder] = EventsWriter(str(folder / "events"), suffix)
+            # The name has the second of opening, in which a second file may be opened.
+            self._events[folder] = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
             # TensorBoard then forgets later steps that earlier files hold.
             log = SessionLog(status=SessionLog.START)
             step = int(rows[-1]["step"]) + 1 if rows else 0
@@ -224,9 +187,8 @@ class MetricsWriter:
     def _write_event(self, folder: Path, **fields: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        with errors_that_name(folder / _EVENTS):
-            self._events[folder].write_event(Event(wall_time=time.time(), **fields))
-            self._events[folder].flush()
+        self._events[folder].write_event(Event(wall_time=time.time(), **fields))
+        self._events[folder].flush()
 
     def write(self, rows: Sequence[dict[str, float]]) -> None:
         """Appends one epoch's row of each replica; they are on disk when this returns."""
@@ -235,8 +197,9 @@ class MetricsWriter:
         self._append(rows)
         for folder, table in self._rows.items():
             _write_csv(folder / "metrics.csv", table)
+            # In TensorBoard terms are grouped by their split: `train/loss`.
             values = [
-                Summary.Value(tag=_tag(name), simple_value=value)
+                Summary.Value(tag=re.sub("^(train|validation)_", r"\1/", name), simple_value=value)
                 for name, value in table[-1].items()
                 if name not in ("epoch", "step")
             ]
@@ -246,21 +209,15 @@ class MetricsWriter:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        for folder, events in self._events.items():
-            with errors_that_name(folder / _EVENTS):
-                events.close()
-
-
-def _tag(column: str) -> str:
-    """Returns a column's tag in TensorBoard: terms are grouped by their split."""
-    is_term = column.startswith(("train_", "validation_"))
-    return column.replace("_", "/", 1) if is_term else column
+        for events in self._events.values():
+            events.close()
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    others = {name for row in rows for name in row} - {*COLUMNS}
     text = io.StringIO()
     # A number that was not measured is an empty cell.
-    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
+    writer = csv.DictWriter(text, [*COLUMNS, *sorted(others)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue())

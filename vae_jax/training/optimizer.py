@@ -9,8 +9,6 @@ import optax
 
 from vae_jax.model.vae import Params
 
-SCHEDULES = ("constant", "cosine", "burda")
-
 # Burda et al. 2016, section 5: the rate is 10**(-i / 7) of the first for 3**i epochs, i = 0..7.
 _BURDA_STAGES = 8
 

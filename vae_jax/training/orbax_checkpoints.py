@@ -40,11 +40,7 @@ def _checksum(tree: Any) -> int:
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
-    """Reads a checkpoint as the named arrays that `checkpoints.py` writes.
-
-    Raises:
-      ValueError: the checkpoint is damaged.
-    """
+    """Reads a checkpoint as named arrays, as now written; raises ValueError if it is damaged."""
     try:
         record = json.loads((folder / "progress" / "metadata").read_text())
         content = record["content"]
@@ -56,14 +52,13 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     checksums = {"params": _checksum(params), "state": _checksum(ordered)}
     if crc != record["crc32"] or checksums != content["checksums"]:
         raise ValueError("is damaged: its values have another checksum")
-    if state.get("average"):
-        state["average"]["params"] = params
-    else:
-        state["params"] = params
-    steps = {}
-    for kind in ("sums", "numbers"):  # older versions measured fewer things
-        values = content.get(kind) or {}
-        steps[kind] = {name: np.array(numbers, np.float32) for name, numbers in values.items()}
+    owner = state["average"] if state.get("average") else state
+    owner["params"] = params
+    steps = {
+        kind: {name: np.array(values, np.float32) for name, values in content[kind].items()}
+        for kind in ("sums", "numbers")  # older versions measured fewer things
+        if content.get(kind)
+    }
     progress = json.dumps({"rows": content["rows"], "seconds": content["seconds"]})
     arrays = named_arrays({"state": state, "steps": steps})
     return arrays | {"progress": np.frombuffer(progress.encode(), np.uint8)}

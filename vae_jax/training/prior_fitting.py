@@ -22,11 +22,10 @@ from vae_jax.model.structs import Batch, StepNumbers, Terms
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
 from vae_jax.runtime.batching import map_batches
-from vae_jax.runtime.errors import UserError
 from vae_jax.training.batches import to_batch
 from vae_jax.training.settings import EvaluationSettings, TrainSettings
 from vae_jax.training.train_state import TrainState
-from vae_jax.training.trainer import NotFiniteError, train_one_epoch
+from vae_jax.training.trainer import train_one_epoch
 
 _NUM_EPOCHS = 40
 _BATCH_SIZE = 100
@@ -36,32 +35,20 @@ _LEARNING_RATE = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class PriorFit:
-    """The losses of fitting a prior, in nats per image.
+    """The losses of fitting a prior, -log p(z) of posterior samples, in nats per image."""
 
-    Attributes:
-      epoch: the epoch with the lowest validation loss; 0 if none is below the initial one.
-      train: -log p(z) of the training images' posterior samples, of each epoch.
-      validation: that of the validation images', before the first epoch and after each.
-      standard_normal: that of the standard normal, of the same validation samples.
-    """
-
-    epoch: int
-    train: list[float]
-    validation: list[float]
-    standard_normal: float
+    epoch: int  # that with the lowest validation loss; 0 if none is below the initial one
+    train: list[float]  # of each epoch
+    validation: list[float]  # before the first epoch and after each
+    standard_normal: float  # that of the standard normal, of the same validation samples
 
 
 @struct.dataclass
 class _Encoded:
-    """Training data of a prior, and the parameters of the model that do not change.
+    """Training data of a prior, and the parameters of the model that do not change."""
 
-    Attributes:
-      batch: posteriors in place of the images, and labels.
-      params: the model's parameters except the prior's.
-    """
-
-    batch: Batch
-    params: Params
+    batch: Batch  # posteriors in place of the images, and labels
+    params: Params  # except the prior's
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -125,40 +112,30 @@ def fit_prior(
     the training images' pixels are drawn anew in each epoch. The model has that prior, which begins
     at the parameters `prior`; `params` are the model's others, which do not change.
 
-    Returns:
-      The prior's parameters, and their losses.
-
     Raises:
       UserError: a loss is not finite.
     """
-    key = stream_key(root_key, Stream.PRIOR_FIT)
-    train_data, held_out_data = to_batch(dataset.train), to_batch(dataset.validation)
+    key, train_data = stream_key(root_key, Stream.PRIOR_FIT), to_batch(dataset.train)
     batch_size = min(_BATCH_SIZE, len(train_data))
     num_steps = _NUM_EPOCHS * (len(train_data) // batch_size)
     rate = optax.cosine_decay_schedule(_LEARNING_RATE, num_steps)
     settings = TrainSettings(
         EvaluationSettings(model), optax.adam(rate), rate, batch_size, loss=_loss
     )
-    held_out = _encode(model, params, held_out_data, key)
+    held_out = _encode(model, params, to_batch(dataset.validation), key)
     latents = held_out.batch.images.sample(stream_key(key, Stream.POSTERIOR)).latents
     standard_normal = -StandardNormal(latents.shape[-1]).log_density(latents).mean()
     opt_state = settings.optimizer.init(prior)
     state = TrainState(jnp.int32(0), prior, average=None, opt_state=opt_state, root_key=key)
     validation = [float(_validation_loss(settings, prior, held_out, key))]
     best, train, data = jax.device_get(prior), [], None
-    num_images = num_steps * batch_size
-    bar = tqdm(total=num_images, unit=" images", unit_scale=True, disable=not sys.stderr.isatty())
+    total, quiet = num_steps * batch_size, not sys.stderr.isatty()
+    bar = tqdm(None, "fitting", total, unit=" images", unit_scale=True, disable=quiet)
     for epoch in range(1, _NUM_EPOCHS + 1):
         if data is None or is_binarized:
             pixel_key = stream_key(root_key, Stream.PRIOR_FIT_PIXELS, epoch)
             data = _encode(model, params, train_data, pixel_key, is_binarized)
-        try:
-            state, steps = train_one_epoch(settings, state, data, epoch, bar)
-        except NotFiniteError as error:
-            raise UserError(
-                f"the prior's loss or its gradient is not finite at step {error.step}; fit another "
-                "prior, e.g. with a smaller prior.hidden_size or prior.num_components"
-            ) from error
+        state, steps = train_one_epoch(settings, state, data, epoch, bar)
         train.append(float(steps.sums["loss"].mean()) / batch_size)
         key = state.root_key  # each step consumes the state
         validation.append(float(_validation_loss(settings, state.params, held_out, key)))

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,7 @@ from vae_jax.configuration import flatten
 from vae_jax.datasets import DataSpec
 from vae_jax.runtime import locks
 from vae_jax.runtime.errors import UserError, check_choice
-from vae_jax.runtime.files import (
-    PARTIAL_PREFIX,
-    errors_that_name,
-    local_path,
-    read_json,
-)
+from vae_jax.runtime.files import PARTIAL_PREFIX, local_path, read_json
 
 CONFIG_NAME = "config.json"
 # The entry of `config.json` that names the run to which a prior was fitted.
@@ -53,18 +47,10 @@ def locked(workdir: Path, lock: bool = True) -> Iterator[None]:
     of an earlier process are removed.
 
     Raises:
-      UserError: the folder cannot be made or locked, or another process is training there.
+      UserError: the folder cannot be locked, or another process is training there.
     """
-    name = f"--workdir={workdir}"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: a full disk fails on writing, not on closing.
-        file = (workdir / _LOCK_NAME).open("ab+", buffering=0)
-    except OSError as error:
-        raise UserError(
-            f"{name}: cannot be written to ({error.strerror}); give another folder"
-        ) from error
-    with file:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / _LOCK_NAME).open("ab+", buffering=0) as file:
         try:
             if lock:
                 locks.lock(file.fileno())
@@ -72,19 +58,16 @@ def locked(workdir: Path, lock: bool = True) -> Iterator[None]:
             file.seek(0)
             holder = file.read().decode(errors="replace") or "another process"
             raise UserError(
-                f"{name}: {holder} is training there; wait for it, stop it, or give another folder"
+                f"--workdir={workdir}: {holder} is training there; wait for it, stop it, or give "
+                "another folder"
             ) from None
         except OSError as error:
             raise UserError(
-                f"{name}: its file system cannot lock files ({error.strerror}); give a folder of "
-                "another file system, or --nolock_workdir if no other process trains there"
+                f"--workdir={workdir}: its file system cannot lock files ({error.strerror}); give "
+                "another folder, or --nolock_workdir if no other process trains there"
             ) from error
-        if lock and not locks.HAS_LOCKS:
-            problem = "this system cannot lock files: a second process is not refused"
-            print(f"{workdir}: {problem}", file=sys.stderr)
-        with errors_that_name(workdir / _LOCK_NAME):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         for partial in workdir.rglob(f"{PARTIAL_PREFIX}*"):
             partial.unlink(missing_ok=True)
         yield
@@ -92,17 +75,12 @@ def locked(workdir: Path, lock: bool = True) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunDirectory:
-    """A run directory whose `config.json` was read, once.
-
-    Attributes:
-      path: the folder.
-      record: the content of `config.json`: configuration and provenance.
-      config: the recorded configuration, in which a field that the record lacks has its default;
-        with `with_config`, some fields changed.
-    """
+    """A run directory whose `config.json` was read, once."""
 
     path: Path
-    record: Mapping[str, Any]
+    record: Mapping[str, Any]  # the content of `config.json`: configuration and provenance
+    # The recorded configuration, in which a field that the record lacks has its default; with
+    # `with_config`, some fields changed.
     config: ml_collections.ConfigDict
 
     @classmethod
@@ -120,7 +98,7 @@ class RunDirectory:
         if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
             raise UserError(f"{file}: has no 'config' entry; the file is damaged")
         try:
-            return cls(folder, record, configuration.from_record(record["config"]))
+            return cls(folder, record, configuration.from_dict(record["config"]))
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
 
@@ -135,12 +113,12 @@ class RunDirectory:
           UserError: the record has no valid shape, or no valid names.
         """
         names = self.record.get("class_names", [])  # not in older records
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            match self.record.get("image_shape"):
-                case [int(height), int(width), int(channels)] as shape if (
-                    min(shape) > 0 and max(shape) <= _MAX_SIZE
-                ):
-                    return DataSpec((height, width, channels), tuple(names))
+        are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        match self.record.get("image_shape"):
+            case [int(height), int(width), int(channels)] as shape if (
+                are_names and min(shape) > 0 and max(shape) <= _MAX_SIZE
+            ):
+                return DataSpec((height, width, channels), tuple(names))
         raise UserError(
             f"{self.path / CONFIG_NAME}: its 'image_shape' or 'class_names' is not valid; the file "
             "is damaged"
@@ -153,10 +131,7 @@ class RunDirectory:
           UserError: the model is not conditional, or there is no such class; names the `field`.
         """
         if self.config.condition.kind == "none":
-            raise UserError(
-                f"{field}={name}: the model in {self.path} is not conditional; train one with "
-                "--config.condition.kind=label"
-            )
+            raise UserError(f"{field}={name}: the model in {self.path} is not conditional")
         check_choice(field, name, self.spec.class_names)
         return self.spec.class_names.index(name)
 
@@ -183,7 +158,7 @@ class RunDirectory:
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "RunDirectory":
         """Returns the run with fields changed, by dotted path, as `with_config` does."""
-        return self.with_config(configuration.from_record(self.record["config"], overrides))
+        return self.with_config(configuration.from_dict(self.record["config"], overrides))
 
 
 def replica_folders(workdir: Path, seed: int, num_replicas: int) -> list[Path]:
@@ -238,16 +213,14 @@ def check_same_config(
     if differing:
         raise UserError(
             f"--workdir={run.path}: holds a run with another configuration: "
-            f"{'; '.join(differing)}. Use another --workdir, or the same configuration; with a "
-            "constant learning rate, train.num_epochs can be raised"
+            f"{'; '.join(differing)}. Use another --workdir, or the same configuration"
         )
 
 
 def check_resumes(run: RunDirectory, config: ml_collections.ConfigDict) -> None:
     """Raises UserError unless training with this configuration resumes the run.
 
-    The number of epochs may be larger if the finished epochs would be the same: if the learning
-    rate does not depend on it.
+    The number of epochs may be larger if the learning rate does not depend on it.
     """
     same_length, before = config.copy_and_resolve_references(), run.config.train.num_epochs
     if config.train.learning_rate_schedule == "constant" and config.train.num_epochs > before:
@@ -258,20 +231,17 @@ def check_resumes(run: RunDirectory, config: ml_collections.ConfigDict) -> None:
 def check_workdir(workdir: Path) -> None:
     """Raises UserError unless `workdir` is a run directory, or one can be created there."""
     existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f"--workdir={workdir}: {existing} is a file; give a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--workdir={workdir}: {existing} is not writable; give another folder")
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        problem = "is not writable" if existing.is_dir() else "is a file"
+        raise UserError(f"--workdir={workdir}: {existing} {problem}; give another folder")
     if existing != workdir or (workdir / CONFIG_NAME).exists():
         return
-    names = sorted(path.name for path in workdir.iterdir())
     # A run may have been interrupted before it wrote `config.json`.
-    foreign = [n for n in names if n != _LOCK_NAME and not n.startswith(PARTIAL_PREFIX)]
-    if foreign:
-        others = f" and {len(foreign) - 1} more" if foreign[1:] else ""
+    names = sorted(path.name for path in workdir.iterdir() if path.name != _LOCK_NAME)
+    if foreign := [name for name in names if not name.startswith(PARTIAL_PREFIX)]:
         raise UserError(
-            f"--workdir={workdir}: is neither empty nor a run directory, it holds "
-            f"{foreign[0]}{others}; give a new folder, or move that out of this one"
+            f"--workdir={workdir}: is neither empty nor a run directory, it holds {foreign[0]}; "
+            "give a new folder, or move that out of this one"
         )
 
 

@@ -1,10 +1,7 @@
 """Training images that do not lie on the devices: they are sent a block of steps at a time."""
 
-import contextlib
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -19,8 +16,6 @@ from vae_jax.training.steps import MAX_CHUNK_STEPS
 
 _BLOCK_BYTES = 64 << 20  # of images in a block, unless a step alone needs more
 _MAX_FRACTION = 0.25  # of the free memory that all images may take
-# The fraction of an epoch, if it lasts some seconds, from which waiting for images is reported.
-_MAX_WAITING, _MIN_SECONDS = 0.2, 5.0
 
 
 class StreamedData:
@@ -31,59 +26,38 @@ class StreamedData:
     """
 
     def __init__(self, data: Batch, batch_size: int, num_replicas: int, mesh: Mesh):
-        self._data, self._batch_size, self._num_replicas = data, batch_size, num_replicas
+        self._data, self._batch_size = data, batch_size
         step_bytes = batch_size * num_replicas * math.prod(data.images.shape[1:])
         self.steps_per_block = min(MAX_CHUNK_STEPS, max(1, _BLOCK_BYTES // step_bytes))
         replicas = (REPLICA_AXIS,) if num_replicas > 1 else ()
         self._sharding = NamedSharding(mesh, P(*replicas, None, DATA_AXIS))
-        self._is_reported = False
 
     def __len__(self) -> int:
         return len(self._data)
 
-    @contextlib.contextmanager
-    def blocks(self, order: jax.Array, first: int) -> Iterator[Callable[[int], tuple[Batch, int]]]:
-        """Gives a function that returns the block of a step, and the step at which it ends.
+    def blocks(self, order: jax.Array, first: int) -> Iterator[tuple[Batch, int]]:
+        """Yields blocks of steps, from the epoch's step `first` on, and the step each ends before.
 
-        Args:
-          order: `<int32>[..., num_images]`, the epoch's order, of each replica if several.
-          first: the epoch's step to begin with; later calls may only go forward.
+        The epoch's order is `<int32>[..., num_images]`, of each replica if several.
+
+        Raises:
+          UserError: images cannot be read.
         """
         size, num_steps = self.steps_per_block, len(self) // self._batch_size
         num_blocks = -(-num_steps // size)
         used = devices.to_host(order)[..., : num_steps * self._batch_size]
-        # -1 is no image: the last block has as many steps as the others, so one program serves all.
+        # The last block has as many steps as the others, so that one program serves all.
         padding = [(0, 0)] * (used.ndim - 1) + [(0, -used.shape[-1] % (size * self._batch_size))]
-        rows = np.pad(used, padding, constant_values=-1)
-        rows = rows.reshape(*used.shape[:-1], num_blocks, size, self._batch_size)
+        rows = np.pad(used, padding).reshape(*used.shape[:-1], num_blocks, size, self._batch_size)
+        if first == num_steps:
+            return
         with ThreadPoolExecutor(1, "reading images") as pool:
-            number, block, waited, start = -1, Batch(), 0.0, time.perf_counter()
             ahead = pool.submit(self._send, rows[..., first // size, :, :])
-
-            def block_of(step: int) -> tuple[Batch, int]:
-                nonlocal number, block, ahead, waited, start
-                if step // size != number:
-                    asked, is_first = time.perf_counter(), number < 0
-                    number, block = step // size, ahead.result()
-                    if is_first:  # which nothing could be done beside
-                        start = time.perf_counter()
-                    else:
-                        waited += time.perf_counter() - asked
-                    if number + 1 < num_blocks:
-                        ahead = pool.submit(self._send, rows[..., number + 1, :, :])
-                return block, min((number + 1) * size, num_steps)
-
-            yield block_of
-        self._report_waiting(waited, time.perf_counter() - start)
-
-    def _report_waiting(self, waited: float, seconds: float) -> None:
-        if seconds > _MIN_SECONDS and waited > _MAX_WAITING * seconds and not self._is_reported:
-            self._is_reported = True
-            print(
-                f"training waits for images {waited / seconds:.0%} of the time: reading them is "
-                "slower than the steps; a copy on a faster disk would help",
-                file=sys.stderr,
-            )
+            for number in range(first // size, num_blocks):
+                block = ahead.result()
+                if number + 1 < num_blocks:
+                    ahead = pool.submit(self._send, rows[..., number + 1, :, :])
+                yield block, min((number + 1) * size, num_steps)
 
     def _send(self, rows: np.ndarray) -> Batch:
         """Reads the images of `rows`, `<int>[..., steps, batch]`, where they are needed."""
@@ -92,12 +66,7 @@ class StreamedData:
             def read(index: tuple[slice, ...] | None) -> np.ndarray:
                 assert index is not None
                 wanted = rows[index[: rows.ndim]]
-                shape = (*wanted.shape, *source.shape[1:])
-                if (wanted >= 0).all():
-                    return source[wanted.reshape(-1)].reshape(shape)
-                result = np.zeros(shape, source.dtype)
-                result[wanted >= 0] = source[wanted[wanted >= 0]]
-                return result
+                return source[wanted.reshape(-1)].reshape(*wanted.shape, *source.shape[1:])
 
             shape = (*rows.shape, *source.shape[1:])
             return jax.make_array_from_callback(shape, self._sharding, read)
@@ -108,27 +77,17 @@ class StreamedData:
 def place(
     data: Batch, on_device: str, batch_size: int, num_replicas: int, mesh: Mesh
 ) -> Batch | StreamedData:
-    """Sends all training images to every device, or prepares to stream them.
+    """Sends all training images, pixels as `<uint8>`, to every device, or prepares to stream them.
 
-    Args:
-      data: all images, pixels as `<uint8>`.
-      on_device: "true" or "false"; "auto" streams if the images need more than a quarter of a
-        device's free memory.
-      batch_size: images in a step.
-      num_replicas: seeds trained side by side.
-      mesh: the devices, from `division.make_mesh`.
+    They are streamed if `on_device` is "false", or if it is "auto" and they need more than a
+    quarter of a device's free memory.
     """
-    images = data.images
+    is_streamed = on_device == "false"
     if on_device == "auto":
-        needed, free = images.nbytes, devices.free_bytes(mesh.local_mesh.size)
+        needed, free = data.images.nbytes, devices.free_bytes(mesh.local_mesh.size)
         is_streamed = devices.any_process_true(needed > _MAX_FRACTION * free)
         if is_streamed and devices.is_first_process():
-            print(
-                f"data.on_device=auto: {needed / 1e9:.1f} GB of training images, {free / 1e9:.1f} "
-                "GB of memory free for each device: the images are streamed"
-            )
-    else:
-        is_streamed = on_device == "false"
+            print(f"data.on_device=auto: {needed / 1e9:.1f} GB of images are streamed")
     if is_streamed:
         return StreamedData(data, batch_size, num_replicas, mesh)
     return devices.replicate(jax.tree.map(np.asarray, data), mesh)

@@ -12,15 +12,10 @@ from vae_jax.model.vae import VAE, Params
 
 @struct.dataclass
 class MovingAverage:
-    """An exponential moving average of parameters.
+    """An exponential moving average of parameters."""
 
-    Attributes:
-      count: `<int32>[]`, parameters averaged so far.
-      params: their average.
-    """
-
-    count: jax.Array
-    params: Params
+    count: jax.Array  # `<int32>[]`, parameters averaged so far
+    params: Params  # their average
 
     def update(self, params: Params, decay: float) -> "MovingAverage":
         """Adds the newest parameters.
@@ -37,21 +32,13 @@ class MovingAverage:
 
 @struct.dataclass
 class TrainState:
-    """The state of a run between two training steps.
+    """The state of a run between two training steps."""
 
-    Attributes:
-      step: `<int32>[]`, number of steps taken.
-      params: the model's parameters.
-      average: their moving average; None if the run has none.
-      opt_state: the optimizer's state.
-      root_key: the key all others are folded from; it never changes.
-    """
-
-    step: jax.Array
+    step: jax.Array  # `<int32>[]`, number of steps taken
     params: Params
-    average: MovingAverage | None
+    average: MovingAverage | None  # of the parameters; None if the run has none
     opt_state: optax.OptState
-    root_key: jax.Array
+    root_key: jax.Array  # the key all others are folded from; it never changes
 
     @property
     def evaluation_params(self) -> Params:

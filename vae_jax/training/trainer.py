@@ -34,37 +34,10 @@ from vae_jax.training.validation import evaluate_split
 _CHUNK_SECONDS = 1.5
 
 
-class NotFiniteError(Exception):
-    """A step's loss or gradient is not finite."""
-
-    def __init__(self, step: int):
-        super().__init__()
-        self.step = step
-
-
-class ReadError(Exception):
-    """Training images cannot be read; holds the state and the epoch's steps until then."""
-
-    def __init__(self, problem: UserError, state: TrainState, steps: StepMetrics | None):
-        super().__init__()
-        self.problem, self.state, self.steps = problem, state, steps
-
-
-class _Pace:
+def _chunk_length(seconds_per_step: float) -> int:
     """Chooses how many steps one call to the device takes, the same in every process."""
-
-    def __init__(self):
-        self.steps_per_chunk = 1
-        self._begun = 0.0
-
-    def update(self, num_steps: int) -> None:
-        """Notes that `num_steps` have ended since the last call; 0 in the first."""
-        now = time.perf_counter()
-        if num_steps:
-            seconds = max(devices.max_over_processes((now - self._begun) / num_steps), 1e-6)
-            wanted = int(_CHUNK_SECONDS / seconds)
-            self.steps_per_chunk = min(max(wanted, 1), steps.MAX_CHUNK_STEPS)
-        self._begun = now
+    seconds = max(devices.max_over_processes(seconds_per_step), 1e-6)
+    return min(max(int(_CHUNK_SECONDS / seconds), 1), steps.MAX_CHUNK_STEPS)
 
 
 def train_one_epoch(
@@ -76,9 +49,7 @@ def train_one_epoch(
     previous_steps: StepMetrics | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, StepMetrics]:
-    """Trains for one epoch, or the rest of it.
-
-    The last images of the order that do not fill a batch are left out of this epoch.
+    """Trains for one epoch, or the rest of it, without the last images if they fill no batch.
 
     Args:
       settings: model, optimizer and loss.
@@ -89,12 +60,11 @@ def train_one_epoch(
       previous_steps: the steps of this epoch that an interrupted call returned.
       should_stop: asked between chunks; True leaves the rest of the epoch out.
 
-    Returns:
-      The new state, and the metrics of each step so far, `<float32>[steps, ...]` in NumPy.
+    Returns the new state, and the metrics of each step so far, `<float32>[steps, ...]` in NumPy.
 
     Raises:
-      NotFiniteError: a loss or gradient is not finite, and the settings do not skip it.
-      ReadError: streamed images cannot be read.
+      UserError: a loss or gradient is not finite and the settings do not skip it, or streamed
+        images cannot be read.
     """
     num_steps = len(data) // settings.batch_size
     number = devices.to_device(np.int32(epoch))
@@ -102,43 +72,43 @@ def train_one_epoch(
     finished = [] if previous_steps is None else [previous_steps]
     first = 0 if previous_steps is None else len(previous_steps)
     step = (epoch - 1) * num_steps + first
-    running, problem, pace = None, None, _Pace()
-    with contextlib.ExitStack() as stack:
-        block_of = None
-        if isinstance(data, StreamedData):
-            block_of, order = stack.enter_context(data.blocks(order, first)), None
-        while first < num_steps and not (running and should_stop()):
-            try:
-                images, end = block_of(first) if block_of else (data, num_steps)
-            except UserError as error:
-                problem = error
-                break
-            count = min(pace.steps_per_chunk, end - first)
+    blocks, running, length, begun, should_end = iter([(data, num_steps)]), None, 1, 0.0, False
+    if isinstance(data, StreamedData):
+        blocks, order = data.blocks(order, first), None
+    for images, end in blocks:
+        while first < end and not should_end:
+            count = min(length, end - first)
             place = devices.to_device((np.int32(first), np.int32(count)))
             state, chunk = steps.train_chunk(settings, state, images, order, *place)
             # While this chunk runs, the host reads the one before: the device never waits.
             if running:
-                finished.append(_finish(settings, *running, step, bar))
+                finished.append(_finish(settings, *running, epoch, step, bar))
                 step += running[1]
-            pace.update(running[1] if running else 0)
-            running = chunk, count
+                length = _chunk_length((time.perf_counter() - begun) / running[1])
+            begun, running = time.perf_counter(), (chunk, count)
             first += count
+            should_end = should_stop()
+        if should_end:
+            break
     if running:
-        finished.append(_finish(settings, *running, step, bar))
-    if problem:
-        raise ReadError(problem, state, metrics.concatenate(finished) if finished else None)
+        finished.append(_finish(settings, *running, epoch, step, bar))
     return state, metrics.concatenate(finished)
 
 
 def _finish(
-    settings: TrainSettings, chunk: StepMetrics, count: int, step: int, bar: tqdm
+    settings: TrainSettings, chunk: StepMetrics, count: int, epoch: int, step: int, bar: tqdm
 ) -> StepMetrics:
     """Waits for the chunk of `count` steps after `step`, checks it and shows its mean loss."""
     chunk = devices.to_host(chunk)[:count]
     loss = chunk.sums["loss"]
     finite = np.isfinite(loss).reshape(len(loss), -1).all(1)
     if not finite.all() and not settings.skip_nonfinite:
-        raise NotFiniteError(step + int(np.argmin(finite)) + 1)
+        step += int(np.argmin(finite)) + 1
+        raise UserError(
+            f"the loss or its gradient is not finite at step {step}, in epoch {epoch}: lower "
+            f"train.learning_rate, which is {settings.learning_rate_at(jnp.int32(step - 1)):g}, "
+            "or set --config.train.skip_nonfinite=True"
+        )
     bar.set_postfix_str(f"loss {loss.mean() / settings.batch_size:.2f}", refresh=False)
     bar.update(len(chunk) * settings.batch_size)
     return chunk
@@ -177,23 +147,14 @@ class Trainer:
         mesh: jax.sharding.Mesh,
         request: Request,
     ):
-        """Restores the last checkpoint, or creates the first state; checks `request` often.
-
-        Raises:
-          UserError: all checkpoints are damaged.
-        """
+        """Restores the last checkpoint, or creates the first state; checks `request` often."""
         self._run, self._config = run, run.config
         self._checkpoints, self._request = checkpoints, request
         self._steps_per_epoch = len(dataset.train) // run.config.train.batch_size
         self._settings = train_settings(run.config, dataset.spec, self._steps_per_epoch, mesh)
         train = run.config.train
-        self._data = streaming.place(
-            to_batch(dataset.train),
-            run.config.data.on_device,
-            train.batch_size,
-            train.num_replicas,
-            mesh,
-        )
+        images, on_device = to_batch(dataset.train), run.config.data.on_device
+        self._data = streaming.place(images, on_device, train.batch_size, train.num_replicas, mesh)
         self._validation = to_batch(dataset.validation)
         # Progress and time of the last checkpoint; the best epoch's parameters if it ended since.
         self._saved, self._saved_at, self._best = None, time.perf_counter(), None
@@ -232,16 +193,6 @@ class Trainer:
         number = self._request.signal_number or signal.SIGTERM  # another process was asked
         raise Interrupted(number, f"saved after {self._place()}")
 
-    def _fail(self, problem: str) -> NoReturn:
-        train = self._config.train
-        skip = "" if train.skip_nonfinite else ", or set --config.train.skip_nonfinite=True"
-        # A run with a checkpoint keeps the values of its fields.
-        elsewhere = ", with another --workdir" if self._saved else ""
-        raise UserError(
-            f"{problem}: lower train.learning_rate, which is {train.learning_rate}{skip}"
-            f"{elsewhere}; the checkpoints are from before the problem"
-        )
-
     def run(self) -> None:
         """Trains to the last epoch.
 
@@ -254,14 +205,9 @@ class Trainer:
         is_first = devices.is_first_process()
         if is_first and 0 < self._step < num_epochs * self._steps_per_epoch:
             print(f"resuming after {self._place()}", flush=True)
-        # Over the images of all epochs; off where standard error is no terminal.
-        bar = tqdm(
-            total=num_epochs * self._steps_per_epoch * batch_size,
-            initial=self._step * batch_size,
-            unit=" images",
-            unit_scale=True,
-            disable=not (is_first and sys.stderr.isatty()),
-        )
+        total, done = num_epochs * self._steps_per_epoch * batch_size, self._step * batch_size
+        quiet = not (is_first and sys.stderr.isatty())
+        bar = tqdm(None, None, total, initial=done, unit=" images", unit_scale=True, disable=quiet)
         with bar, contextlib.ExitStack() as stack:
             writer = None
             if is_first:
@@ -291,19 +237,9 @@ class Trainer:
         start = time.perf_counter()
         settings = self._settings.in_epoch(epoch)
         epoch_steps = self._progress.steps
-        try:
-            self._state, epoch_steps = train_one_epoch(
-                settings, self._state, self._data, epoch, bar, epoch_steps, self._should_stop
-            )
-        except NotFiniteError as error:
-            place = f"at step {error.step}, in epoch {epoch}"
-            self._fail(f"the loss or its gradient is not finite {place}")
-        except ReadError as error:
-            self._state = error.state
-            seconds = self._progress.seconds + time.perf_counter() - start
-            self._progress = Progress(self._progress.rows, error.steps, seconds)
-            self._save()
-            raise UserError(f"{error.problem}; saved after {self._place()}") from error
+        self._state, epoch_steps = train_one_epoch(
+            settings, self._state, self._data, epoch, bar, epoch_steps, self._should_stop
+        )
         seconds = self._progress.seconds + time.perf_counter() - start
 
         def stop_if_requested() -> None:
@@ -316,11 +252,13 @@ class Trainer:
         means = evaluate_split(
             settings.evaluation, params, key, self._validation, before_batch=stop_if_requested
         )
-        if not np.isfinite(epoch_steps.sums["loss"]).any(axis=0).all():
-            self._fail(f"every update of epoch {epoch} was skipped, none was finite")
         step = epoch * self._steps_per_epoch
-        if not all(math.isfinite(terms["loss"]) for terms in means):
-            self._fail(f"the validation loss is not finite at step {step}, in epoch {epoch}")
+        is_finite = np.isfinite(epoch_steps.sums["loss"]).any(axis=0).all()
+        if not (is_finite and all(math.isfinite(terms["loss"]) for terms in means)):
+            raise UserError(
+                f"every update, or the validation loss, is not finite in epoch {epoch}, at step "
+                f"{step}: lower train.learning_rate, which is {self._config.train.learning_rate}"
+            )
         speed = round(self._steps_per_epoch * settings.batch_size / seconds, 1)
         rows = metrics.epoch_means(epoch_steps, settings.batch_size, settings.skip_nonfinite)
         for row, terms in zip(rows, means, strict=True):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.model.likelihoods import check_pixels
 from vae_jax.model.objective import evaluation_terms
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch, Terms
@@ -31,12 +30,7 @@ def evaluate_split(
 
     The images are pixels, `<uint8>[n, height, width, channels]`. An exception of `before_batch`,
     called before each batch of images, ends the evaluation.
-
-    Raises:
-      TypeError: the images are not `uint8`.
-      ValueError: there are none, or they do not have the model's shape.
     """
-    check_pixels(data.images, settings.model.image_shape)
     # Every device has as many images of a batch as the others.
     batch_size = max(_BATCH_SIZE // settings.objective.num_importance_samples, _MIN_BATCH_SIZE)
     batch_size = -(-batch_size // settings.num_parts) * settings.num_parts
@@ -57,13 +51,10 @@ def evaluate_batch(
     batch: Batch,
     indices: jax.Array,
 ) -> Terms:
-    """Computes loss and terms of each image, dropout off, with the objective's samples.
+    """Computes loss and terms of each image, each `<float>[batch, ...]`, nats per image.
 
-    An image's noise depends on its index in the split, not on the batch size or the epoch: the
-    `indices`, `<int>[batch]`.
-
-    Returns:
-      The loss and its terms, each `<float>[batch, ...]`, nats per image.
+    Dropout is off. An image's noise depends on its index in the split, `<int>[batch]`, not on the
+    batch size or the epoch.
     """
 
     def evaluate(params: Params, root_key: jax.Array, batch: Batch, indices: jax.Array) -> Terms:

@@ -29,22 +29,15 @@ def named_arrays(tree: Any) -> dict[str, np.ndarray]:
 
 
 def fill(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Returns a tree of named arrays, converted to the types of `like`.
+    """Returns a tree of named arrays, converted to the types of `like`; ValueError if they differ.
 
-    Raises:
-      ValueError: the names or shapes differ from those of `like`.
+    Names and shapes must be those of `like`.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     expected = {_name(path): leaf for path, leaf in leaves}
-    differing = [
-        f"{name} is {getattr(arrays.get(name), 'shape', 'missing')}, must be "
-        f"{getattr(expected.get(name), 'shape', 'missing')}"
-        for name in sorted(expected.keys() | arrays.keys())
-        if name not in expected or name not in arrays or expected[name].shape != arrays[name].shape
-    ]
-    if differing:
-        more = f", and {len(differing) - 1} others differ" if differing[1:] else ""
-        raise ValueError(f"is of another model: {differing[0]}{more}")
+    shapes, wanted = ({(n, a.shape) for n, a in each.items()} for each in (arrays, expected))
+    if differing := shapes ^ wanted:
+        raise ValueError(f"is of another model: {min(differing)[0]} differs")
     values = [arrays[name].astype(leaf.dtype, copy=False) for name, leaf in expected.items()]
     return jax.tree_util.tree_unflatten(structure, values)
 
