@@ -84,12 +84,7 @@ def digits(path, num_images=40, **arrays):
     [
         ({}, {"images": np.uint8(np.indices((60, 8, 8)).sum(0) % 2)}, "data.levels=2;"),
         ({"decoder.strides": (4, 4)}, {}, r"decoder.strides is \(4, 4\), .* at most 7"),
-        ({"data.test_size": 1}, {}, r"test images \(1\) are all the same"),
-        (
-            {},
-            {"images": np.full((60, 7, 7), 200, np.uint8)},
-            r"test images \(30\) are all the same",
-        ),
+        ({"data.test_size": 1}, {}, "one test image"),
     ],
 )
 def test_images_that_cannot_be_trained_on_are_refused_first(tmp_path, fields, arrays, expected):

@@ -4,14 +4,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tests.support.common import error_of, make_small_config
+from tests.support.common import make_small_config
 from vae_jax import datasets
 from vae_jax.datasets import DataSpec
 from vae_jax.evaluation import summary
-from vae_jax.evaluation.measures import Summary
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.model.rng_streams import make_root_key
-from vae_jax.runtime.files import read_record, write_json
+from vae_jax.runtime.files import write_json
 from vae_jax.training.metrics import COLUMNS
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import evaluation_settings
@@ -49,13 +48,11 @@ def test_light_gray_strokes_alone_are_shown_in_negative(
     np.testing.assert_array_equal(replica.shown(images), 1.0 - images if is_negative else images)
 
 
-def test_reconstructions_of_few_test_images_are_plotted(tmp_path):
+def test_few_images_are_plotted(tmp_path):
     replica, test = write_run(tmp_path), datasets.load("mnist_5k").test
-    for num_images in (1, 7, 25):
-        summary.save_reconstructions(replica, test[:num_images])
-        assert matplotlib.image.imread(replica.plots / "reconstructions.png").size
-
-
-def test_a_summary_with_an_absurd_integer_is_damaged(tmp_path):
-    write_json(tmp_path / "summary.json", {"best_epoch": 10**400})
-    assert "300 digits" in error_of(read_record, tmp_path / "summary.json", Summary)
+    for number in (2, 7, 25):
+        summary.save_reconstructions(replica, test[:number])
+        summary.save_interpolation(replica, test[:number])
+        summary.save_samples(replica, number)
+        for name in ("reconstructions", "interpolation", "samples"):
+            assert matplotlib.image.imread(replica.plots / f"{name}.png").size
