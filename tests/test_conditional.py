@@ -121,7 +121,7 @@ def test_samples_are_of_one_class_or_a_row_for_each(run, vae, tmp_path):
     np.testing.assert_array_equal(images, vae.sample(30, seed=1))
     latents = generation.draw_latents(vae.model, vae.params, make_root_key(1), 30)
     np.testing.assert_allclose(images[12], vae.decode(latents[12], 4), atol=1e-6)
-    height, width, _ = np.asarray(Image.open(tmp_path / "plots" / "samples.png")).shape
+    height, width = np.asarray(Image.open(tmp_path / "plots" / "samples.png")).shape
     assert height > width  # ten rows of three
 
 

@@ -39,7 +39,7 @@ def evaluate(run: TrainedRun) -> None:
             likelihood = _measure_likelihood(replica, dataset, run)
         conditional = _measure_conditional(replica, dataset) if replica.model.num_classes else None
         evaluation = measures.Evaluation(
-            measures.UNITS, replica.step, posterior, likelihood, conditional
+            measures.UNITS, replica.step, posterior, likelihood, conditional=conditional
         )
         write_record(replica.folder / measures.EVALUATION_NAME, evaluation)
         # Only now: an error of printing must not lose the results.

@@ -95,6 +95,7 @@ class Evaluation:
     best_step: int  # of the parameters that were measured
     posterior: LatentMeasures
     likelihood: LikelihoodMeasures | None = None  # if the loss bounds one
+    not_measured: Reasons = None
     conditional: ConditionalMeasures | None = None  # of a conditional model
 
 
