@@ -10,9 +10,16 @@ from PIL import Image
 import vae_jax
 from tests.support.common import error_of
 from vae_jax import datasets, evaluate, score, train
+from vae_jax.evaluation import log_likelihood
 from vae_jax.training.run_directory import RunDirectory
 
 COLUMNS = ["negative_elbo", "log_likelihood", "effective_sample_size"]
+
+
+@pytest.fixture(autouse=True)
+def samples_one_by_one(monkeypatch):
+    """One program serves any number of samples."""
+    monkeypatch.setattr(log_likelihood, "_SAMPLES_PER_CALL", 1)
 
 
 @pytest.fixture(scope="module")
