@@ -103,7 +103,8 @@ def _report(replica: Replica, evaluation: measures.Evaluation, latent_size: int)
         print(f"{replica.folder}: {active} of {latent_size} latent variables are active")
     if active is not None and active < _COLLAPSED_FRACTION * latent_size:
         print(
-            f"warning: {replica.folder}: the posterior has collapsed; set loss.kl_warmup_steps or "
+            f"warning: {replica.folder}: the posterior has collapsed, only {active} of "
+            f"{latent_size} latent variables are active; set loss.kl_warmup_steps or "
             "loss.free_bits, or lower loss.kl_weight",
             file=sys.stderr,
         )
