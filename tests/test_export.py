@@ -34,7 +34,6 @@ BIDIRECTIONAL = LSTM | {"bidirectional": True, "mlp_sizes": (9,), "activation": 
 FLOW = {"kind": "coupling_flow", "num_layers": 2, "hidden_size": 4}
 # Encoder, decoder, shape of an image, likelihood, prior.
 KINDS = {
-    "baseline": (LSTM, BASELINE, (14, 14, 1), "bernoulli", None),
     "flagship": (BIDIRECTIONAL, FLAGSHIP, (14, 14, 1), "bernoulli", FLOW),
     "dense": (DENSE, BASELINE, (9, 7, 1), "continuous_bernoulli", None),
     "gaussian": (BIDIRECTIONAL | {"num_layers": 2}, FLAGSHIP, (10, 13, 3), "gaussian", None),

@@ -98,8 +98,6 @@ def test_gray_pixels_are_scored_by_a_run_on_gray_pixels_alone(binarized_run, tin
 
 
 def test_evaluate_measures_the_likelihood(binarized_run, tmp_path, capsys):
-    record = json.loads((binarized_run.path / "config.json").read_text())
-    assert record["evaluation_binarization_seed"] == datasets.EVALUATION_BINARIZATION_SEED
     # The number of samples does not identify the run: it may differ.
     run = binarized_run.with_overrides({"evaluate.num_importance_samples": 20})
     evaluate.evaluate(run, tmp_path)
