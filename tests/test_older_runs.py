@@ -11,7 +11,7 @@ import pytest
 import vae_jax
 from tests.support.common import ROOT, needs_mnist
 from vae_jax import configuration, datasets, modes, report, shipped_configs, train
-from vae_jax.evaluation import onnx_programs
+from vae_jax.evaluation import programs
 from vae_jax.evaluation.measures import EVALUATION_NAME, SUMMARY_NAME, Evaluation, Summary
 from vae_jax.model import losses, objective
 from vae_jax.reporting.page import EXPLORER_NAME
@@ -153,7 +153,7 @@ FILES = {
     ids=by_name,
 )
 def test_every_model_that_ships_is_used(newer, folder, input_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_programs, "is_installed", lambda: False)  # which takes a minute
+    monkeypatch.setattr(programs, "has_onnx", lambda: False)  # which takes a minute
     for name, files in FILES.items():
         arguments = {"input": input_path, "output": tmp_path, "num": 4, "num_samples": 5}
         apply_mode(name, RunDirectory.open(folder), **arguments)

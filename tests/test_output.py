@@ -5,17 +5,14 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from tests.support.common import ROOT, make_settings, small_vae
 from tests.support.processes import latest_state, start, wait_for_line
 from vae_jax import evaluate
-from vae_jax.evaluation import log_likelihood
-from vae_jax.evaluation.log_likelihood import PARTIAL_NAME
 from vae_jax.evaluation.measures import EVALUATION_NAME, Evaluation, LikelihoodMeasures
 from vae_jax.evaluation.trained_run import Replica, TrainedRun
-from vae_jax.runtime.files import read_json, read_record, write_atomically
+from vae_jax.runtime.files import read_record, write_atomically
 from vae_jax.training import run_directory, steps
 from vae_jax.training.run_directory import RunDirectory
 
@@ -30,13 +27,12 @@ def test_results_are_written_before_they_are_told(tmp_path, monkeypatch, small_c
     run = RunDirectory(tmp_path, {}, small_config)
     monkeypatch.setattr(
         "vae_jax.evaluation.trained_run.restore_to_write",
-        lambda *_: TrainedRun(run, tmp_path, 1, [], [replica]),
+        lambda *_: TrainedRun(run, tmp_path, [], [replica]),
     )
     monkeypatch.setattr(run_directory, "check_same_data", lambda *_: None)
     monkeypatch.setattr(evaluate, "summarize", lambda *_: None)
     monkeypatch.setattr(evaluate, "format_summary", lambda _: "summary")
-    monkeypatch.setattr(evaluate, "_measure_likelihood", lambda *_: (likelihood, None))
-    (tmp_path / PARTIAL_NAME).touch()
+    monkeypatch.setattr(evaluate, "_measure_likelihood", lambda *_: likelihood)
     errors = {"escaped": "backslashreplace", "raising": "strict"}[mode]
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors)
     monkeypatch.setattr(sys, "stdout", stream)
@@ -48,7 +44,6 @@ def test_results_are_written_before_they_are_told(tmp_path, monkeypatch, small_c
         stream.flush()
         assert b"test -log p(x) 90.00 \\xb1 0.50 nats" in stream.buffer.getvalue()
     assert read_record(tmp_path / EVALUATION_NAME, Evaluation).likelihood == likelihood
-    assert not (tmp_path / PARTIAL_NAME).exists()
 
 
 def test_a_name_that_is_no_text_is_written_escaped(tmp_path):
@@ -74,17 +69,3 @@ def test_training_without_a_reader_ends_quietly_and_keeps_its_epochs(tmp_path, t
     assert process.stderr.read() == ""
     process.stderr.close()
     assert len(latest_state(tmp_path / "run")[1]) >= 2
-
-
-def test_a_likelihood_that_is_not_finite_is_said_not_to_be_measured(
-    tiny_run, tmp_path, monkeypatch, capsys
-):
-    values = np.array([-100.0, np.nan])
-    likelihoods = log_likelihood.Likelihoods(values, values, np.ones(2))
-    monkeypatch.setattr(log_likelihood, "estimate", lambda *_, **__: likelihoods)
-    monkeypatch.setattr(evaluate, "has_likelihood", lambda *_: True)
-    evaluate.evaluate(RunDirectory.open(tiny_run), tmp_path)
-    record = read_json(tmp_path / "evaluation.json")
-    assert "likelihood" not in record
-    assert "not finite" in record["not_measured"]["log p(x)"]
-    assert "log p(x) is not measured" in capsys.readouterr().out

@@ -128,15 +128,8 @@ def test_a_collapsed_posterior_is_warned_of(tiny_run, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(trained_runs, "restore_to_write", restore_untrained)
     evaluate.evaluate(RunDirectory.open(tiny_run), tmp_path)
-    assert "the posterior has collapsed, only 0 of 8" in capsys.readouterr().err
+    assert "the posterior has collapsed" in capsys.readouterr().err
     assert "likelihood" not in read_json(tmp_path / "evaluation.json")
-
-
-def test_a_warmup_longer_than_the_run_is_warned_of(small_config, capsys):
-    for num_steps, warned in ((80, False), (81, True)):
-        small_config.loss.kl_warmup_steps = num_steps
-        train._warn_of_long_warmup(small_config, 4000)
-        assert ("the run has 80 steps" in capsys.readouterr().err) == warned
 
 
 @pytest.mark.parametrize(

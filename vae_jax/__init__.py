@@ -4,11 +4,10 @@ The public API: each name below is imported when it is first used, so that impor
 needs no JAX.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vae_jax.evaluation.trained_vae import TrainedVAE, load_run
+    from vae_jax.evaluation.trained_run import TrainedVAE, load_run
     from vae_jax.model import distributions, likelihoods, losses, priors
     from vae_jax.model.conv_transpose import ConvTranspose
     from vae_jax.model.structs import Batch
@@ -35,34 +34,22 @@ __all__ = [
     "train_run",
 ]
 
-# The module each name is in; a name with a module of its own is that module.
-_MODULES = {
-    "Batch": "vae_jax.model.structs",
-    "ConvTranspose": "vae_jax.model.conv_transpose",
-    "TrainedVAE": "vae_jax.evaluation.trained_vae",
-    "apply": "vae_jax.model.vae",
-    "compilation": "vae_jax.runtime.compilation",
-    "create_vae": "vae_jax.model.vae",
-    "distributions": "vae_jax.model.distributions",
-    "get_config": "vae_jax.shipped_configs",
-    "likelihoods": "vae_jax.model.likelihoods",
-    "load_run": "vae_jax.evaluation.trained_vae",
-    "losses": "vae_jax.model.losses",
-    "priors": "vae_jax.model.priors",
-    "train_run": "vae_jax.train",
+# The names in each module, or the modules in each folder.
+_NAMES = {
+    "vae_jax.evaluation.trained_run": ("TrainedVAE", "load_run"),
+    "vae_jax.model": ("distributions", "likelihoods", "losses", "priors"),
+    "vae_jax.model.conv_transpose": ("ConvTranspose",),
+    "vae_jax.model.structs": ("Batch",),
+    "vae_jax.model.vae": ("apply", "create_vae"),
+    "vae_jax.runtime": ("compilation",),
+    "vae_jax.shipped_configs": ("get_config",),
+    "vae_jax.train": ("train_run",),
 }
 
 
 def __getattr__(name: str) -> Any:
     """Imports a name of the public API (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_MODULES[name])
-    value = module if _MODULES[name].endswith(f".{name}") else getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Lists the public API."""
-    return [*globals(), *__all__]
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(__import__(module, fromlist=[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

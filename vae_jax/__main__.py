@@ -2,18 +2,11 @@
 
   python -m vae_jax --config=quickstart --workdir=runs/quickstart
 
-trains; the same command again resumes. Any field of the configuration can be set:
---config.train.num_epochs=5. Other modes read the configuration from the run directory.
+trains; the same command again resumes, and --config.train.num_epochs=5 sets a field.
 
   python -m vae_jax --mode=reconstruct --workdir=runs/quickstart --input=photos/ --output=out
 
-uses a trained model on your own images and writes to --output. --mode=NAME --help lists a mode's
-own flags.
-
-  python -m vae_jax --mode=experiments --workdir=runs
-
-trains the reference configurations, or those of --configs, and writes a report of all runs in the
-folder; --mode=report writes only the report.
+uses the trained model on your own images. --mode=NAME --help lists a mode's own flags.
 """
 
 import sys
@@ -48,16 +41,16 @@ _HELP = ("--help", "-help", "--helpshort", "-helpshort", "-?")
 
 def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
     """Runs a mode: checks the configuration, then imports the mode and JAX."""
-    takes, run = modes.MODES[name], None
-    if takes == modes.FOLDER:
-        if _CONFIG.value is not None:
-            raise UserError(f"--config has no meaning in --mode={name}, which takes several runs")
-        fields = configuration.default_fields()
-    elif _CONFIG.value is not None:
+    takes = modes.MODES[name]
+    run = RunDirectory.open(workdir) if takes == modes.RUN else None
+    if _CONFIG.value is not None and takes == modes.FOLDER:
+        raise UserError(f"--config has no meaning in --mode={name}, which takes several runs")
+    if _CONFIG.value is not None:
         fields = configuration.flatten(command_line.load_config(_CONFIG.value))
-    elif takes == modes.RUN:
-        run = RunDirectory.open(workdir)
+    elif run:
         fields = configuration.flatten(run.config.to_dict())
+    elif takes == modes.FOLDER:
+        fields = configuration.default_fields()
     else:
         raise UserError("--config is missing; give a file, e.g. --config=configs/baseline.py")
     overrides, rest = command_line.read_overrides(arguments, fields)
@@ -65,8 +58,7 @@ def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
     mode = modes.get_mode(name)
     given = mode.parse(rest)
     first_arguments: tuple[Any, ...] = (workdir, overrides)
-    if takes == modes.RUN:
-        run = run or RunDirectory.open(workdir)
+    if run:
         first_arguments = (run.with_config(config, mode.changes),)
     elif takes == modes.CONFIG:
         first_arguments = (config, workdir)

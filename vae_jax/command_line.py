@@ -1,6 +1,5 @@
 """Configurations from the command line: the file of --config, and fields. Imports no JAX."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,14 +47,10 @@ def load_config(path: str) -> dict[str, Any]:
 def read_overrides(
     arguments: Sequence[str], fields: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Reads the arguments that set single fields of a configuration.
+    """Reads the arguments that set single fields of a configuration, the `fields` by dotted path.
 
-    Args:
-      arguments: the result of `parse_known`, the program's name first.
-      fields: the configuration to change, by dotted path; its values may be invalid.
-
-    Returns:
-      The values by dotted path, and the other arguments.
+    The arguments are the result of `parse_known`. Returns the values by dotted path, and the other
+    arguments.
 
     Raises:
       UserError: an argument does not name a field, or has a wrong type.
@@ -75,19 +70,7 @@ def read_overrides(
         )
         rest = parsed(arguments, known_only=True)[1:]
     except (flags.Error, ValueError) as error:
-        raise UserError(_explain(" ".join(str(error).split()))) from error
+        raise UserError(" ".join(str(error).split())) from error
     except (RecursionError, MemoryError) as error:  # Python's parser, of "((((...
-        raise UserError(
-            "a value on the command line is nested too deeply; values are numbers, names and "
-            "tuples of numbers"
-        ) from error
+        raise UserError("a value on the command line is nested too deeply") from error
     return config_flags.get_override_values(parsed["config"]), rest
-
-
-def _explain(message: str) -> str:
-    """Adds the type of the field to a flag parser's error."""
-    named = re.search(r"--?(?:no)?config\.([^=\s]*)", message)
-    if not named:
-        return message
-    default = configuration.default_fields().get(named[1])
-    return f"{message}; {named[1]} must be {configuration.describe_type(default)}"

@@ -1,20 +1,15 @@
 """Mode `encode`: the posterior of every image, as `latents.npz`."""
 
-import contextlib
 import os
-import sys
-import zipfile
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from vae_jax.datasets import Split
 from vae_jax.evaluation import generation
-from vae_jax.evaluation.input_images import npy_file, read_splits
-from vae_jax.evaluation.trained_run import Replica, TrainedRun
+from vae_jax.evaluation.input_images import read_splits
+from vae_jax.evaluation.trained_run import TrainedRun
 from vae_jax.modes import Mode, run_flags, run_mode
-from vae_jax.runtime.files import atomic_file, scratch_folder
+from vae_jax.runtime.files import atomic_file
 from vae_jax.training.batches import to_batch
 
 _NAME = "latents.npz"
@@ -29,40 +24,16 @@ def encode(run: TrainedRun, input: str | os.PathLike[str] | None = None) -> None
     """
     splits, class_names = read_splits(run, input, ("train", "validation", "test"))
     for replica in run.replicas:
+        arrays: dict[str, Any] = {"class_names": np.array(class_names)} if class_names else {}
+        for name, split in splits.items():
+            prefix = "" if name == "all" else f"{name}_"
+            posterior = generation.encode(*replica.model_and_params, to_batch(split))
+            parts = {**posterior.to_arrays(), "labels": split.labels, "names": split.names}
+            arrays |= {f"{prefix}{part}": a for part, a in parts.items() if a is not None}
         path = replica.folder / _NAME
-        with scratch_folder(replica.folder, f".{_NAME}.") as scratch:
-            for split_name, split in splits.items():
-                prefix = "" if split_name == "all" else f"{split_name}_"
-                _encode_split(replica, split, scratch, prefix)
-            if class_names:
-                np.save(scratch / "class_names.npy", np.array(class_names))
-            with (
-                atomic_file(path) as file,
-                zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
-            ):
-                for array in sorted(scratch.iterdir()):
-                    archive.write(array, array.name)
-        sizes = ", ".join(f"{len(split)} of {name}" for name, split in splits.items())
-        print(f"wrote {path}: {sizes}")
-
-
-def _encode_split(replica: Replica, split: Split, folder: Path, prefix: str) -> None:
-    """Writes the arrays of a split as `.npy` files, some images at a time, with a progress bar."""
-    quiet = not sys.stderr.isatty()
-    bar = tqdm(None, "encoding", len(split), unit=" images", unit_scale=True, disable=quiet)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(bar)
-        writers = {}
-        for piece in generation.iterate_posteriors(*replica.model_and_params, to_batch(split)):
-            for name, rows in piece.to_arrays().items():
-                if name not in writers:
-                    file = npy_file(folder / f"{prefix}{name}.npy", len(split))
-                    writers[name] = stack.enter_context(file)
-                writers[name](rows)
-            bar.update(len(piece.mean))
-    for name, array in (("labels", split.labels), ("names", split.names)):
-        if array is not None:
-            np.save(folder / f"{prefix}{name}.npy", array)
+        with atomic_file(path) as file:
+            np.savez_compressed(file, **arrays)
+        print(f"wrote {path}: {', '.join(f'{len(s)} of {name}' for name, s in splits.items())}")
 
 
 MODE = Mode(encode, flags=run_flags(has_input=True))

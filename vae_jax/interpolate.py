@@ -11,7 +11,7 @@ from vae_jax.runtime.errors import UserError
 
 @run_mode("plots")
 def interpolate(run: TrainedRun, input: str | os.PathLike[str] | None = None) -> None:
-    """Plots rows from one image to another of a different class, or a distant one.
+    """Plots rows from one image to another of a different class, or the next one.
 
     Without an input the images are the run's test images.
 

@@ -7,7 +7,6 @@ when they are called: they import JAX, and mistakes in a configuration are found
 import dataclasses
 import functools
 import importlib
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,14 +21,19 @@ from vae_jax.training.run_directory import RunDirectory
 CONFIG = "config"  # a configuration, and the path of a run directory
 RUN = "run"  # a `RunDirectory`
 FOLDER = "folder"  # the path of a folder of runs, and overrides of fields by dotted path
-_RUN_MODES = (
-    *("evaluate", "sample", "interpolate", "encode", "reconstruct"),
-    *("score", "explore", "export", "fit_prior"),
-)
 MODES = {
     "train": CONFIG,
-    **dict.fromkeys(_RUN_MODES, RUN),
-    **dict.fromkeys(("experiments", "report"), FOLDER),
+    "evaluate": RUN,
+    "sample": RUN,
+    "interpolate": RUN,
+    "encode": RUN,
+    "reconstruct": RUN,
+    "score": RUN,
+    "explore": RUN,
+    "export": RUN,
+    "fit_prior": RUN,
+    "experiments": FOLDER,
+    "report": FOLDER,
 }
 
 
@@ -51,21 +55,11 @@ class Mode:
         self.flags.unparse_flags()  # of an earlier call
         try:
             rest = self.flags(["mode", *arguments])[1:]
-        except flags.UnrecognizedFlagError as error:
-            modes = [name for name in MODES if error.flagname in get_mode(name).flags]
-            advice = f"has no meaning in this mode, but in {', '.join(modes)}"
-            if not modes:
-                advice = "is not a flag; --help lists them, and with --mode=NAME those of a mode"
-            raise UserError(f"--{error.flagname} {advice}") from error
         except (flags.Error, ValueError) as error:
             raise UserError(" ".join(str(error).split())) from error
         if rest:
             raise UserError(f"{rest[0]!r} is not understood; flags begin with --")
-        given = {name: self.flags[name].value for name in self.flags if self.flags[name].present}
-        for name, parameter in inspect.signature(self.function).parameters.items():
-            if name in self.flags and name not in given and parameter.default is parameter.empty:
-                raise UserError(f"--{name} is missing: {self.flags[name].help}")
-        return given
+        return {name: self.flags[name].value for name in self.flags if self.flags[name].present}
 
 
 def get_mode(name: str) -> Mode:
@@ -86,10 +80,8 @@ def run_mode(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]
         def mode(
             source: RunDirectory, output: str | os.PathLike[str] | None = None, **given: Any
         ) -> None:
-            from vae_jax.evaluation.trained_run import check_apart, restore_to_write
+            from vae_jax.evaluation.trained_run import restore_to_write
 
-            if given.get("input"):
-                check_apart(given["input"], source.path if output is None else output)
             function(restore_to_write(source, output, names), **given)
 
         return mode
@@ -97,15 +89,15 @@ def run_mode(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]
     return decorate
 
 
-def run_flags(*, has_input: bool = False) -> FlagValues:
+def run_flags(*, has_input: bool = False, needs_input: bool = False) -> FlagValues:
     """Returns the flags of a mode that uses a trained run: `--output`, and perhaps `--input`."""
     values = FlagValues()
     values.set_gnu_getopt(True)
     text = "Folder to write to, in place of the run directory."
     flags.DEFINE_string("output", None, text, flag_values=values)
-    if has_input:
+    if has_input or needs_input:
         text = "Images: a folder, an .npz or an .npy."
-        flags.DEFINE_string("input", None, text, flag_values=values)
+        flags.DEFINE_string("input", None, text, flag_values=values, required=needs_input)
     return values
 
 

@@ -5,9 +5,11 @@ import os
 import numpy as np
 
 from vae_jax.evaluation import generation
-from vae_jax.evaluation.input_images import join, npy_file, png_files, read_splits, write_npy
+from vae_jax.evaluation.image_output import npy_file, png_writer, write_npy
+from vae_jax.evaluation.input_images import join, read_splits
 from vae_jax.evaluation.trained_run import TrainedRun
 from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.model.structs import Batch
 from vae_jax.modes import Mode, run_flags, run_mode
 from vae_jax.training.batches import to_batch
 
@@ -25,25 +27,26 @@ def reconstruct(run: TrainedRun, input: str | os.PathLike[str]) -> None:
     the names of their files, row by row, in `reconstructions_names.npy`.
     """
     split = join(read_splits(run, input)[0])
+    data = to_batch(split)
     for replica in run.replicas:
-        data, folder = to_batch(split), replica.folder / _FOLDER
+        trained, folder = replica.model_and_params, replica.folder / _FOLDER
         path = replica.folder / f"{_FOLDER}.npy"
-        with (
-            npy_file(path, len(data)) as write_rows,
-            png_files(folder, len(data), split.names) as write_pngs,
-        ):
+        write_pngs = png_writer(folder, len(data), split.names)
+        with npy_file(path, len(data)) as write_rows:
             for start in range(0, len(data), _BLOCK):
                 batch = data[start : start + _BLOCK]
-                images = generation.reconstruct(*replica.model_and_params, batch)
+                latents = generation.encode(*trained, batch).mean
+                images = generation.decode(*trained, latents, batch)
                 columns = [batch.images / np.float32(MAX_PIXEL), images]
-                columns += generation.reconstruct_in_every_class(*replica.model_and_params, batch)
+                for label in range(replica.model.num_classes):
+                    labels = np.full(len(batch), label, np.int32)
+                    columns.append(generation.decode(*trained, latents, Batch(labels=labels)))
                 write_pngs(np.concatenate(columns, axis=2))
                 write_rows(images)
-        if split.names is None:
-            (replica.folder / _FILE_NAMES).unlink(missing_ok=True)  # of another input
-        else:
+        (replica.folder / _FILE_NAMES).unlink(missing_ok=True)  # of another input
+        if split.names is not None:
             write_npy(replica.folder / _FILE_NAMES, split.names)
         print(f"wrote {len(data)} PNG files to {folder}, and {path}")
 
 
-MODE = Mode(reconstruct, flags=run_flags(has_input=True))
+MODE = Mode(reconstruct, flags=run_flags(needs_input=True))

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 from absl import flags
 
-from vae_jax.configuration import has_likelihood
 from vae_jax.evaluation import log_likelihood
 from vae_jax.evaluation.input_images import join, read_splits
 from vae_jax.evaluation.trained_run import TrainedRun
@@ -27,7 +26,8 @@ def score(
 ) -> None:
     """Writes the numbers of `TrainedVAE.score` with the run's seed, the least likely image first.
 
-    Without an input the images are the run's test images.
+    Without an input the images are the run's test images. Of a Bernoulli on gray pixels, which is
+    not a likelihood, log p(x) is the importance-weighted bound of the loss.
 
     Raises:
       UserError: the input has gray pixels, and the run's likelihood is of black and white ones.
@@ -39,16 +39,10 @@ def score(
         numbers = [f"{prefix}{row}" for row in range(len(split))]
         names += numbers if split.names is None else split.names.tolist()
     data = to_batch(join(splits))
-    num_gray, is_binary = count_gray(data.images), run.replicas[0].model.likelihood.is_binary
-    if not has_likelihood(run.config.likelihood.kind, run.config.data.binarization):
-        print(
-            "the run was trained on gray pixels, of which a Bernoulli has no likelihood: "
-            "log_likelihood is the bound that it was trained with, importance-weighted"
-        )
-    elif is_binary and num_gray:
+    if run.config.data.binarization != "none" and (num_gray := count_gray(data.images)):
         raise UserError(
-            f"--input has {num_gray} gray pixels, and the run was trained on binarized ones: a "
-            "Bernoulli has no likelihood of them; make them black or white (0 or 255)"
+            f"--input has {num_gray} gray pixels, and the run was trained on black and white ones; "
+            "make them 0 or 255"
         )
     indices = log_likelihood.indices_by_pixels(data.images)
     for replica in run.replicas:
@@ -56,7 +50,7 @@ def score(
             *replica.model_and_params, replica.root_key, data, num_samples, indices=indices
         )
         scores, values = estimates.to_scores(), estimates.log_likelihood
-        order = np.argsort(np.where(np.isnan(values), -np.inf, values), kind="stable")
+        order = np.argsort(values, kind="stable")
         content = io.StringIO()
         writer = csv.writer(content, lineterminator="\n")
         writer.writerow(["name", *scores])

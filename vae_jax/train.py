@@ -8,14 +8,15 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import ml_collections
 
 from vae_jax import configuration, datasets
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
-from vae_jax.evaluation.trained_run import restore_best
+from vae_jax.evaluation.summary import format_summary, summarize
+from vae_jax.evaluation.trained_run import TrainedVAE, load_run, restore_best
 from vae_jax.modes import Mode, train_flags
 from vae_jax.runtime import compilation, devices, division, interrupts
 from vae_jax.runtime.cores import available_cores
@@ -29,29 +30,16 @@ from vae_jax.training.train_state import num_parameters
 from vae_jax.training.trainer import Trainer
 from vae_jax.training.weights import WEIGHTS_NAME
 
-if TYPE_CHECKING:
-    from vae_jax.evaluation.trained_vae import TrainedVAE
-
 _RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def _are_equal(images: datasets.Images) -> bool:
-    """Whether all images are the same; ends at the first block of which one is not."""
-    blocks = (images[start : start + 1000] for start in range(0, len(images), 1000))
-    return all((block == images[:1]).all() for block in blocks)
-
-
 def _check_against_data(config: ml_collections.ConfigDict, dataset: datasets.Dataset) -> None:
-    """Checks the images, and the fields whose limit is their size or number."""
+    """Checks the fields whose limit is the size or the number of the images."""
     num_images, batch_size, loss = len(dataset.train), config.train.batch_size, config.loss
     largest, stride = max(dataset.image_shape[:2]), math.prod(config.decoder.strides)
     warmup, elbo_steps = loss.kl_warmup_steps, loss.elbo_warmup_epochs * (num_images // batch_size)
     problems = [
-        (
-            _are_equal(dataset.test.images),
-            f"the test images ({len(dataset.test)}) are all the same: set data.test_size to 2 or "
-            "more, or give other images",
-        ),
+        (len(dataset.test) < 2, "there is one test image, and must be two; set data.test_size"),
         (
             config.condition.kind == "label" and len(dataset.class_names) < 2,
             f"condition.kind is label, and data.name={dataset.name} has no labels of two or more "
@@ -76,14 +64,6 @@ def _check_against_data(config: ml_collections.ConfigDict, dataset: datasets.Dat
     for is_problem, message in problems:
         if is_problem:
             raise UserError(message)
-
-
-def _warn_of_long_warmup(config: ml_collections.ConfigDict, num_images: int) -> None:
-    num_steps = config.train.num_epochs * (num_images // config.train.batch_size)
-    warmup = config.loss.kl_warmup_steps
-    if warmup > num_steps:
-        problem = f"loss.kl_warmup_steps is {warmup}, and the run has {num_steps} steps"
-        print(f"warning: {problem}: loss.kl_weight is never reached", file=sys.stderr)
 
 
 def _git_commit() -> str | None:
@@ -183,12 +163,10 @@ def train_and_evaluate(
     workdir: str | os.PathLike[str],
     lock_workdir: bool = True,
 ) -> None:
-    """Trains a model, or resumes where an earlier call stopped, and evaluates it.
+    """Trains a model in a run directory, or resumes there, and evaluates it.
 
-    Args:
-      config: a valid configuration, `configs/default.py` with some fields changed.
-      workdir: the run directory; made if it does not exist.
-      lock_workdir: whether to refuse other processes that train there.
+    The configuration is valid; `lock_workdir` is whether to refuse other processes that train
+    there.
 
     Raises:
       UserError: the data cannot be loaded or do not fit the configuration, the directory cannot
@@ -206,10 +184,8 @@ def train_and_evaluate(
         dataset = datasets.load(**config.data)
         _check_against_data(config, dataset)
         mesh = _make_mesh(config, dataset)
-        if is_first:
-            if not has_record:  # not before the data are loaded: a mistake leaves no folder
-                stack.enter_context(run_directory.locked(workdir, lock_workdir))
-            _warn_of_long_warmup(config, len(dataset.train))
+        if is_first and not has_record:  # only now: a mistake leaves no folder
+            stack.enter_context(run_directory.locked(workdir, lock_workdir))
         run = _begin_run(config, workdir, dataset, existing, mesh.size)
         devices.barrier("run directory begun")
         summary = _final_summary(workdir, config)
@@ -223,9 +199,6 @@ def train_and_evaluate(
 
 def _report(run: RunDirectory, dataset: datasets.Dataset, summary: Summary | None) -> None:
     """Summarizes a run that has just been trained, and prints the losses."""
-    # Not at import: plotting is slow to import, and the first step does not need it.
-    from vae_jax.evaluation.summary import format_summary, summarize
-
     if summary:
         print(f"{run.path}: the run is complete; {format_summary(summary)}")
         return
@@ -239,20 +212,15 @@ def train_run(
     config: ml_collections.ConfigDict,
     workdir: str | os.PathLike[str],
     lock_workdir: bool = True,
-) -> "TrainedVAE":
-    """Trains a model, or resumes, evaluates it, and returns it, as `load_run` does.
+) -> TrainedVAE:
+    """Trains or resumes as `train_and_evaluate`, and returns the best epoch's model.
 
-    The configuration is from `vae_jax.get_config`, with fields of your own; the other arguments are
-    those of `train_and_evaluate`.
-
-    Returns:
-      The best epoch's model; with several replicas, that of the first seed.
+    The configuration is from `vae_jax.get_config`, with fields of your own. Of several replicas the
+    model of the first seed is returned.
 
     Raises:
       UserError: a field has an invalid value, or as `train_and_evaluate` does.
     """
-    from vae_jax.evaluation.trained_vae import load_run
-
     config = configuration.from_dict(config.to_dict())
     with compilation.fixed_options():  # the program's own may differ
         train_and_evaluate(config, workdir, lock_workdir)

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import scipy.stats
 
 from tests.support.common import apply, make_settings, make_small_config, small_vae
 from vae_jax.datasets import DataSpec
@@ -50,20 +49,17 @@ def test_samples_decode_latents_of_the_prior_by_the_stream_of_the_key(trained):
     expected = decoded(model, state.params, jax.random.normal(key, (4, 3)))
     np.testing.assert_allclose(images, expected, rtol=1e-4)
     assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
-    again = generation.sample(model, state.params, state.root_key, 4)
-    np.testing.assert_array_equal(images, again)
     measured = generation.sample(model, state.params, state.root_key, 4, Stream.MEASURED_SAMPLES)
     assert not np.allclose(images, measured)
 
 
 @pytest.mark.parametrize("prior", ["standard_normal", "mixture", "coupling_flow"])
-def test_fewer_samples_are_the_first_of_more_and_few_programs_are_compiled(prior):
+def test_fewer_samples_are_the_first_of_more(prior):
     config = make_small_config()
     config.prior.update(kind=prior, num_layers=2, hidden_size=8, num_components=5)
     model = evaluation_settings(config, DataSpec((8, 8, 1))).model
     root_key = make_root_key(3)
     params = init_params(model, root_key)
-    generation._draw_latents.clear_cache()
     most = generation.draw_latents(model, params, root_key, 201)
     for number in (1, 99, 100, 101, 200):
         latents = generation.draw_latents(model, params, root_key, number)
@@ -71,61 +67,27 @@ def test_fewer_samples_are_the_first_of_more_and_few_programs_are_compiled(prior
         # Matrix products of other sizes round otherwise.
         tolerance = 1e-5 if prior == "coupling_flow" else 0.0
         np.testing.assert_allclose(latents, most[:number], rtol=tolerance, atol=tolerance)
-    assert generation._draw_latents._cache_size() == 3
 
 
 @pytest.mark.parametrize("labels", [np.arange(20) % 10, [3, 3, 7], [0, 1, 1, 9, 0]])
-def test_pairs_are_of_different_classes(labels):
+def test_pairs_are_of_different_classes_if_there_are_several(labels):
     labels = np.array(labels, np.uint8)
-    images = np.zeros((len(labels), 1, 1, 1), np.uint8)
-    first, last = generation.pick_pairs(images, labels, num_pairs=10)
+    first, last = generation.pick_pairs(labels, len(labels), num_pairs=10)
     assert np.all(labels[first] != labels[last])
     np.testing.assert_array_equal(labels[first], np.unique(labels))
     np.testing.assert_array_equal(np.sort(labels[last]), np.unique(labels))
-
-
-@pytest.mark.parametrize("labels", [None, np.full(6, 4)])
-def test_pairs_without_classes_are_far_from_each_other(labels):
-    values = np.array([0, 10, 100, 250, 60, 30], np.uint8)
-    first, last = generation.pick_pairs(values.reshape(6, 1, 1, 1), labels, num_pairs=2)
-    # The farthest from the first that is left: 250 from 0, then 100 from 10.
-    assert [*zip(values[first], values[last], strict=True)] == [(0, 250), (10, 100)]
+    for alike in (None, np.full(len(labels), 4)):
+        first, last = generation.pick_pairs(alike, 5, num_pairs=9)
+        assert [*zip(first, last, strict=True)] == [(0, 1), (2, 3)]
 
 
 def test_drawn_pixels_are_of_the_likelihood_at_the_latents_of_the_samples(trained):
     model, state = trained
     arguments = (model, state.params, state.root_key)
     pixels = generation.sample(*arguments, 40, pixels=True)
-    assert set(np.unique(pixels)) == {0.0, 1.0}
     means = generation.sample(*arguments, 40)
     error = np.sqrt((means * (1 - means)).sum()) / means.size
     assert abs(pixels.mean() - means.mean()) < 5 * error
     # An image's pixels do not depend on the number of images.
     np.testing.assert_array_equal(generation.sample(*arguments, 3, pixels=True), pixels[:3])
     assert len(np.unique(pixels.reshape(40, -1), axis=0)) == 40
-
-
-def test_any_number_of_images_is_encoded_alike(trained, monkeypatch):
-    model, state = trained
-    together = generation.encode(model, state.params, DATA)
-    monkeypatch.setattr(generation, "_SMALL_BATCH_SIZE", 4)
-    monkeypatch.setattr(generation, "_BATCH_SIZE", 4)
-    apart = generation.encode(model, state.params, DATA)
-    np.testing.assert_allclose(apart.mean, together.mean, rtol=1e-5, atol=1e-6)
-    assert generation.encode(model, state.params, DATA[:0]).mean.shape == (0, 3)
-
-
-def test_the_manifold_lies_at_the_quantiles_of_the_prior():
-    model = small_vae(2, 4, (8, 8, 1))
-    params = init_params(model, make_root_key(0))
-    images = generation.manifold(model, params, num_steps=5)
-    assert images.shape == (5, 5, 8, 8, 1)
-    # Rightmost column, second row from above: 90% and 70% of the prior lie below.
-    latents = scipy.stats.norm.ppf([[0.9, 0.7]]).astype(np.float32)
-    np.testing.assert_allclose(images[1, 4], decoded(model, params, latents)[0], rtol=1e-4)
-
-
-def test_labels_are_spread_over_the_classes():
-    assert generation.spread_labels(7, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert generation.spread_labels(2, 0) is None
-    assert generation.spread_labels(2, 3, label=1).tolist() == [1, 1]

@@ -48,8 +48,11 @@ def test_light_gray_strokes_alone_are_shown_in_negative(
     np.testing.assert_array_equal(replica.shown(images), 1.0 - images if is_negative else images)
 
 
-def test_reconstructions_of_few_test_images_are_plotted(tmp_path):
+def test_few_images_are_plotted(tmp_path):
     replica, test = write_run(tmp_path), datasets.load("mnist_5k").test
-    for num_images in (1, 7, 25):
-        summary.save_reconstructions(replica, test[:num_images])
-        assert matplotlib.image.imread(replica.plots / "reconstructions.png").size
+    for number in (2, 7, 25):
+        summary.save_reconstructions(replica, test[:number])
+        summary.save_interpolation(replica, test[:number])
+        summary.save_samples(replica, number)
+        for name in ("reconstructions", "interpolation", "samples"):
+            assert matplotlib.image.imread(replica.plots / f"{name}.png").size

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 
 import vae_jax
-from tests.support.common import ROOT, small_vae
-from vae_jax import datasets, sample
+from tests.support.common import ROOT
+from vae_jax import datasets
 from vae_jax.evaluation import log_likelihood
-from vae_jax.evaluation.trained_vae import TrainedVAE
+from vae_jax.evaluation.trained_run import TrainedVAE
 from vae_jax.model.vae import create_vae
 from vae_jax.runtime.errors import UserError
-from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.train_state import init_params
-from vae_jax.training.weights import read_weights, write_weights
+from vae_jax.training.weights import write_weights
 
 init = jax.jit(init_params, static_argnums=0)
 
@@ -61,21 +60,12 @@ def test_the_shapes_of_results(vae, images):
     assert vae.reconstruct(images).shape == (7, 28, 28, 1)
     assert vae.reconstruct(images[0]).shape == (28, 28, 1)
     assert vae.interpolate(images[:2], images[2:4], 5).shape == (2, 5, 28, 28, 1)
-    between = vae.interpolate(images[0], images[1], num_steps=3)
-    assert between.shape == (3, 28, 28, 1)
-    np.testing.assert_allclose(between[2], vae.reconstruct(images[1]), atol=1e-5)
+    assert vae.interpolate(images[0], images[1], num_steps=3).shape == (3, 28, 28, 1)
     nothing = images[:0]
     assert vae.encode(nothing)[0].shape == (0, 8)
     assert vae.reconstruct(nothing).shape == vae.sample(0).shape == (0, 28, 28, 1)
     assert vae.interpolate(nothing, nothing).shape == (0, 10, 28, 28, 1)
     assert vae.log_likelihood(nothing).shape == (0,)
-
-
-def test_samples_are_those_of_the_command_line(vae, copied_run):
-    sample.sample(RunDirectory.open(copied_run), num=9)
-    expected = np.load(copied_run / "samples.npy")
-    np.testing.assert_array_equal(vae.sample(9, seed=vae.seed), expected)
-    assert np.abs(vae.sample(9, seed=5) - expected).max() > 0.1
     assert {*np.unique(vae.sample(9, pixels=True))} == {0.0, 1.0}
 
 
@@ -112,36 +102,21 @@ def test_an_estimate_of_a_single_sample_is_warned_of(vae, images):
 
 
 @pytest.mark.parametrize(
-    ("images", "error", "expected"),
-    [
-        (np.zeros((2, 28, 28), np.int64), TypeError, "images are int64, must be uint8"),
-        ("a.png", TypeError, "images are <U5, must be uint8"),
-        (np.zeros((2, 20, 28)), ValueError, r"shape \(2, 20, 28\), must have \(n, 28, 28\)"),
-        (np.zeros(()), ValueError, r"images have shape \(\)"),
-        (np.full((1, 28, 28), 2.0), ValueError, "from 2 to 2"),
-        (np.full((1, 28, 28), -0.1), ValueError, "from -0.1"),
-        (np.full((28, 28), np.nan), ValueError, "from nan to nan"),
-    ],
-)
-def test_other_images_are_refused(vae, images, error, expected):
-    for method in (vae.encode, vae.reconstruct, vae.log_likelihood):
-        with pytest.raises(error, match=expected):
-            method(images)
-
-
-@pytest.mark.parametrize(
     ("method", "arguments", "error", "expected"),
     [
-        ("decode", [np.zeros((2, 7))], ValueError, r"shape \(2, 7\), must have \(n, 8"),
-        ("decode", [np.full(8, np.inf)], ValueError, "not finite"),
+        ("encode", [np.zeros((2, 28, 28), np.int64)], TypeError, "images are int64, must be uint8"),
+        ("reconstruct", ["a.png"], TypeError, "images are <U5, must be uint8"),
+        ("encode", [np.zeros((2, 20, 28))], ValueError, r"have shape \(2, 20, 28\)"),
+        ("encode", [np.zeros(())], ValueError, r"images have shape \(\)"),
+        ("encode", [np.full((1, 28, 28), 2.0)], ValueError, "not all are from 0 to 1"),
+        ("score", [np.full((28, 28), np.nan)], ValueError, "not all are from 0 to 1"),
+        ("decode", [np.zeros((2, 7))], ValueError, r"shape \(2, 7\), must be finite, 8 each"),
+        ("decode", [np.full(8, np.inf)], ValueError, "finite"),
         ("sample", [-1], ValueError, "num_images is -1, must be at least 0"),
-        ("sample", [1.5], TypeError, "num_images is 1.5, must be a whole number"),
-        ("sample", [1, -1], ValueError, "seed is -1, must be from 0 to 4294967295"),
         ("interpolate", [np.eye(28), np.eye(28), 1], ValueError, "num_steps is 1, must be at le"),
-        ("interpolate", [np.zeros((2, 28, 28)), np.eye(28)], ValueError, "as many images"),
+        ("interpolate", [np.zeros((2, 28, 28)), np.eye(28)], ValueError, "same number of images"),
         ("score", [np.full((28, 28), 0.2)], ValueError, "784 gray pixels"),
         ("score", [np.eye(28), None, 0], ValueError, "num_samples is 0, must be at least 1"),
-        ("score", [np.full((28, 28), 0.335)], ValueError, "between two levels"),
     ],
 )
 def test_other_arguments_are_refused(vae, method, arguments, error, expected):
@@ -156,9 +131,8 @@ def test_color_images_need_their_channels():
     config = ml_collections.ConfigDict({"latent_size": 2})
     vae = TrainedVAE(model, init(model, jax.random.key(0)), config, 0)
     assert vae.encode(np.zeros((5, 6, 4, 3)))[0].shape == (5, 2)
-    assert vae.encode(np.zeros((6, 4, 3), np.uint8))[0].shape == (2,)
     assert np.isfinite(vae.log_likelihood(np.zeros((6, 4, 3), np.uint8), num_samples=3))
-    with pytest.raises(ValueError, match=r"must have \(n, 6, 4, 3\), or \(6, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"must have \(6, 4, 3\) each"):
         vae.encode(np.zeros((5, 6, 4)))
 
 
@@ -182,21 +156,11 @@ def test_options_of_the_users_program_stay_and_change_nothing(vae, images):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_gradient_of_ones_own(vae, images):
-    def distance(pixels):
-        batch = vae_jax.Batch(pixels)
-        posterior = vae_jax.apply(vae.model, vae.params, batch, method="posterior")
-        return (posterior.mean**2).sum()
-
-    gradient = jax.jit(jax.grad(distance))(jnp.asarray(images[:1] / np.float32(255)))
-    assert gradient.shape == (1, 28, 28, 1)
-    assert np.abs(gradient).max() > 0.0
-
-
-@pytest.mark.parametrize("spoil", ["truncate", "flip", "remove"])
-def test_parameters_alone_will_do_unless_they_are_spoiled(vae, trained_run, tmp_path, spoil):
+def test_parameters_alone_will_do_unless_they_are_damaged(vae, trained_run, tmp_path):
     for name in ("config.json", "metrics.csv"):
         shutil.copy(trained_run / name, tmp_path)
+    with pytest.raises(UserError, match="finished epoch"):
+        vae_jax.load_run(tmp_path)
     path = tmp_path / "weights.safetensors"
     half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), vae.params)
     for params, tolerance in ((half, 0.02), (vae.params, 0.0)):
@@ -204,16 +168,12 @@ def test_parameters_alone_will_do_unless_they_are_spoiled(vae, trained_run, tmp_
         other = vae_jax.load_run(tmp_path)
         assert jax.tree.leaves(other.params)[0].dtype == np.float32
         np.testing.assert_allclose(other.sample(3), vae.sample(3), rtol=0.0, atol=tolerance)
-    with pytest.raises(UserError, match=r"is of another model: decoder\..* differs"):
-        read_weights(path, init_params(small_vae(), jax.random.key(0)))
     content = bytearray(path.read_bytes())
-    if spoil == "remove":
-        path.unlink()
-    else:
-        content[-5] ^= 1
-        path.write_bytes(content[:-10] if spoil == "truncate" else content)
-    with pytest.raises(UserError, match="finished epoch" if spoil == "remove" else "damaged"):
-        vae_jax.load_run(tmp_path)
+    content[-5] ^= 1
+    for damaged in (content, content[:-10]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            vae_jax.load_run(tmp_path)
 
 
 def test_no_run_and_no_replica(tmp_path, trained_run):
@@ -226,15 +186,6 @@ def test_no_run_and_no_replica(tmp_path, trained_run):
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_the_example_runs(tmp_path):
-    path = ROOT / "docs" / "examples" / "use_a_trained_model.py"
-    assert 30 <= len(path.read_text().splitlines()) <= 50
-    result = subprocess.run(
-        [sys.executable, path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "HOME": str(tmp_path)},
-    )
-    assert result.returncode == 0, result.stderr
-    assert "AUROC" in result.stdout
+    command = [sys.executable, ROOT / "docs" / "examples" / "use_a_trained_model.py"]
+    environment = {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "HOME": str(tmp_path)}
+    assert b"AUROC" in subprocess.check_output(command, cwd=ROOT, env=environment)

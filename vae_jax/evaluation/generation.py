@@ -11,20 +11,18 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from vae_jax.datasets import Images
 from vae_jax.model.posterior import Posterior
 from vae_jax.model.priors import FlowPrior
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
-from vae_jax.runtime.batching import iterate_batches, pad_rows
+from vae_jax.runtime.batching import iterate_batches, map_batches, pad_rows
 
 # Images at once, which limits the memory of feature maps. Two sizes, so few programs are compiled.
 _BATCH_SIZE = 500
 _SMALL_BATCH_SIZE = 100
 NOTHING = Batch()  # for images without labels
-_NUM_CANDIDATES = 200  # the images among which distant ones are searched
 
 
 @functools.partial(jax.jit, static_argnames=("model", "method"))
@@ -69,25 +67,13 @@ def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
     return _call(model, params, _posterior, batch)
 
 
-def map_rows(function: Callable[..., Any], *rows: Any) -> Any:
-    """Applies a compiled function to any number of rows, in batches of two sizes."""
-    pieces = _iterate_rows(function, *rows)
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *pieces)
-
-
-def _iterate_rows(function: Callable[..., Any], *rows: Any) -> Iterator[Any]:
-    batch_size = _SMALL_BATCH_SIZE if len(rows[0]) <= _SMALL_BATCH_SIZE else _BATCH_SIZE
-    return iterate_batches(function, batch_size, *rows)
+def _batch_size(rows: Any) -> int:
+    return _SMALL_BATCH_SIZE if len(rows) <= _SMALL_BATCH_SIZE else _BATCH_SIZE
 
 
 def encode(model: VAE, params: Params, data: Batch) -> Posterior:
     """Encodes images, `<uint8>` or `<float32>` intensities: the posterior of each, in arrays."""
-    return map_rows(functools.partial(encode_batch, model, params), data)
-
-
-def iterate_posteriors(model: VAE, params: Params, data: Batch) -> Iterator[Posterior]:
-    """Encodes images as `encode` does, some at a time."""
-    return _iterate_rows(functools.partial(encode_batch, model, params), data)
+    return map_batches(functools.partial(encode_batch, model, params), _batch_size(data), data)
 
 
 def decode(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
@@ -100,29 +86,23 @@ def reconstruct(model: VAE, params: Params, data: Batch) -> np.ndarray:
     return decode(model, params, encode(model, params, data).mean, data)
 
 
-def reconstruct_in_every_class(model: VAE, params: Params, data: Batch) -> list[np.ndarray]:
-    """Decodes the posterior means in each class of a conditional model; [] of any other model."""
-    if not model.num_classes:
-        return []
-    latents = encode(model, params, data).mean
-    labels = (np.full(len(data), label, np.int32) for label in range(model.num_classes))
-    return [decode(model, params, latents, Batch(labels=each)) for each in labels]
-
-
 def to_base(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
     """Maps latents `<float>[n, latent]` to the prior's base space: itself unless it is a flow."""
-    if not isinstance(model.prior, FlowPrior):
-        return latents
-    function = functools.partial(_call, model, params, _to_base)
-    return map_rows(function, latents, data.without_images())
+    return _map_latents(_to_base, model, params, latents, data)
 
 
 def from_base(model: VAE, params: Params, base: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
     """Maps vectors of the prior's base space `<float>[n, latent]` to latents."""
+    return _map_latents(_from_base, model, params, base, data)
+
+
+def _map_latents(
+    method: Callable[..., Any], model: VAE, params: Params, latents: np.ndarray, data: Batch
+) -> np.ndarray:
     if not isinstance(model.prior, FlowPrior):
-        return base
-    function = functools.partial(_call, model, params, _from_base)
-    return map_rows(function, base, data.without_images())
+        return latents
+    function = functools.partial(_call, model, params, method)
+    return map_batches(function, _batch_size(latents), latents, data.without_images())
 
 
 def draw_latents(
@@ -166,8 +146,7 @@ def sample(
 ) -> np.ndarray:
     """Decodes latent vectors drawn from the prior: `<float>[num_images, height, width, channels]`.
 
-    Other streams give other samples. With `pixels` these are drawn too, in place of their means;
-    beyond [0, 1] if the likelihood is.
+    With `pixels` these are drawn too, in place of their means; beyond [0, 1] if the likelihood is.
     """
     latents = draw_latents(model, params, root_key, num_images, stream, data)
     pixel_key = root_key if pixels else None
@@ -186,26 +165,8 @@ def iterate_images(
     if pixel_key is not None:
         function = functools.partial(_call, model, params, _draw_pixels, pixel_key)
         indices = (np.arange(len(latents), dtype=np.int32),)
-    return _iterate_rows(function, latents, data.without_images(), *indices)
-
-
-def manifold(model: VAE, params: Params, num_steps: int) -> np.ndarray:
-    """Decodes a grid over a latent space of two dimensions, in the base space of its prior.
-
-    The grid's lines are quantiles of the standard normal, so each image has the same prior
-    probability (Kingma and Welling 2014, appendix A). A conditional model draws its first class.
-
-    Returns:
-      `<float>[num_steps, num_steps, height, width, channels]`; the first latent variable grows to
-      the right, the second upwards.
-    """
-    quantiles = (np.arange(num_steps) + 0.5) / num_steps
-    values = devices.to_host(jax.jit(jax.scipy.stats.norm.ppf)(devices.to_device(quantiles)))
-    across, up = np.meshgrid(values, values[::-1])
-    latents = np.stack([across, up], -1).reshape(-1, 2).astype(np.float32)
-    data = Batch(labels=spread_labels(len(latents), model.num_classes, 0))
-    images = decode(model, params, from_base(model, params, latents, data), data)
-    return images.reshape(num_steps, num_steps, *images.shape[1:])
+    rows = (latents, data.without_images(), *indices)
+    return iterate_batches(function, _batch_size(latents), *rows)
 
 
 def interpolate(
@@ -219,61 +180,36 @@ def interpolate(
     Returns:
       `<float>[n, num_steps, height, width, channels]`.
     """
-    begin, end = (encode(model, params, data).mean for data in (first, last))
-    return decode_between(model, params, begin, end, num_steps, first, last)
-
-
-def decode_between(
-    model: VAE,
-    params: Params,
-    first: np.ndarray,
-    last: np.ndarray,
-    num_steps: int,
-    first_data: Batch = NOTHING,
-    last_data: Batch = NOTHING,
-) -> np.ndarray:
-    """Decodes lines between latent vectors `<float>[n, latent]`, as `interpolate` does."""
-    begin = to_base(model, params, first, first_data)[:, None]
-    end = to_base(model, params, last, last_data)[:, None]
+    begin, end = (
+        to_base(model, params, encode(model, params, data).mean, data)[:, None]
+        for data in (first, last)
+    )
     weights = np.linspace(0.0, 1.0, num_steps, dtype=np.float32)[None, :, None]
-    base = (begin * (1.0 - weights) + end * weights).reshape(-1, first.shape[-1])
+    base = (begin * (1.0 - weights) + end * weights).reshape(-1, begin.shape[-1])
     is_late = np.tile(weights[0, :, 0] > 0.5, len(first))
     data = jax.tree.map(
         lambda a, b: np.where(is_late, b.repeat(num_steps), a.repeat(num_steps)),
-        first_data.without_images(),
-        last_data.without_images(),
+        first.without_images(),
+        last.without_images(),
     )
     images = decode(model, params, from_base(model, params, base, data), data)
     return images.reshape(len(first), num_steps, *images.shape[1:])
 
 
 def pick_pairs(
-    images: Images, labels: np.ndarray | None, num_pairs: int
+    labels: np.ndarray | None, num_images: int, num_pairs: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Picks at most `num_pairs` pairs of images to interpolate between.
 
-    For each class an image of it and one of the next class, if labels have several classes; else
-    images far from each other.
+    From the first image of each class to that of the next class, if labels have several classes;
+    else from each second image to the next one.
 
     Returns:
       `(first, last)`: `<int>[pairs]` indices, no index twice in either.
     """
-    if labels is None or len(np.unique(labels)) == 1:
-        return _distant_pairs(images[:_NUM_CANDIDATES], num_pairs)
-    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    first = [of_class[0] for of_class in places]
-    # The second image of the next class if it has two, so that rows share no image.
-    last = [of_class[min(1, len(of_class) - 1)] for of_class in places[1:] + places[:1]]
-    return np.array(first[:num_pairs]), np.array(last[:num_pairs])
-
-
-def _distant_pairs(images: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs each of the first images with the farthest that has no partner yet."""
-    flat = images.reshape(len(images), -1).astype(np.float32)
-    left, pairs = [*range(len(images))], []
-    while len(left) > 1 and len(pairs) < num_pairs:
-        first = left.pop(0)
-        distances = ((flat[left] - flat[first]) ** 2).sum(1)
-        pairs.append((first, left.pop(int(distances.argmax()))))
-    first, last = np.array(pairs, int).reshape(-1, 2).T
-    return first, last
+    first = 2 * np.arange(num_images // 2)
+    last = first + 1
+    if labels is not None and len(np.unique(labels)) > 1:
+        _, first = np.unique(labels, return_index=True)
+        last = np.roll(first, -1)
+    return first[:num_pairs], last[:num_pairs]

@@ -1,13 +1,8 @@
-"""Importance-weighted likelihoods of splits, computed in pieces that can be resumed."""
+"""Importance-weighted likelihoods of splits."""
 
 import dataclasses
 import functools
-import io
-import sys
-import time
-import zipfile
 import zlib
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,21 +19,10 @@ from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices
-from vae_jax.runtime.batching import pad_rows
-from vae_jax.runtime.files import write_atomically
+from vae_jax.runtime.batching import map_batches
 
-PARTIAL_NAME = "likelihood.partial.npz"
 _SAMPLES_PER_CALL = 50  # of each image; between two calls the progress bar moves
-_SECONDS_BETWEEN_SAVES = 30.0
 _SAMPLES_PER_PRIOR_SAMPLE = 10  # the others are from the posterior
-
-
-# The functions behind the fields of `Likelihoods`.
-_ESTIMATORS = (
-    importance.log_likelihood,
-    importance.evidence_lower_bound,
-    importance.effective_sample_size,
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,15 +60,14 @@ class Likelihoods:
             "effective_sample_size": self.effective_sample_size,
         }
 
-    def find_doubt(self, num_samples: int, min_fraction: float = 0.0) -> str | None:
-        """Reports estimates that rest on a single sample, of more than this fraction of images."""
+    def find_doubt(self, num_samples: int) -> str | None:
+        """Reports estimates that rest on a single sample, unless they are of few samples."""
         count = np.count_nonzero(self.effective_sample_size < 2.0)
-        if num_samples < 10 or count <= min_fraction * len(self.elbo):
+        if num_samples < 10 or not count:
             return None
         return (
             f"{count} of {len(self.elbo)} images have an effective sample size below 2: their log "
-            "p(x) is a lower bound that a single sample carries, and more than "
-            f"{num_samples} samples would raise it"
+            f"p(x) is a lower bound that more than {num_samples} samples would raise"
         )
 
 
@@ -153,88 +136,45 @@ def _images_at_once() -> int:
     return devices.by_platform(cpu=200, accelerator=5000)
 
 
-def _estimate_batch(
-    model: VAE,
-    params: Params,
-    root_key: jax.Array,
-    data: Batch,
-    indices: np.ndarray,
-    batch_size: int,
-    num_samples: int,
-    bar: tqdm,
-) -> list[np.ndarray]:
-    """Estimates the fields of `Likelihoods`, images padded to a batch: one program serves all."""
-    padded, indices = devices.to_device(pad_rows((data, indices), batch_size))
-    num_total = devices.to_device(np.int32(num_samples))
-    posterior = encode_batch(model, params, padded)
-    sums = jax.jit(importance.no_weights, static_argnums=0)(batch_size)
-    for start in range(0, num_samples, _SAMPLES_PER_CALL):
-        count = min(_SAMPLES_PER_CALL, num_samples - start)
-        sums = add_importance_samples(
-            model, params, root_key, padded, posterior, indices, sums, count, num_total
-        )
-        jax.block_until_ready(sums)
-        bar.update(len(data) * count)
-    estimates = [devices.to_host(jax.jit(function)(sums)) for function in _ESTIMATORS]
-    return [np.asarray(estimate, np.float64)[: len(data)] for estimate in estimates]
-
-
-def _read_partial(path: Path, identity: str) -> np.ndarray:
-    """Reads the estimates of an interrupted call, `<float64>[3, n]`; n is 0 if they do not fit."""
-    try:
-        with np.load(io.BytesIO(path.read_bytes())) as partial:
-            if str(partial["identity"]) == identity:
-                return partial["estimates"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        pass  # missing or damaged: they are computed again
-    return np.zeros((3, 0))
-
-
-def _write_partial(path: Path, identity: str, estimates: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, identity=identity, estimates=estimates)
-    write_atomically(path, buffer.getvalue())
-
-
 def estimate(
     model: VAE,
     params: Params,
     root_key: jax.Array,
     data: Batch,
     num_samples: int,
-    folder: Path | None = None,
-    identity: str = "",
     indices: np.ndarray | None = None,
 ) -> Likelihoods:
-    """Estimates log p(x) of every image of a split by importance weights.
+    """Estimates log p(x) of images by importance weights, a tenth of the samples from the prior.
 
-    Images are `<uint8>[n, height, width, channels]`, black and white for a Bernoulli. A tenth of
-    the samples is from the prior, for images that their posteriors do not fit
-    (`importance.balance_heuristic`). The key and an image's index, `<uint32>[n]` (its row if None),
-    decide its samples. Memory does not grow with the number of samples or images.
-
-    From time to time finished estimates are saved to `PARTIAL_NAME` in `folder`, and a later call
-    with the same identity resumes. The caller removes the file.
+    Images are `<uint8>[n, height, width, channels]`, n at least 1, black and white for a Bernoulli.
+    The key and an image's index, `<uint32>[n]` (its row if None), decide its samples.
     """
     indices = np.arange(len(data), dtype=np.uint32) if indices is None else indices
-    path = folder and folder / PARTIAL_NAME
-    pieces = [_read_partial(path, identity) if path else np.zeros((3, 0))]
-    num_done, saved = pieces[0].shape[1], time.monotonic()
     batch_size = min(_images_at_once(), len(data))
-    done, total = (count * num_samples for count in (num_done, len(data)))
-    is_quiet = not sys.stderr.isatty()
-    title = f"-log p(x), {num_samples} samples"
-    with tqdm(desc=title, total=total, initial=done, unit_scale=True, disable=is_quiet) as bar:
-        for first in range(num_done, len(data), batch_size):
-            rows = slice(first, first + batch_size)
-            new = _estimate_batch(
-                model, params, root_key, data[rows], indices[rows], batch_size, num_samples, bar
+    num_total = devices.to_device(np.int32(num_samples))
+    num_batches, title = -(-len(data) // batch_size), f"-log p(x), {num_samples} samples"
+    bar = tqdm(desc=title, total=num_batches * num_samples, unit_scale=batch_size, disable=None)
+
+    def estimate_batch(batch: Batch, indices: jax.Array) -> list[jax.Array]:
+        posterior = encode_batch(model, params, batch)
+        sums = jax.jit(importance.no_weights, static_argnums=0)(batch_size)
+        for start in range(0, num_samples, _SAMPLES_PER_CALL):
+            count = min(_SAMPLES_PER_CALL, num_samples - start)
+            sums = add_importance_samples(
+                model, params, root_key, batch, posterior, indices, sums, count, num_total
             )
-            pieces.append(np.stack(new))
-            if path and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                _write_partial(path, identity, np.concatenate(pieces, axis=1))
-                saved = time.monotonic()
-    return Likelihoods(*np.concatenate(pieces, axis=1))
+            jax.block_until_ready(sums)
+            bar.update(count)
+        estimators = (
+            importance.log_likelihood,
+            importance.evidence_lower_bound,
+            importance.effective_sample_size,
+        )
+        return [jax.jit(function)(sums) for function in estimators]
+
+    with bar:
+        estimates = map_batches(estimate_batch, batch_size, data, indices)
+    return Likelihoods(*(np.asarray(each, np.float64) for each in estimates))
 
 
 def classify(

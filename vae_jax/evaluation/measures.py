@@ -1,11 +1,15 @@
-"""The records of the measures of a trained model: the JSON files of a run directory.
+"""The records of the measures of a trained model, the JSON files of a run, and how they are made.
 
-Losses are in nats per image; fractions and rates are in [0, 1]. Imports no JAX, so that a report
-reads them at once.
+Losses are in nats per image; fractions and rates are in [0, 1]. Measures of older files that are
+not here are ignored. Imports no JAX, so that a report reads them at once.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from vae_jax.runtime.files import read_json, to_record
 
@@ -17,10 +21,12 @@ ANALYSIS_NAME = "analysis.json"
 ANALYSIS_VERSION = 3
 UNITS = "nats per image"
 
+Value = TypeVar("Value")
+
 # A loss and its terms by name, averaged over every image of a split. A name that an older file
 # lacks was not measured.
 MeanTerms = dict[str, float]
-# Why measures are None, by their names; None if all were measured.
+# Why measures are None, by their names.
 Reasons = dict[str, str] | None
 
 
@@ -47,13 +53,12 @@ class Summary:
 
 
 @dataclasses.dataclass(frozen=True)
-class PosteriorMeasures:
-    """Measures of the posteriors of a split's images."""
+class LatentMeasures:
+    """Measures of the posteriors of the test images."""
 
     active_units: int | None  # latent variables whose posterior mean varies over the images
     kl_per_dimension: list[float] | None  # averaged over images; sums to the KL of the loss
-    aggregate_mean: list[float] | None  # of each latent variable, over all images' posteriors
-    aggregate_variance: list[float] | None
+    probe_accuracy: float | None = None  # of a linear classifier of the labels on the means
     not_measured: Reasons = None
 
 
@@ -80,7 +85,6 @@ class ConditionalMeasures:
     num_importance_samples: int  # of each image in each class
     # Fraction of samples that the digit classifier recognizes as their class; of digits only.
     sample_accuracy: float | None = None
-    sample_accuracies: list[float] | None = None  # the same for each class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +93,10 @@ class Evaluation:
 
     units: str
     best_step: int  # of the parameters that were measured
-    posterior: PosteriorMeasures
+    posterior: LatentMeasures
     likelihood: LikelihoodMeasures | None = None  # if the loss bounds one
     not_measured: Reasons = None
     conditional: ConditionalMeasures | None = None  # of a conditional model
-
-
-@dataclasses.dataclass(frozen=True)
-class LatentMeasures:
-    """Measures of the latent means of the test images."""
-
-    active_units: int | None
-    kl_per_dimension: list[float] | None
-    probe_accuracy: float | None = None  # of a linear classifier of the labels
-    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +114,6 @@ class InterpolationMeasures:
     """Measures of interpolations between test images."""
 
     max_mean_step_ratio: float | None  # longest step over mean step, between pixels: 1 is even
-    mean_confidence: float | None = None  # of the digit classifier between the ends
     not_measured: Reasons = None
 
 
@@ -133,15 +126,10 @@ class SampleMeasures:
     frechet_distance: float | None
     precision: float | None
     recall: float | None
-    density: float | None
     coverage: float | None
     copy_fraction: float
-    nearest_distance_ratio: float | None
-    # From here on by the digit classifier, of digits only.
-    class_fractions: list[float] | None = None
-    class_kl: float | None = None
+    # By the digit classifier, of digits only.
     digits_present: int | None = None
-    mean_confidence: float | None = None
     low_confidence_rate: float | None = None
     blank_fraction: float | None = None
     not_measured: Reasons = None
@@ -160,14 +148,6 @@ class Analysis:
     ceiling: SampleMeasures | None = None  # of training images in the samples' place
     not_measured: Reasons = None
 
-    def reasons(self) -> dict[str, str]:
-        """Returns why measures are missing, by their dotted names."""
-        reasons = dict(self.not_measured or {})
-        for name, part in vars(self).items():
-            for measure, reason in (getattr(part, "not_measured", None) or {}).items():
-                reasons[f"{name}.{measure}"] = reason
-        return reasons
-
 
 def read_analysis(folder: Path, best_step: int) -> Analysis | None:
     """Reads a replica's analysis; None unless it is of that step and of this version.
@@ -179,3 +159,30 @@ def read_analysis(folder: Path, best_step: int) -> Analysis | None:
     value = read_json(path) if path.exists() else None
     of = isinstance(value, dict) and (value.get("version"), value.get("best_step"))
     return to_record(path, value, Analysis) if of == (ANALYSIS_VERSION, best_step) else None
+
+
+class NotMeasured(Exception):
+    """A measure that its input does not define; the message says why."""
+
+
+class Measurer:
+    """Measures one quantity after another; `not_measured` has the reasons of missing ones."""
+
+    def __init__(self):
+        self.not_measured: dict[str, str] = {}
+
+    def __call__(
+        self, name: str, function: Callable[..., Value], *inputs: np.ndarray
+    ) -> Value | None:
+        """Returns `function(*inputs)`; None if it is undefined, or if a number is not finite."""
+        try:
+            if not all(np.isfinite(array).all() for array in inputs):
+                raise NotMeasured("what it is measured of is not finite")
+            with np.errstate(all="ignore"):
+                value = function(*inputs)
+            if not np.isfinite(np.asarray(value)).all():
+                raise NotMeasured("it is not finite")
+        except (NotMeasured, ValueError) as reason:
+            self.not_measured[name] = str(reason).partition("\n")[0]
+            return None
+        return value

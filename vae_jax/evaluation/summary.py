@@ -2,17 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vae_jax import datasets
-from vae_jax.evaluation import generation, plots
+from vae_jax.evaluation import generation
+from vae_jax.evaluation.image_output import save_grid
 from vae_jax.evaluation.measures import SUMMARY_NAME, UNITS, MeanTerms, Summary
 from vae_jax.evaluation.trained_run import Replica, TrainedRun
 from vae_jax.model.likelihoods import MAX_PIXEL, to_bits_per_dimension
-from vae_jax.model.rng_streams import make_root_key
 from vae_jax.model.structs import Batch
 from vae_jax.runtime.files import write_record
 from vae_jax.training import metrics
@@ -20,95 +20,64 @@ from vae_jax.training.batches import to_batch
 from vae_jax.training.train_state import num_parameters
 from vae_jax.training.validation import evaluate_split
 
-NUM_SAMPLES = 100
 _NUM_COLUMNS = 10
+_NUM_SAMPLE_ROWS = 10
 _MAX_CLASS_ROWS = 20
 _NUM_RECONSTRUCTION_ROWS = 3
 _NUM_INTERPOLATION_STEPS = 10
 
 
 def save_samples(
-    replica: Replica,
-    pixels: bool = False,
-    num_images: int = NUM_SAMPLES,
-    seed: int | None = None,
-    label: int | None = None,
-) -> Iterator[np.ndarray]:
-    """Draws samples and plots a grid of 100 at most; of a conditional model a row for each class.
-
-    The seed is the replica's own if None, and the classes are all classes if `label` is None.
-
-    Yields:
-      All images, some at a time, `<float32>[n, height, width, channels]`; plots after the last.
-    """
-    root_key = replica.root_key if seed is None else make_root_key(seed)
+    replica: Replica, num_images: int = 100, label: int | None = None, pixels: bool = False
+) -> None:
+    """Plots a grid of 100 samples, or fewer; a row for each class unless a `label` is given."""
     num_classes = replica.model.num_classes
-    labels = generation.spread_labels(num_images, num_classes, label)
-    trained, data = replica.model_and_params, Batch(labels=labels)
-    latents = generation.draw_latents(*trained, root_key, num_images, data=data)
-    if labels is None or label is not None:
-        places = np.arange(min(num_images, NUM_SAMPLES))
-        rows = math.isqrt(len(places))
-    else:
+    if num_classes and label is None:
         rows = min(num_classes, num_images, _MAX_CLASS_ROWS)
-        per_row = min(num_images // rows, _NUM_COLUMNS)
-        starts = np.searchsorted(labels, np.unique(labels)[:rows])
-        places = (starts[:, None] + np.arange(per_row)).reshape(-1)
-    start, pieces = 0, []
-    pixel_key = root_key if pixels else None
-    for images in generation.iterate_images(*trained, latents, data, pixel_key):
-        yield images
-        pieces.append(images[places[(places >= start) & (places < start + len(images))] - start])
-        start += len(images)
-    shown = np.concatenate(pieces)
-    columns = -(-len(shown) // rows)
-    missing = rows * columns - len(shown)  # white in the last row
-    grid = np.pad(
-        replica.shown(shown), [(0, missing), (0, 0), (0, 0), (0, 0)], constant_values=1.0
-    ).reshape(rows, columns, *shown.shape[1:])
-    title = "Pixels drawn" if pixels else "Samples"
-    title += f" from random latents, epoch {replica.epoch}"
-    plots.save_image_grid(replica.plots / "samples.png", grid, title)
+        columns = min(num_images // rows, _NUM_COLUMNS)
+        labels = np.arange(rows, dtype=np.int32).repeat(columns)
+    else:
+        columns = min(num_images, _NUM_COLUMNS)
+        rows = min(num_images // columns, _NUM_SAMPLE_ROWS)
+        labels = generation.spread_labels(rows * columns, num_classes, label)
+    trained = (*replica.model_and_params, replica.root_key)
+    data = Batch(labels=labels)
+    images = generation.sample(*trained, rows * columns, data=data, pixels=pixels)
+    grid = replica.shown(images).reshape(rows, columns, *images.shape[1:])
+    save_grid(replica.plots / "samples.png", grid)
 
 
 def save_interpolation(replica: Replica, test: datasets.Split) -> None:
-    """Plots rows from one test image to another of a different class, or a distant one."""
-    pairs = generation.pick_pairs(test.images, test.labels, _NUM_COLUMNS)
+    """Plots rows from one image, through the latent space, to one of another class."""
+    pairs = generation.pick_pairs(test.labels, len(test), _NUM_COLUMNS)
     first, last = (to_batch(test[rows]) for rows in pairs)
-    between = generation.interpolate(
-        *replica.model_and_params, first, last, _NUM_INTERPOLATION_STEPS
-    )
-    rows = (np.asarray(first.images) / MAX_PIXEL, between, np.asarray(last.images) / MAX_PIXEL)
-    plots.save_interpolation(replica.plots / "interpolation.png", *map(replica.shown, rows))
+    steps = generation.interpolate(*replica.model_and_params, first, last, _NUM_INTERPOLATION_STEPS)
+    begin, end = (replica.shown(_intensities(data))[:, None] for data in (first, last))
+    gap = np.ones_like(begin)
+    grid = np.concatenate([begin, gap, replica.shown(steps), gap, end], axis=1)
+    save_grid(replica.plots / "interpolation.png", grid)
 
 
 def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
-    """Plots the first test images above their reconstructions."""
+    """Plots rows of the first test images, each above the row of their reconstructions."""
     columns = min(_NUM_COLUMNS, len(test))
     rows = min(_NUM_RECONSTRUCTION_ROWS, len(test) // columns)
     data = to_batch(test[: rows * columns])
-    reconstructions = generation.reconstruct(*replica.model_and_params, data)
-    grids = (
-        replica.shown(each).reshape(rows, columns, *each.shape[1:])
-        for each in (np.asarray(data.images) / MAX_PIXEL, reconstructions)
-    )
-    plots.save_reconstructions(replica.plots / "reconstructions.png", *grids)
+    images = generation.reconstruct(*replica.model_and_params, data)
+    shape = (rows, columns, *replica.model.image_shape)
+    pairs = np.stack([_intensities(data).reshape(shape), images.reshape(shape)], axis=1)
+    grid = replica.shown(pairs).reshape(2 * rows, *shape[1:])
+    save_grid(replica.plots / "reconstructions.png", grid)
 
 
-def save_classes(replica: Replica, test: datasets.Split) -> None:
-    """Plots one test image a row, its reconstruction, and its latents decoded in every class."""
-    data = to_batch(test[:_NUM_COLUMNS])
-    in_every_class = generation.reconstruct_in_every_class(*replica.model_and_params, data)
-    reconstructions = generation.reconstruct(*replica.model_and_params, data)
-    originals = np.asarray(data.images) / MAX_PIXEL
-    columns = [originals, reconstructions, *in_every_class[:_MAX_CLASS_ROWS]]
-    title = "Test images, their reconstructions, and the same latents in every class"
-    grid = replica.shown(np.stack(columns, axis=1))
-    plots.save_image_grid(replica.plots / "classes.png", grid, title)
+def _intensities(data: Batch) -> np.ndarray:
+    return np.asarray(data.images) / MAX_PIXEL
 
 
 def _finish(folder: Path, rows: Sequence[dict[str, float]], summary: Summary) -> Summary:
     """Plots the loss curves and writes the summary."""
+    from vae_jax.evaluation import plots  # Matplotlib is slow to import
+
     plots.save_loss_curves(folder / "plots" / "loss_curves.png", rows, summary.best_epoch)
     # Last: a run is complete when this file is there.
     write_record(folder / SUMMARY_NAME, summary)
@@ -139,11 +108,8 @@ def _summarize_replica(
         test_bits_per_dimension=_bits(replica, test),
     )
     save_reconstructions(replica, dataset.test)
-    for _ in save_samples(replica):
-        pass
+    save_samples(replica)
     save_interpolation(replica, dataset.test)
-    if replica.model.num_classes:
-        save_classes(replica, dataset.test)
     return _finish(replica.folder, rows, summary)
 
 
@@ -184,18 +150,14 @@ def summarize(run: TrainedRun, dataset: datasets.Dataset) -> Summary:
 
 def format_summary(summary: Summary) -> str:
     """Formats a summary's losses as one line."""
-    splits = {
-        "validation": (summary.validation, summary.validation_std),
-        "test": (summary.test, summary.test_std),
-    }
-    losses = ", ".join(
-        f"{name} {terms['loss']:.2f}"
-        + (f" ± {std['loss']:.2f}" if std else "")
-        + f" (reconstruction {terms['reconstruction']:.2f}, KL {terms['kl']:.2f})"
-        for name, (terms, std) in splits.items()
-    )
+    losses = []
+    for name in ("validation", "test"):
+        terms, std = getattr(summary, name), getattr(summary, f"{name}_std")
+        deviation = f" ± {std['loss']:.2f}" if std else ""
+        parts = f"reconstruction {terms['reconstruction']:.2f}, KL {terms['kl']:.2f}"
+        losses.append(f"{name} {terms['loss']:.2f}{deviation} ({parts})")
     bits = summary.test_bits_per_dimension
     in_bits = f", test {bits:.3f} bits per dimension" if bits is not None else ""
     seeds = f", {len(summary.seeds)} seeds" if summary.seeds else ""
     epochs = f"best epoch {summary.best_epoch} of {summary.epochs_trained}"
-    return f"{epochs}{seeds}: {losses} {summary.units}{in_bits}"
+    return f"{epochs}{seeds}: {', '.join(losses)} {summary.units}{in_bits}"

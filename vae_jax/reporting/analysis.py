@@ -12,7 +12,7 @@ import numpy as np
 from vae_jax import datasets
 from vae_jax.evaluation import digit_classifier, generation, latent_statistics, measures, plots
 from vae_jax.evaluation import sample_quality as quality
-from vae_jax.evaluation.measuring import Measurer
+from vae_jax.evaluation.measures import Measurer
 from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.rng_streams import Stream

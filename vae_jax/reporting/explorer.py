@@ -12,7 +12,7 @@ from PIL import Image
 from vae_jax.datasets import Dataset, Images
 from vae_jax.evaluation import generation
 from vae_jax.evaluation.latent_statistics import principal_plane
-from vae_jax.evaluation.measuring import NotMeasured
+from vae_jax.evaluation.measures import NotMeasured
 from vae_jax.evaluation.trained_run import Replica
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.priors import FlowPrior

@@ -143,18 +143,18 @@ def read_record(path: Path, record_type: type[Record]) -> Record:
     """Reads a dataclass that `write_record` wrote.
 
     Raises:
-      UserError: the file cannot be read, or does not hold exactly the dataclass's fields.
+      UserError: the file cannot be read, or lacks a field.
     """
     return to_record(path, read_json(path), record_type)
 
 
 def to_record(path: Path, value: Any, record_type: type[Record]) -> Record:
-    """Makes a dataclass of what the JSON file at `path` holds.
+    """Makes a dataclass of what the JSON file at `path` holds; other entries are ignored.
 
     Raises:
-      UserError: it does not hold exactly the dataclass's fields.
+      UserError: it lacks a field.
     """
     try:
-        return dacite.from_dict(record_type, value, dacite.Config(strict=True))
+        return dacite.from_dict(record_type, value)
     except (dacite.DaciteError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: {error}; the file is damaged") from error
