@@ -11,16 +11,13 @@ ends differently.
 """
 
 import argparse
-import collections
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from common import describe_machine, print_table
-from tqdm import tqdm
+from common import describe_machine
 
 from tests.support import processes
 from vae_jax.runtime import compilation
@@ -28,59 +25,44 @@ from vae_jax.runtime import compilation
 _KILLS_A_RUN = 5
 
 
-def _kill(
-    workdir: Path, fields: Sequence[str], while_writing: bool, rng: random.Random, seconds: float
-) -> str | None:
-    """Starts a run and kills it; returns the moment, or None if it had ended before."""
-    process = processes.start(workdir, *fields)
-
-    def is_writing() -> bool:
-        return while_writing and processes.is_writing_a_checkpoint(workdir)
-
-    latest = 600.0 if while_writing else rng.uniform(0.0, seconds)
-    if not processes.kill(process, is_writing, latest):
-        return None
-    if processes.is_writing_a_checkpoint(workdir):
-        return "while a checkpoint was being written"
-    has_begun = (workdir / "checkpoints").exists()
-    return "at another moment" if has_begun else "before the first checkpoint's folder"
-
-
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--checkpoint_seconds", type=float, default=0.0)
     arguments = parser.parse_args()
     seldom = f"--config.train.checkpoint_seconds={arguments.checkpoint_seconds}"
     fields = (*processes.ARGUMENTS, seldom)
     compilation.set_cpu_flags()
-    rng, moments = random.Random(arguments.seed), collections.Counter()
-    runs = identical = 0
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=arguments.kills) as bar:
+    rng, runs, identical, killed, while_writing = random.Random(0), 0, 0, 0, 0
+    with tempfile.TemporaryDirectory() as folder:
         uninterrupted = Path(folder) / "uninterrupted"
         processes.train(uninterrupted, *processes.ARGUMENTS)
         start = time.monotonic()
         processes.train(Path(folder) / "again", *processes.ARGUMENTS)
         seconds = time.monotonic() - start
-        while moments.total() < arguments.kills:
+        print(f"{describe_machine()}; a run takes {seconds:.1f} s", flush=True)
+        while killed < arguments.kills:
             workdir, runs = Path(folder) / f"run_{runs}", runs + 1
-            for _ in range(min(_KILLS_A_RUN, arguments.kills - moments.total())):
-                moment = _kill(workdir, fields, bool(rng.getrandbits(1)), rng, seconds)
-                if moment is None:  # the run is complete
-                    break
-                moments[moment] += 1
-                bar.update()
+            for _ in range(min(_KILLS_A_RUN, arguments.kills - killed)):
+                waits = bool(rng.getrandbits(1))
+                latest = 600.0 if waits else rng.uniform(0.0, seconds)
+
+                def is_time(workdir: Path = workdir, waits: bool = waits) -> bool:
+                    return waits and processes.is_writing_a_checkpoint(workdir)
+
+                if not processes.kill(processes.start(workdir, *fields), is_time, latest):
+                    break  # the run is complete
+                killed += 1
+                while_writing += processes.is_writing_a_checkpoint(workdir)
             try:
                 processes.train(workdir, *fields)
                 processes.assert_same_run(workdir, uninterrupted)
                 identical += 1
             except AssertionError as error:
-                bar.write(f"{workdir}: {error}")
-    print(f"{describe_machine()}; a run takes {seconds:.1f} s; seed {arguments.seed}\n")
-    print_table(("killed", "times"), [(name, str(count)) for name, count in moments.items()])
-    print(f"\nidentical: {identical} of {runs} runs, killed {moments.total()} times")
+                print(f"{workdir}: {error}", flush=True)
+    print(f"killed {killed} times, {while_writing} of them while a checkpoint was being written")
+    print(f"identical: {identical} of {runs} runs")
     sys.exit(identical < runs)
 
 

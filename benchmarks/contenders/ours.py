@@ -30,7 +30,7 @@ class Trainer:
     """Takes training steps.
 
     Variants: "command line", which divides a batch over the cores if the model is small, "divided"
-    and "one device", which do so always and never, "single calls", "plain Flax".
+    and "one device", which do so always and never, and "plain Flax", which calls each step.
     """
 
     def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
@@ -38,8 +38,7 @@ class Trainer:
             decoders.ConvTranspose = nn.ConvTranspose
         images, checked = arrays["images"], configuration.from_dict(config)
         train, num_steps = checked.train, len(images) // checked.train.batch_size
-        is_single = variant in ("single calls", "plain Flax")
-        self._take = self._call_each if is_single else self._call_once
+        self._take = self._call_each if variant == "plain Flax" else self._call_once
         settings = train_settings(checked, DataSpec((28, 28, 1)), num_steps)
         size = num_parameters(steps.abstract_state(settings).params)
         mesh = division.make_mesh(train.num_replicas, train.batch_size, size)
