@@ -123,16 +123,11 @@ class Watched:
 
 
 def watch(
-    command: Sequence[str],
-    environment: Mapping[str, str] | None = None,
-    last: str | None = None,
+    command: Sequence[str], environment: Mapping[str, str] | None = None, last: str | None = None
 ) -> Watched:
-    """Runs a program.
+    """Runs a program with more variables of the environment.
 
-    Args:
-      command: program and arguments.
-      environment: variables beside those of this process.
-      last: the program is ended, with its children, at the first line with this beginning.
+    It is ended, with its children, at the first line with the beginning `last`.
     """
     watched, start, was_ended = Watched(), time.perf_counter(), False
     with tempfile.TemporaryFile("w+") as errors:

@@ -96,13 +96,10 @@ def started(
 def compare(
     workers: Sequence[Worker], request: Any, num_rounds: int, scale: float = 1.0
 ) -> Iterator[tuple[Worker, dict[str, Any], str, str]]:
-    """Asks each worker once a round, another one first in each.
+    """Asks each worker once a round, another one first in each, after a round to compile programs.
 
-    A round before the others, in which programs are compiled, does not count.
-
-    Yields:
-      Each worker that is left, its first answer, its scaled seconds, and these as a multiple of
-      the first worker's.
+    Yields each worker that is left, its answer of that round, its scaled seconds, and these as a
+    multiple of the first worker's.
     """
     answers = {worker: [] for worker in workers}
     for index in range(num_rounds + 1):
