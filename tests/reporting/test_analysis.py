@@ -15,7 +15,6 @@ from vae_jax.reporting import analysis
 from vae_jax.runtime.files import read_record, write_record
 from vae_jax.training import steps
 
-
 pytestmark = pytest.mark.slow
 
 
