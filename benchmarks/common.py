@@ -87,11 +87,8 @@ def describe_machine() -> str:
 
 
 def last_error(output: str) -> str | None:
-    """Returns the first line of the last exception in an output, else its last line."""
-    _, traceback, trace = output.strip().rpartition("Traceback (most recent call last):\n")
-    lines = trace.splitlines()
-    if traceback:  # notes may follow an exception
-        lines = [line for line in lines if not line.startswith(" ")][:1]
+    """Returns the last line of an output, which is that of the exception."""
+    lines = output.strip().splitlines()
     return lines[-1] if lines else None
 
 

@@ -12,6 +12,7 @@ ends differently.
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -21,8 +22,35 @@ from common import describe_machine
 
 from tests.support import processes
 from vae_jax.runtime import compilation
+from vae_jax.runtime.files import PARTIAL_PREFIX
 
 _KILLS_A_RUN = 5
+# 3 epochs of 200 steps, of a model that takes a few milliseconds for one.
+_FIELDS = {
+    "latent_size": 4,
+    "encoder.kind": "dense",
+    "encoder.dense_sizes": (8,),
+    "decoder.dense_sizes": (),
+    "decoder.grid_channels": 1,
+    "decoder.filters": (2,),
+    "decoder.strides": (4,),
+    "train.batch_size": 20,
+    "train.num_epochs": 3,
+}
+
+
+def _kill(workdir: Path, arguments: list[str], while_writing: bool, seconds: float) -> bool | None:
+    """Starts a run and kills it; returns whether a checkpoint was unfinished, None if it ended."""
+    process, deadline = processes.start(workdir, *arguments), time.monotonic() + seconds
+    checkpoints, partial = workdir / "checkpoints", f"{PARTIAL_PREFIX}*"
+    while process.poll() is None and time.monotonic() < deadline:
+        if while_writing and any(checkpoints.glob(partial)):
+            break
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    is_killed = process.returncode == -signal.SIGKILL
+    return any(checkpoints.glob(partial)) if is_killed else None
 
 
 def main() -> None:
@@ -31,37 +59,34 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--checkpoint_seconds", type=float, default=0.0)
     arguments = parser.parse_args()
-    seldom = f"--config.train.checkpoint_seconds={arguments.checkpoint_seconds}"
-    fields = (*processes.ARGUMENTS, seldom)
+    often = ["--config=quickstart", "--config.train.checkpoint_seconds=0"]
+    often += [f"--config.{path}={value}" for path, value in _FIELDS.items()]
+    seldom = [*often, f"--config.train.checkpoint_seconds={arguments.checkpoint_seconds}"]
     compilation.set_cpu_flags()
-    rng, runs, identical, killed, while_writing = random.Random(0), 0, 0, 0, 0
+    rng, runs, identical, killed, unfinished = random.Random(0), 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         uninterrupted = Path(folder) / "uninterrupted"
-        processes.train(uninterrupted, *processes.ARGUMENTS)
+        processes.train(uninterrupted, *often)
         start = time.monotonic()
-        processes.train(Path(folder) / "again", *processes.ARGUMENTS)
+        processes.train(Path(folder) / "again", *often)
         seconds = time.monotonic() - start
         print(f"{describe_machine()}; a run takes {seconds:.1f} s", flush=True)
         while killed < arguments.kills:
             workdir, runs = Path(folder) / f"run_{runs}", runs + 1
             for _ in range(min(_KILLS_A_RUN, arguments.kills - killed)):
-                waits = bool(rng.getrandbits(1))
-                latest = 600.0 if waits else rng.uniform(0.0, seconds)
-
-                def is_time(workdir: Path = workdir, waits: bool = waits) -> bool:
-                    return waits and processes.is_writing_a_checkpoint(workdir)
-
-                if not processes.kill(processes.start(workdir, *fields), is_time, latest):
-                    break  # the run is complete
-                killed += 1
-                while_writing += processes.is_writing_a_checkpoint(workdir)
+                while_writing = bool(rng.getrandbits(1))
+                latest = 600.0 if while_writing else rng.uniform(0.0, seconds)
+                was_writing = _kill(workdir, seldom, while_writing, latest)
+                if was_writing is None:  # the run is complete
+                    break
+                killed, unfinished = killed + 1, unfinished + was_writing
             try:
-                processes.train(workdir, *fields)
+                processes.train(workdir, *seldom)
                 processes.assert_same_run(workdir, uninterrupted)
                 identical += 1
             except AssertionError as error:
                 print(f"{workdir}: {error}", flush=True)
-    print(f"killed {killed} times, {while_writing} of them while a checkpoint was being written")
+    print(f"killed {killed} times, {unfinished} of them while a checkpoint was being written")
     print(f"identical: {identical} of {runs} runs")
     sys.exit(identical < runs)
 

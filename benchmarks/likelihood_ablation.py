@@ -4,12 +4,11 @@
 
 Ingredients are added one after the other to the baseline on binarized pixels, for eight epochs,
 each with 50 importance samples an image. Every run is one of `main.py`: complete ones are skipped,
-others resumed. The folder of MNIST's files is MNIST_DIR, if that is set.
+others resumed.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,15 +47,6 @@ LADDER = {
 _NUM_EPOCHS = 8
 
 
-def train_and_evaluate(workdir: Path, overrides: list[str]) -> None:
-    """Trains a run and measures its likelihood, unless it is complete."""
-    if (workdir / "evaluation.json").exists():
-        return
-    command = [sys.executable, str(ROOT / "main.py"), "--config=baseline", f"--workdir={workdir}"]
-    for mode in ("train", "evaluate"):
-        subprocess.run([*command, *overrides, f"--mode={mode}"], check=True)
-
-
 def main() -> None:
     """Trains the runs and prints the table; gains are over the row before, image by image."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -69,12 +59,15 @@ def main() -> None:
     flagship["loss.elbo_warmup_epochs"] = _NUM_EPOCHS - 1
     # The ingredients were chosen on fewer images than the flagship is trained on.
     fields = {"train.num_epochs": _NUM_EPOCHS, "data.validation_size": 10_000}
-    fields |= {"evaluate.num_importance_samples": 50}
-    if folder := os.environ.get("MNIST_DIR"):
-        fields["data.manual_dir"] = folder
+    fields["evaluate.num_importance_samples"] = 50
     for name, added in LADDER.items():
         fields |= {path: flagship[path] for path in added}
-        train_and_evaluate(workdir / name, [f"--config.{path}={v}" for path, v in fields.items()])
+        overrides = [f"--config.{path}={value}" for path, value in fields.items()]
+        command = [sys.executable, ROOT / "main.py", "--config=baseline", *overrides]
+        command.append(f"--workdir={workdir / name}")
+        if not (workdir / name / "evaluation.json").exists():
+            for mode in ("train", "evaluate"):
+                subprocess.run([*command, f"--mode={mode}"], check=True)
         log_likelihoods = np.load(workdir / name / LOG_LIKELIHOOD_NAME)
         measured = json.loads((workdir / name / "evaluation.json").read_text())["likelihood"]
         loss, error = measured["negative_log_likelihood"], measured["standard_error"]

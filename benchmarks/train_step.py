@@ -26,7 +26,6 @@ CONTENDERS = (
     Contender("PyTorch, eager, fused, channels last", "pytorch", "eager, fused, last"),
     Contender("PyTorch, compiled, fused Adam", "pytorch", "compiled, fused"),
     Contender("PyTorch, compiled, fused, channels last", "pytorch", "compiled, fused, last"),
-    Contender("Keras on TensorFlow, graph", "keras_tensorflow", "graph"),
     Contender("Keras on TensorFlow, XLA", "keras_tensorflow", "XLA"),
 )
 

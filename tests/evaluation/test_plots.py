@@ -127,6 +127,7 @@ def test_names_of_classes_and_runs_may_be_anything(tmp_path, names):
     assert sizes[0] > 0.5 * sizes[1]  # the map has its room
     curves = dict.fromkeys(COLUMNS, np.arange(3.0))
     plots.overlay_loss_curves([(name, curves) for name in names])
+    plots.plot_kl_per_dimension({name: np.ones(2) for name in names})
 
 
 def test_a_class_whose_name_the_font_lacks_is_named_by_number():
@@ -151,3 +152,15 @@ def test_overlaid_curves_show_every_run():
     assert three[1] > one[1]
     flat = dict.fromkeys(COLUMNS, np.zeros(2))  # the KL of a collapsed posterior
     assert colored_pixels(plots.overlay_loss_curves([("a", flat)]))[0]
+
+
+def test_latent_sizes_are_drawn_with_error_bars():
+    drawn = []
+    for std in (None, 2.0):
+        stds = dict.fromkeys(TERMS, std)
+        points = [
+            plots.LatentSizePoint(size, dict.fromkeys(TERMS, loss), stds)
+            for size, loss in ((2, 100.0), (16, 90.0))
+        ]
+        drawn.append(colored_pixels(plots.plot_latent_sizes({"baseline": points}))[0])
+    assert 0 < drawn[0] < drawn[1]

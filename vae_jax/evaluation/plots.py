@@ -1,5 +1,6 @@
 """Plots of a run: grids of images and loss curves, drawn without any global state."""
 
+import dataclasses
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from vae_jax.runtime.files import write_atomically
@@ -222,4 +223,49 @@ def overlay_loss_curves(runs: Sequence[tuple[str, Mapping[str, np.ndarray]]]) ->
         axes.set_ylim(low - margin, high + margin)
     handles, labels = rows[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return _png(figure)
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentSizePoint:
+    """Test loss and terms, by name, of runs of one latent size."""
+
+    latent_size: int
+    means: Mapping[str, float]
+    stds: Mapping[str, float | None]  # None of a single seed
+
+
+def plot_latent_sizes(lines: Mapping[str, Sequence[LatentSizePoint]]) -> bytes:
+    """Draws test loss and terms by latent dimensions as a PNG file, a line a configuration."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    titles = _titles(point.means for points in lines.values() for point in points)
+    ticks = sorted({point.latent_size for points in lines.values() for point in points})
+    panels = figure.subplots(1, len(titles))
+    for axes, (term, title) in zip(panels, titles.items(), strict=True):
+        for name, points in lines.items():
+            sizes = [point.latent_size for point in points]
+            values = [point.means[term] for point in points]
+            stds = [point.stds[term] or 0.0 for point in points]
+            axes.errorbar(sizes, values, stds, marker="o", capsize=3, label=_label(name))
+        _draw_axes(axes, title, "latent dimensions", "nats per image, test")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [*map(str, ticks)])
+        axes.xaxis.set_minor_locator(NullLocator())
+    panels[0].legend(frameon=False)
+    return _png(figure)
+
+
+def plot_kl_per_dimension(runs: Mapping[str, np.ndarray]) -> bytes:
+    """Draws the KL of each latent dimension, `<float>[latent]` in falling order, as a PNG file.
+
+    The axis ends where no run has as much as 0.01 nats any more.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, values), style in zip(runs.items(), _styles(), strict=False):
+        axes.plot(np.arange(1, len(values) + 1), values, label=_label(name), marker=".", **style)
+    used = max(np.count_nonzero(values >= 0.01) for values in runs.values())
+    axes.set_xlim(0.5, used + 1.5)
+    _draw_axes(axes, "", "latent dimension, by rank", "KL, nats per image")
+    axes.legend(frameon=False, ncols=2)
     return _png(figure)
