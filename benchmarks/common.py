@@ -100,19 +100,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 @dataclass
 class Watched:
-    """A program that was run.
+    """A program that was run."""
 
-    Attributes:
-      lines: of its standard output, each with the seconds since the program was started.
-      seconds: until it ended.
-      peak_bytes: of the memory of the largest of its processes.
-      problem: why it did not finish: the last error.
-    """
-
+    # Of its standard output, each with the seconds since the start.
     lines: list[tuple[float, str]] = field(default_factory=list)
-    seconds: float = 0.0
-    peak_bytes: int = 0
-    problem: str | None = None
+    seconds: float = 0.0  # until it ended
+    peak_bytes: int = 0  # of the memory of the largest of its processes
+    problem: str | None = None  # its last error, if it did not finish
 
     def when(self, beginning: str) -> float:
         """Returns the seconds until the first line with this beginning."""

@@ -86,8 +86,9 @@ def main() -> None:
                 identical += 1
             except AssertionError as error:
                 print(f"{workdir}: {error}", flush=True)
-    print(f"killed {killed} times, {unfinished} of them while a checkpoint was being written")
-    print(f"identical: {identical} of {runs} runs")
+    print(
+        f"killed {killed} times, {unfinished} during a checkpoint; {identical} of {runs} identical"
+    )
     sys.exit(identical < runs)
 
 

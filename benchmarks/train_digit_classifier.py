@@ -47,10 +47,7 @@ def _distort(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _no_digits(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Makes images that show no digit, `<float>[3 * n, 28, 28, 1]`, of `<float>[n, 28, 28, 1]`.
-
-    Their pixels shuffled, their quarters exchanged, and dots of a random density.
-    """
+    """Makes images `<float>[3 * n, 28, 28, 1]` without a digit: shuffled pixels, quarters, dots."""
     height, width = images.shape[1:3]
     shuffle_key, density_key, dots_key = jax.random.split(key, 3)
     pixels = images.reshape(len(images), -1)
