@@ -86,9 +86,7 @@ def main() -> None:
                 identical += 1
             except AssertionError as error:
                 print(f"{workdir}: {error}", flush=True)
-    print(
-        f"killed {killed} times, {unfinished} during a checkpoint; {identical} of {runs} identical"
-    )
+    print(f"{killed} kills, {unfinished} during a checkpoint; {identical} of {runs} runs identical")
     sys.exit(identical < runs)
 
 

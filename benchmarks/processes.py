@@ -86,8 +86,7 @@ def started(
                 env=os.environ | SHARED_GPU,
             )
             started.append((contender.name, stack.enter_context(process), log))
-        workers = [Worker(*arguments) for arguments in started]
-        workers = [worker for worker in workers if worker.is_alive]
+        workers = [worker for each in started if (worker := Worker(*each)).is_alive]
         if not workers:
             sys.exit("error: no contender is left")
         yield workers
