@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: configurations, the machine's description, tables, MNIST's files.
+"""Shared by the benchmarks: configurations, programs that are watched, tables, MNIST's files.
 
 The peers' interpreter imports it too, without this project's dependencies.
 """
@@ -9,9 +9,13 @@ import itertools
 import math
 import os
 import platform
-import statistics
+import signal
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +67,9 @@ def parse_run_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_images(folder: Path, name: str = "train") -> np.ndarray:
-    """Reads one of MNIST's official files of images, `<uint8>[n, 28, 28]`."""
-    path = folder / f"{name}-images-idx3-ubyte"
+def read_images(folder: Path) -> np.ndarray:
+    """Reads MNIST's official file of training images, `<uint8>[n, 28, 28]`."""
+    path = folder / "train-images-idx3-ubyte"
     if path.exists():
         content = path.read_bytes()
     else:
@@ -83,21 +87,58 @@ def describe_machine() -> str:
 
 
 def last_error(output: str) -> str | None:
-    """Returns the first line of the last exception in an output, else its last line."""
-    _, traceback, trace = output.strip().rpartition("Traceback (most recent call last):\n")
-    lines = trace.splitlines()
-    if traceback:  # notes may follow an exception
-        lines = [line for line in lines if not line.startswith(" ")][:1]
+    """Returns the last line of an output, which is that of the exception."""
+    lines = output.strip().splitlines()
     return lines[-1] if lines else None
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Formats median, and minimum to maximum."""
-    low, high = min(values), max(values)
-    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a Markdown table, each row as soon as it is there."""
     for cells in itertools.chain((header, ["---"] * len(header)), rows):
         print(f"| {' | '.join(cells)} |", flush=True)
+
+
+@dataclass
+class Watched:
+    """A program that was run."""
+
+    # Of its standard output, each with the seconds since the start.
+    lines: list[tuple[float, str]] = field(default_factory=list)
+    seconds: float = 0.0  # until it ended
+    peak_bytes: int = 0  # of the memory of the largest of its processes
+    problem: str | None = None  # its last error, if it did not finish
+
+    def when(self, beginning: str) -> float:
+        """Returns the seconds until the first line with this beginning."""
+        return next(seconds for seconds, line in self.lines if line.startswith(beginning))
+
+
+def watch(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, last: str | None = None
+) -> Watched:
+    """Runs a program with more variables of the environment.
+
+    It is ended, with its children, at the first line with the beginning `last`.
+    """
+    watched, start, was_ended = Watched(), time.perf_counter(), False
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | dict(environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,  # so that it can be ended with its children
+        )
+        for line in process.stdout:
+            watched.lines.append((time.perf_counter() - start, line.rstrip()))
+            if last and line.startswith(last):
+                was_ended = True
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        _, process.returncode, usage = os.wait4(process.pid, 0)
+        watched.seconds, watched.peak_bytes = time.perf_counter() - start, 1024 * usage.ru_maxrss
+        if process.returncode and not was_ended:
+            errors.seek(0)
+            watched.problem = last_error(errors.read()) or f"status {process.returncode}"
+    return watched

@@ -8,60 +8,42 @@ all contenders have to give log p(x) within 1%. The first call of each task in a
 its compilation; the later ones take turns.
 """
 
-import argparse
-import statistics
-import sys
-
 import numpy as np
-from common import describe_machine, load_comparable_config, print_table, spread
-from processes import Contender, in_turns, started
+from common import describe_machine, load_comparable_config, print_table
+from processes import Contender, compare, parse_arguments, started
 
 from vae_jax import datasets
 
 CONTENDERS = (
     Contender("ours", "ours", "inference"),
-    Contender("PyTorch, eager", "pytorch", "inference, eager", True),
-    Contender("PyTorch, compiled", "pytorch", "inference, compiled", True),
-    Contender("PyTorch, compiled, channels last", "pytorch", "inference, compiled, last", True),
+    Contender("PyTorch, eager", "pytorch", "inference, eager"),
+    Contender("PyTorch, compiled", "pytorch", "inference, compiled"),
+    Contender("PyTorch, compiled, channels last", "pytorch", "inference, compiled, last"),
 )
 TASKS = ("sample", "encode", "log p(x)")
 
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="flagship", help="the model: a name in configs/")
-    parser.add_argument("--peers_python", default=sys.executable, help="interpreter of the peers")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--num_images", type=int, default=10_000, help="sampled, and encoded")
-    parser.add_argument("--num_likelihoods", type=int, default=500, help="images with a log p(x)")
-    parser.add_argument("--num_samples", type=int, default=200, help="for each log p(x)")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__, config="flagship", rounds=3)
     config = load_comparable_config(arguments.config)
     print(f"{describe_machine()}; {arguments.config}", flush=True)
     images = datasets.load("mnist_5k").train.images
     arrays = {
-        "images": np.resize(images, (arguments.num_images, *images.shape[1:])),
-        "binarized": np.uint8(255) * (images[: arguments.num_likelihoods] > 127),
-        "num_samples": np.array(arguments.num_samples),
+        "images": np.resize(images, (10_000, *images.shape[1:])),  # as many are sampled
+        "binarized": np.uint8(255) * (images[:500] > 127),
+        "num_samples": np.array(200),  # for each log p(x)
     }
     rows = []
     with started(CONTENDERS, arguments.peers_python, config.to_dict(), arrays) as workers:
         for task in TASKS:
-            first = {worker: worker.ask(task) for worker in in_turns(workers, 1)}
-            times = {worker: [] for worker in workers}
-            for worker in in_turns(workers, arguments.rounds):
-                if answer := worker.ask(task):
-                    times[worker].append(answer["seconds"])
-            ours = first[workers[0]]["result"]
-            for worker in (worker for worker in workers if worker.is_alive):
-                result = first[worker]["result"]
-                if task == "log p(x)" and abs(result / ours - 1.0) > 0.01:
-                    worker.leave_out(f"its mean {task} is {result:.1f}, not {ours:.1f}")
+            ours = None
+            for worker, first, times, ratio in compare(workers, task, arguments.rounds):
+                ours = ours or first["result"]
+                if task == "log p(x)" and abs(first["result"] / ours - 1.0) > 0.01:
+                    worker.leave_out(f"its mean {task} is {first['result']:.1f}, not {ours:.1f}")
                     continue
-                ratio = statistics.median(times[worker]) / statistics.median(times[workers[0]])
-                cells = (f"{first[worker]['seconds']:.2f}", spread(times[worker], 2))
-                rows.append((task, worker.name, *cells, f"{ratio:.2f}"))
+                rows.append((task, worker.name, f"{first['seconds']:.2f}", times, ratio))
     print()
     print_table(("", "", "first call, s", "s: median (min to max)", "times ours"), rows)
 

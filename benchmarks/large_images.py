@@ -15,8 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, describe_machine, print_table, read_images
-from watched import Watched, watch
+from common import ROOT, Watched, describe_machine, print_table, read_images, watch
 
 _SIZE = 64
 _BLOCK = 1_000  # images made at once

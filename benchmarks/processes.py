@@ -4,10 +4,12 @@ A contender's module in `contenders/` has `describe()` and `create(variant, conf
 makes an object with `facts()`, a dictionary of its model, and `run(request)`, which does the work.
 """
 
+import argparse
 import contextlib
 import importlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,17 +30,10 @@ class Contender(NamedTuple):
     name: str
     module: str
     variant: str = ""
-    is_peer: bool = False
 
 
 class Worker:
-    """A contender's process.
-
-    Attributes:
-      name: of the contender.
-      is_alive: whether it takes part; it is left out, and named, if it is missing or has died.
-      facts: about its model.
-    """
+    """A contender's process; it is left out, and named, if it is missing or has died."""
 
     def __init__(self, name: str, process: subprocess.Popen, log: Path):
         self.name, self.is_alive = name, True
@@ -73,20 +68,13 @@ def started(
     config: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> Iterator[list[Worker]]:
-    """Starts contenders, all at once, and yields those that start.
-
-    Args:
-      contenders: the rows of the table.
-      peers_python: the interpreter of the peers.
-      config: of the model.
-      arrays: inputs of each.
-    """
+    """Starts contenders, all at once, with the same arrays; yields those that start."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **arrays)
         started = []
         for index, contender in enumerate(contenders):
-            interpreter = peers_python if contender.is_peer else sys.executable
+            interpreter = sys.executable if contender.module == "ours" else peers_python
             command = [interpreter, __file__, contender.module, contender.variant]
             log = Path(folder) / f"{index}.log"
             process = subprocess.Popen(
@@ -98,21 +86,45 @@ def started(
                 env=os.environ | SHARED_GPU,
             )
             started.append((contender.name, stack.enter_context(process), log))
-        workers = [Worker(*arguments) for arguments in started]
-        workers = [worker for worker in workers if worker.is_alive]
+        workers = [worker for each in started if (worker := Worker(*each)).is_alive]
         if not workers:
             sys.exit("error: no contender is left")
         yield workers
 
 
-def in_turns(workers: Sequence[Worker], num_rounds: int) -> Iterator[Worker]:
-    """Yields each worker that is alive once a round; another one begins each round."""
-    for index in range(num_rounds):
+def compare(
+    workers: Sequence[Worker], request: Any, num_rounds: int, scale: float = 1.0
+) -> Iterator[tuple[Worker, dict[str, Any], str, str]]:
+    """Asks each worker once a round, another one first in each, after a round to compile programs.
+
+    Yields each worker that is left, its answer of that round, its scaled seconds, and these as a
+    multiple of the first worker's.
+    """
+    answers = {worker: [] for worker in workers}
+    for index in range(num_rounds + 1):
         first = index % len(workers)
         for worker in (*workers[first:], *workers[:first]):
             if worker.is_alive:
                 time.sleep(_PAUSE_SECONDS)
-                yield worker
+                if answer := worker.ask(request):
+                    answers[worker].append(answer)
+    reference = None
+    for worker in (worker for worker in workers if worker.is_alive):
+        times = [scale * answer["seconds"] for answer in answers[worker][1:]]
+        reference = reference or statistics.median(times)
+        ratio = f"{statistics.median(times) / reference:.2f}"
+        text = f"{statistics.median(times):.3g} ({min(times):.3g} to {max(times):.3g})"
+        yield worker, answers[worker][0], text, ratio
+
+
+def parse_arguments(description: str, config: str, **numbers: int) -> argparse.Namespace:
+    """Parses the arguments of a comparison; config and numbers are defaults."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--config", default=config, help="the model: a name in configs/")
+    parser.add_argument("--peers_python", default=sys.executable, help="interpreter of the peers")
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser.parse_args()
 
 
 def serve(module: str, variant: str, config: str, inputs: str) -> None:

@@ -8,14 +8,11 @@ sample. Each contender trains the same model on the same images in a process of 
 turns. Contenders whose library is missing, that die, or whose model differs are left out and named.
 """
 
-import argparse
-import statistics
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from common import describe_machine, load_comparable_config, print_table, spread
-from processes import Contender, Worker, in_turns, started
+from common import describe_machine, load_comparable_config, print_table
+from processes import Contender, Worker, compare, parse_arguments, started
 
 from vae_jax import datasets
 
@@ -23,15 +20,13 @@ CONTENDERS = (
     Contender("ours", "ours", "command line"),
     Contender("ours, batches divided over the cores", "ours", "divided"),
     Contender("ours, batches not divided", "ours", "one device"),
-    Contender("ours, a call a step", "ours", "single calls"),
     Contender("plain Flax, a call a step", "ours", "plain Flax"),
-    Contender("PyTorch, eager", "pytorch", "eager", True),
-    Contender("PyTorch, eager, fused Adam", "pytorch", "eager, fused", True),
-    Contender("PyTorch, eager, fused, channels last", "pytorch", "eager, fused, last", True),
-    Contender("PyTorch, compiled, fused Adam", "pytorch", "compiled, fused", True),
-    Contender("PyTorch, compiled, fused, channels last", "pytorch", "compiled, fused, last", True),
-    Contender("Keras on TensorFlow, graph", "keras_tensorflow", "graph", True),
-    Contender("Keras on TensorFlow, XLA", "keras_tensorflow", "XLA", True),
+    Contender("PyTorch, eager", "pytorch", "eager"),
+    Contender("PyTorch, eager, fused Adam", "pytorch", "eager, fused"),
+    Contender("PyTorch, eager, fused, channels last", "pytorch", "eager, fused, last"),
+    Contender("PyTorch, compiled, fused Adam", "pytorch", "compiled, fused"),
+    Contender("PyTorch, compiled, fused, channels last", "pytorch", "compiled, fused, last"),
+    Contender("Keras on TensorFlow, XLA", "keras_tensorflow", "XLA"),
 )
 
 
@@ -48,43 +43,27 @@ def check_same_model(workers: Sequence[Worker], num_lstm_biases: int) -> None:
             worker.leave_out(f"it begins at a loss of {loss:.1f}, not {first['first_loss']:.1f}")
 
 
-def print_results(workers: Sequence[Worker], times: Mapping[Worker, Sequence[float]]) -> None:
-    """Prints the table, each contender's time as a multiple of the first's."""
-    reference, rows = statistics.median(times[workers[0]]), []
-    for worker in workers:
-        if worker.is_alive:
-            ratio = statistics.median(times[worker]) / reference
-            first_loss = f"{worker.facts['first_loss']:.1f}"
-            rows.append((worker.name, spread(times[worker]), f"{ratio:.2f}", first_loss))
-    print()
-    print_table(("", "ms a step: median (min to max)", "times ours", "first loss"), rows)
-
-
 def main() -> None:
-    """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="optimized", help="the model: a name in configs/")
-    parser.add_argument("--peers_python", default=sys.executable, help="interpreter of the peers")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=10, help="steps a turn")
-    arguments = parser.parse_args()
+    """Runs the benchmark; prints each contender's time, also as a multiple of the first's."""
+    arguments = parse_arguments(__doc__, config="optimized", rounds=9, steps=10)
     config = load_comparable_config(arguments.config)
     print(f"{describe_machine()}; {arguments.config}, batch {config.train.batch_size}", flush=True)
     images = datasets.load("mnist_5k").train.images
-    # Repeated if needed, so that every step of a turn has a batch of its own.
+    # Every step of a turn has a batch of its own.
     num_images = max(len(images), arguments.steps * config.train.batch_size)
     arrays = {"images": np.resize(images, (num_images, *images.shape[1:]))}
     encoder = config.encoder
     num_lstms = encoder.num_layers * (1 + encoder.bidirectional)
     with started(CONTENDERS, arguments.peers_python, config.to_dict(), arrays) as workers:
         check_same_model(workers, 4 * encoder.hidden_size * num_lstms)
-        times = {worker: [] for worker in workers}
-        for worker in in_turns(workers, 1):
-            worker.ask(arguments.steps)  # compiles, not counted
-        for worker in in_turns(workers, arguments.rounds):
-            if answer := worker.ask(arguments.steps):
-                times[worker].append(1000 * answer["seconds"] / arguments.steps)
-    print_results(workers, times)
+        rows = [
+            (worker.name, times, ratio, f"{worker.facts['first_loss']:.1f}")
+            for worker, _, times, ratio in compare(
+                workers, arguments.steps, arguments.rounds, 1000 / arguments.steps
+            )
+        ]
+    print()
+    print_table(("", "ms a step: median (min to max)", "times ours", "first loss"), rows)
 
 
 if __name__ == "__main__":

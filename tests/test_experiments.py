@@ -49,25 +49,14 @@ def test_a_failing_run_is_named_and_the_others_are_trained_and_reported(tmp_path
     assert (tmp_path / "report.html").read_bytes() == first
 
 
-def test_an_error_of_any_type_does_not_stop_the_other_runs(tmp_path, names, monkeypatch):
-    def train(config, workdir, lock_workdir):
-        raise ZeroDivisionError("division by zero") if workdir.name == "failing" else OSError(28)
-
-    monkeypatch.setattr("vae_jax.train.train_and_evaluate", train)
-    with pytest.raises(UserError, match=r"2 of 2 .* ZeroDivisionError: .*; replicas: OSError"):
-        run_experiments(tmp_path, {}, names)
-
-
 def check_analysis(folder):
     analysis, summary = (read_json(folder / f"{name}.json") for name in ("analysis", "summary"))
-    kl = analysis["latents"]["kl_per_dimension"]
-    assert len(kl) == 2
-    assert np.sum(kl) == pytest.approx(summary["test"]["kl"], rel=1e-4)
+    assert np.sum(analysis["latents"]["kl_per_dimension"]) == pytest.approx(
+        summary["test"]["kl"], rel=1e-4
+    )
     assert 0.1 < analysis["latents"]["probe_accuracy"] <= 1.0
     assert 0.0 < analysis["reconstructions"]["mean_squared_error"] < 0.25
-    assert 0.0 < analysis["reconstructions"]["sharpness"] < 1.0
-    assert analysis["interpolations"]["max_mean_step_ratio"] >= 1.0
     assert analysis["samples"]["num_samples"] == 30
     assert analysis["ceiling"]["frechet_distance"] < analysis["samples"]["frechet_distance"] / 2
-    for name in ("latent_map", "manifold", "samples", "reconstructions", "interpolation"):
+    for name in ("latent_map", "samples", "reconstructions", "interpolation"):
         assert (folder / "plots" / f"{name}.png").exists()

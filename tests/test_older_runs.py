@@ -14,7 +14,6 @@ from vae_jax import configuration, datasets, modes, report, shipped_configs, tra
 from vae_jax.evaluation import programs
 from vae_jax.evaluation.measures import EVALUATION_NAME, SUMMARY_NAME, Evaluation, Summary
 from vae_jax.model import losses, objective
-from vae_jax.reporting.page import EXPLORER_NAME
 from vae_jax.runtime.files import read_json, read_record
 from vae_jax.runtime.interrupts import Interrupted
 from vae_jax.training import run_directory, steps, trainer
@@ -177,7 +176,7 @@ def test_every_model_that_ships_is_evaluated(newer, folder, prepared_mnist, tmp_
         if isinstance(terms, dict):
             assert terms["extra"] == pytest.approx(2.0 * terms["kl"])
     assert read_record(tmp_path / EVALUATION_NAME, Evaluation).best_step > 0
-    assert (tmp_path / EXPLORER_NAME).stat().st_size > 1e5
+    assert (tmp_path / "explorer.html").stat().st_size > 1e5
     assert np.load(tmp_path / "latents.npz")["test_mean"].shape == (200, run.config.latent_size)
 
 

@@ -3,11 +3,12 @@
 from vae_jax.evaluation.trained_run import TrainedRun, load_data
 from vae_jax.modes import Mode, run_flags, run_mode
 from vae_jax.reporting import explorer
-from vae_jax.reporting.page import EXPLORER_NAME
 from vae_jax.runtime.files import write_atomically
 
+_NAME = "explorer.html"
 
-@run_mode(EXPLORER_NAME)
+
+@run_mode(_NAME)
 def explore(run: TrainedRun) -> None:
     """Writes `explorer.html`, one self-contained file for each replica.
 
@@ -16,7 +17,7 @@ def explore(run: TrainedRun) -> None:
     """
     dataset = load_data(run)
     for replica in run.replicas:
-        path = replica.folder / EXPLORER_NAME
+        path = replica.folder / _NAME
         html = explorer.render(replica, dataset)
         write_atomically(path, html)
         print(f"wrote {path} ({len(html) / 1e6:.1f} MB)")

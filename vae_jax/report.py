@@ -28,24 +28,21 @@ def write_report(
       UserError: no run is complete, `workdir` cannot be written to, or a field is another one.
     """
     workdir, data_paths = local_path("workdir", workdir), overrides or {}
-    for path, folder in data_paths.items():
-        if path not in DATA_PATH_FIELDS:
-            allowed = " and ".join(DATA_PATH_FIELDS)
-            raise UserError(
-                f"--config.{path} has no meaning in --mode=report, where only {allowed} can be set"
-            )
-        local_path(path, folder or "")
+    for path in data_paths.keys() - DATA_PATH_FIELDS:
+        allowed = " and ".join(DATA_PATH_FIELDS)
+        raise UserError(
+            f"--config.{path} has no meaning in --mode=report, where only {allowed} can be set"
+        )
     check_names(workdir, _NAMES)
     groups, problems = runs.read_groups(workdir, shipped_configs.get_configs_by_name())
     if not groups:
-        reasons = "; ".join(f"{folder}: {reason}" for folder, reason in problems.items())
-        found = f" ({reasons})" if reasons else ""
-        raise UserError(f"--workdir={workdir}: holds no complete run{found}")
+        reasons = [f"; {folder}: {reason}" for folder, reason in problems.items()]
+        raise UserError(f"--workdir={workdir}: holds no complete run{''.join(reasons)}")
     problems |= analysis.analyze_missing(groups, data_paths)
-    sections = page.describe(groups, problems, workdir)
+    sections = page.describe(groups, problems)
     record_names(workdir, _NAMES)
     for name in _NAMES:
-        write_atomically(workdir / name, page.render(groups, sections, name.endswith("html")))
+        write_atomically(workdir / name, page.render(sections, name.endswith("html")))
         print(f"wrote {workdir / name}")
     for folder, reason in problems.items():
         print(f"{folder}: {reason}")

@@ -30,7 +30,7 @@ class Trainer:
     """Takes training steps.
 
     Variants: "command line", which divides a batch over the cores if the model is small, "divided"
-    and "one device", which do so always and never, "single calls", "plain Flax".
+    and "one device", which do so always and never, and "plain Flax", which calls each step.
     """
 
     def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
@@ -38,8 +38,7 @@ class Trainer:
             decoders.ConvTranspose = nn.ConvTranspose
         images, checked = arrays["images"], configuration.from_dict(config)
         train, num_steps = checked.train, len(images) // checked.train.batch_size
-        is_single = variant in ("single calls", "plain Flax")
-        self._take = self._call_each if is_single else self._call_once
+        self._chunk = 1 if variant == "plain Flax" else steps.MAX_CHUNK_STEPS
         settings = train_settings(checked, DataSpec((28, 28, 1)), num_steps)
         size = num_parameters(steps.abstract_state(settings).params)
         mesh = division.make_mesh(train.num_replicas, train.batch_size, size)
@@ -55,19 +54,14 @@ class Trainer:
 
     def run(self, num_steps: int) -> None:
         """Takes steps over the epoch's first batches; returns when the last is done."""
-        for first in range(0, num_steps, steps.MAX_CHUNK_STEPS):
-            count = min(steps.MAX_CHUNK_STEPS, num_steps - first)
-            jax.block_until_ready(self._take(first, count))
+        for first in range(0, num_steps, self._chunk):
+            metrics = self._take(first, min(self._chunk, num_steps - first))
+        jax.block_until_ready(metrics)
 
-    def _call_once(self, first: int, count: int) -> StepMetrics:
+    def _take(self, first: int, count: int) -> StepMetrics:
         self._state, metrics = steps.train_chunk(
             self._settings, self._state, self._data, self._order, first, count
         )
-        return metrics
-
-    def _call_each(self, first: int, count: int) -> StepMetrics:
-        for batch in range(first, first + count):
-            metrics = self._call_once(batch, 1)
         return metrics
 
 

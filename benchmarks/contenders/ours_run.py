@@ -2,19 +2,19 @@
 
   python benchmarks/contenders/ours_run.py --config=configs/baseline.py --workdir=DIR
 
-Started by `train_run.py` and `startup.py`, with the arguments of `main.py`.
+Started by `train_run.py` and `large_images.py`, with the arguments of `main.py`.
 """
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from vae_jax import modes
 from vae_jax.__main__ import main
 
-_import_module = importlib.import_module
+_original_get_mode = modes.get_mode
 
 
 def _say_first_step() -> None:
@@ -35,15 +35,13 @@ def _say_first_step() -> None:
     steps.train_chunk = first_chunk
 
 
-def _import_and_say(name: str, package: str | None = None) -> Any:
-    module = _import_module(name, package)
-    if name == "vae_jax.train":
-        print("imported", flush=True)
-        _say_first_step()
-    return module
+def _get_mode(name: str) -> modes.Mode:
+    mode = _original_get_mode(name)
+    _say_first_step()
+    return mode
 
 
 if __name__ == "__main__":
     # Once the command line imports the mode: nothing here changes what is loaded when.
-    importlib.import_module = _import_and_say
+    modes.get_mode = _get_mode
     main()

@@ -60,7 +60,8 @@ def page(browser, path_and_window):
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda asked: addresses.append(asked.url))
     page.goto(path.as_uri())
-    page.wait_for_selector("#nearest[aria-label]")
+    page.wait_for_selector("#samples [aria-label]")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     yield page
     context.close()
     assert messages == []
@@ -110,35 +111,9 @@ def test_sliders_move_a_latent_variable(page):
     assert slider.get_attribute("aria-valuetext") == "3.0 standard deviations"
 
 
-def test_an_interpolation_leads_from_one_image_to_the_other(page):
-    def walk(first, last):
-        page.locator("#from input").nth(first).check()
-        page.locator("#to input").nth(last).check()
-        images = []
-        for step in range(9):
-            page.locator("#step").fill(str(step))
-            images.append(pixels(page, "#interpolated"))
-        return images
-
-    there, back = walk(2, 9), walk(9, 2)
-    assert len({*there}) == 9
-    assert back == there[::-1]
-    assert {*walk(2, 2)} == {there[0]}
-
-
 def test_the_button_shows_other_samples(page):
     seen = {pixels(page, "#samples canvas >> nth=5")}
     for _ in range(19):
         page.locator("#more").click()
         seen.add(pixels(page, "#samples canvas >> nth=5"))
     assert len(seen) == 20
-
-
-def test_everything_has_a_name_and_fits_the_window(page):
-    unnamed = page.evaluate(
-        """[...document.querySelectorAll("canvas, input, button")].filter((element) =>
-        !element.ariaHidden && !(element.ariaLabel || element.getAttribute("aria-labelledby") ||
-        element.labels?.length || element.textContent)).length"""
-    )
-    assert unnamed == 0
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

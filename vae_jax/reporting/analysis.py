@@ -26,7 +26,6 @@ _NUM_MAPPED = 2_000
 _MAX_BYTES = 1 << 30  # of images as floats
 _NUM_PATHS = 500
 _NUM_PATH_STEPS = 11
-_MANIFOLD_STEPS = 20
 
 
 def _spread(split: datasets.Split) -> datasets.Split:
@@ -60,24 +59,20 @@ def _reference_and_ceiling(**data: Any) -> tuple[quality.Reference, measures.Sam
     return reference, quality.measure(others, train[: len(test)])
 
 
-def _save_latent_plots(
+def _save_latent_map(
     replica: Replica, dataset: datasets.Dataset, mean: np.ndarray, measured: Measurer
 ) -> None:
-    """Plots the map of the test images' latents, and the manifold if it has two dimensions."""
+    """Plots the map of the test images' latents."""
     path, points, labels = replica.plots / "latent_map.png", mean[:_NUM_MAPPED], dataset.test.labels
     maps = {
         "PCA": measured("PCA map", latent_statistics.pca_map, points),
         "t-SNE": measured("t-SNE map", latent_statistics.tsne_map, points),
     }
     maps = {title: places for title, places in maps.items() if places is not None}
-    path.unlink(missing_ok=True)  # of another epoch
+    path.unlink(missing_ok=True)  # that of another epoch
     if maps:
         labels = None if labels is None else labels[:_NUM_MAPPED]
         plots.save_latent_map(path, maps, labels, dataset.class_names)
-    if mean.shape[1] == 2:
-        grid = generation.manifold(replica.model, replica.params, _MANIFOLD_STEPS)
-        title = "The latent plane, at quantiles of the prior"
-        plots.save_image_grid(replica.plots / "manifold.png", replica.shown(grid), title)
 
 
 def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> measures.LatentMeasures:
@@ -85,7 +80,7 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> measures.La
     train, test, measured = dataset.train, dataset.test, Measurer()
     posterior = generation.encode(replica.model, replica.params, to_batch(test))
     mean, accuracy = posterior.mean, None
-    _save_latent_plots(replica, dataset, mean, measured)
+    _save_latent_map(replica, dataset, mean, measured)
 
     def kl(*_: np.ndarray) -> list[float]:
         return latent_statistics.kl_per_dimension(replica.model.prior, posterior)
@@ -128,28 +123,20 @@ def _measure_reconstructions(
 
 
 def _measure_interpolations(
-    replica: Replica, test: datasets.Split, params: Params | None
+    replica: Replica, test: datasets.Split
 ) -> measures.InterpolationMeasures:
     """Measures lines between test images, the first to the second and so on."""
     data = to_batch(test[: 2 * _NUM_PATHS])
     first, last = data[0::2], data[1::2]
     if not len(last):
         reason = {"max_mean_step_ratio": "there is a single test image"}
-        return measures.InterpolationMeasures(None, None, reason)
+        return measures.InterpolationMeasures(None, not_measured=reason)
     paths = generation.interpolate(
         replica.model, replica.params, first[: len(last)], last, _NUM_PATH_STEPS
     )
-    measured, confidence = Measurer(), None
-
-    def mean_confidence(paths: np.ndarray) -> float:
-        between = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
-        confidence = digit_classifier.classify(params or {}, between).confidence
-        return float(confidence.mean(dtype=np.float64))
-
-    if params is not None:
-        confidence = measured("mean_confidence", mean_confidence, paths)
+    measured = Measurer()
     ratio = measured("max_mean_step_ratio", quality.max_mean_step_ratio, paths)
-    return measures.InterpolationMeasures(ratio, confidence, measured.not_measured)
+    return measures.InterpolationMeasures(ratio, not_measured=measured.not_measured)
 
 
 def _analyze(
@@ -179,7 +166,7 @@ def _analyze(
         best_step=replica.step,
         latents=_measure_latents(replica, dataset),
         reconstructions=_measure_reconstructions(replica, test, reference.classifier_params),
-        interpolations=_measure_interpolations(replica, test, reference.classifier_params),
+        interpolations=_measure_interpolations(replica, test),
         samples=samples,
         ceiling=ceiling,
         not_measured=reasons or None,
@@ -200,12 +187,10 @@ def _analyze_run(run: Run, data_paths: Mapping[str, Any]) -> None:
 def analyze_missing(groups: Sequence[Group], data_paths: Mapping[str, Any]) -> dict[Path, str]:
     """Analyzes the models that have no analysis yet, and stores it in them.
 
-    Args:
-      groups: complete runs.
-      data_paths: places of the data, by dotted path, if not the recorded ones.
+    `data_paths` are places of the data, by dotted path, if not the recorded ones.
 
     Returns:
-      What was not measured, and why, by folder.
+      The runs that could not be analyzed, and why, by folder.
     """
     problems = {}
     for run in (run for group in groups for run in group.runs):
@@ -216,8 +201,4 @@ def analyze_missing(groups: Sequence[Group], data_paths: Mapping[str, Any]) -> d
             _analyze_run(run, data_paths)
         except Exception as error:  # the other runs are reported, whatever is wrong with this one
             problems[run.directory.path] = f"not analyzed: {describe(error)}"
-    for model in (model for group in groups for model in group.models):
-        if model.analysis and (reasons := model.analysis.reasons()):
-            lines = (f"{name} is not measured: {why}" for name, why in reasons.items())
-            problems[model.folder] = "; ".join(lines)
     return problems
