@@ -19,13 +19,15 @@ from tests.support import processes
 from tests.support.common import MNIST_DIR, ROOT, make_small_config
 from vae_jax import configuration, datasets, train
 from vae_jax.evaluation import plots
+from vae_jax.runtime import compilation
 from vae_jax.training.checkpoints import Checkpoints
 
 # Two workers on two cores: more threads of scikit-learn's would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Programs of tests run for moments: full optimization takes longer than it saves.
-_FLAGS = ("--xla_backend_optimization_level=1", os.environ.get("XLA_FLAGS", ""))
-os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
+processes.ENVIRONMENT["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+os.environ |= processes.ENVIRONMENT
+compilation.set_cpu_flags()  # as `main.py` does: its processes compute the same bits
 
 
 @pytest.fixture
@@ -143,12 +145,6 @@ def compilation_cache(pytestconfig):
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
         patch.setenv(minimum.upper(), "0.0")
         yield
-
-
-@pytest.fixture(scope="session")
-def process_run(make_once, compilation_cache):
-    """A complete run of `processes.ARGUMENTS` that nothing interrupted, not to be written to."""
-    return make_once("process", lambda path: processes.train(path, *processes.ARGUMENTS))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
 """The trained models that come with the repository are those of their records."""
 
-import subprocess
-import sys
-
 import pytest
 
 import vae_jax
 from tests.support.common import ROOT, needs_mnist
+from tests.support.processes import run_python
 from vae_jax import datasets
 from vae_jax.evaluation.measures import SUMMARY_NAME, Summary
 from vae_jax.evaluation.trained_run import restore_best
@@ -42,10 +40,10 @@ def test_they_are_of_their_configurations_and_load(name):
 
 
 @pytest.mark.nightly
-@pytest.mark.slow
 def test_threads_of_a_program_get_the_numbers_of_one():
     """With our flags, two XLA programs side by side gave others, for 9 of 200 images."""
-    subprocess.run([sys.executable, "-c", _IN_THREADS], cwd=ROOT, check=True)
+    result = run_python(_IN_THREADS)
+    assert result.returncode == 0, result.stderr
 
 
 @needs_mnist

@@ -39,17 +39,5 @@ def test_flags_that_are_not_given_are_left_to_the_function(name, arguments, give
     assert modes.get_mode(name).parse(arguments) == given
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "expected"),
-    [
-        ("train", ["--num=3"], "--num has no meaning in this mode, but in sample"),
-        ("sample", ["--input=x"], "but in interpolate, encode, reconstruct"),
-        ("sample", ["--nmu=3"], "--nmu is not a flag"),
-        ("sample", ["--num=0"], "num"),
-        ("sample", ["--num=three"], "num"),
-        ("sample", ["three"], "'three' is not understood"),
-        ("reconstruct", [], "--input is missing"),
-    ],
-)
-def test_a_flag_that_cannot_be(name, arguments, expected):
-    assert expected in error_of(modes.get_mode(name).parse, arguments)
+def test_a_flag_that_is_missing():
+    assert "--input is missing" in error_of(modes.get_mode("reconstruct").parse, [])
