@@ -1,13 +1,16 @@
-"""Runs of an older version, used by one with another field, another term and another number."""
+"""Runs that ship or are older: a version with another field, term and number uses them."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
+import vae_jax
 from tests.support.common import ROOT, needs_mnist
 from vae_jax import (
     configuration,
@@ -21,13 +24,16 @@ from vae_jax import (
 )
 from vae_jax.evaluation import onnx_programs
 from vae_jax.evaluation.measures import EVALUATION_NAME, SUMMARY_NAME, Evaluation, Summary
+from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.model import losses, objective
 from vae_jax.reporting.page import EXPLORER_NAME
 from vae_jax.runtime.files import read_json, read_record
 from vae_jax.runtime.interrupts import Interrupted
 from vae_jax.training import run_directory, steps, trainer
+from vae_jax.training.batches import to_batch
 from vae_jax.training.metrics import read_rows
 from vae_jax.training.run_directory import RunDirectory
+from vae_jax.training.validation import evaluate_split
 
 # Runs and trained models that ship with the repository.
 RUNS = [*ROOT.glob("models/*"), *(path.parent for path in ROOT.glob("docs/runs/*/config.json"))]
@@ -128,6 +134,38 @@ def test_every_model_that_ships_is_used(newer, name, tmp_path, monkeypatch):
         assert [file for file in files if not (tmp_path / file).exists()] == [], mode
     reconstructions = np.load(tmp_path / "reconstructions.npy")
     assert np.square(reconstructions - images / 255.0).mean() < 0.05
+
+
+@pytest.mark.parametrize(("name", "max_bytes"), [("flagship", 12e6), ("small", 5e6)])
+def test_a_model_that_ships_is_of_its_configuration(name, max_bytes):
+    run = RunDirectory.open(ROOT / "models" / name)
+    run_directory.check_same_config(run, shipped_configs.get_config(name))
+    assert (run.path / "weights.safetensors").stat().st_size < max_bytes
+
+
+@needs_mnist
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param("flagship", marks=pytest.mark.nightly), "small"])
+def test_the_test_loss_is_that_of_the_record(prepared_mnist, name):
+    run = RunDirectory.open(ROOT / "models" / name)
+    run = run.with_overrides({"data.data_dir": prepared_mnist})
+    replica = restore_best(run).replicas[0]
+    data = to_batch(datasets.load(**run.config.data).test)
+    summary = read_record(run.path / SUMMARY_NAME, Summary)
+    [terms] = evaluate_split(replica.settings, replica.params, replica.root_key, data)
+    assert terms == pytest.approx(summary.test, abs=1e-3)
+    assert replica.epoch == summary.best_epoch
+
+
+@pytest.mark.nightly
+def test_threads_of_a_program_get_the_numbers_of_one():
+    """With our flags, two XLA programs side by side gave others, for 9 of 200 images."""
+    vae = vae_jax.load_run(ROOT / "models" / "flagship")
+    halves = np.split(datasets.load("mnist_5k").test.images[:400] > 127, 2)
+    estimate = functools.partial(vae.log_likelihood, num_samples=50)
+    expected = [*map(estimate, halves)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        np.testing.assert_array_equal([*pool.map(estimate, halves * 2)], expected * 2)
 
 
 @pytest.mark.nightly
