@@ -16,7 +16,6 @@ from vae_jax.runtime.files import read_record, write_atomically
 from vae_jax.training.run_directory import RunDirectory
 
 
-@pytest.mark.parametrize("mode", ["escaped", "raising"])
 def test_results_are_written_before_they_are_printed(tmp_path, monkeypatch, tiny_run):
     likelihood = LikelihoodMeasures(90.0, 0.5, 91.0, 1.0, 2.0, 500, 5, 7)
     monkeypatch.setattr(evaluate, "has_likelihood", lambda *_: True)

@@ -97,7 +97,7 @@ def test_a_trained_model_needs_no_extra_and_a_missing_one_is_one_line(tiny_run, 
     extras = ["tensorflow_datasets", "array_record", "requests", "PIL", "mlxtend", "matplotlib"]
     extras += ["jinja2", "sklearn", "tensorboardX", "flatbuffers", "scipy"]
     result = run_python(_USE_A_MODEL.format(extras=extras), tiny_run, tmp_path / "out")
-    line = "error: matplotlib is not installed; run pip install 'vae-jax[all]'\n"
+    line = "error: PIL is not installed; run pip install 'vae-jax[all]'\n"
     assert (result.returncode, result.stderr) == (1, line)
 
 

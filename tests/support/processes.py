@@ -18,8 +18,8 @@ from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import train_settings
 
-# Variables of every process beside those of this one; `conftest.py` adds some.
-ENVIRONMENT = {"PYTHONPATH": ""}
+# Variables of every process beside those of this one; each adds XLA's flags itself.
+ENVIRONMENT = {"PYTHONPATH": "", "XLA_FLAGS": ""}
 
 
 def run_python(

@@ -19,7 +19,6 @@ from vae_jax.training.metrics import StepMetrics
 MODEL = small_vae(3, 4, (8, 8, 1))
 SETTINGS = make_settings(MODEL, optax.adam(0.1))
 LIKE = steps.abstract_state(SETTINGS)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LOSSES = (5.0, 3.0, 4.0, 6.0, 7.0, 8.0)
 
 
