@@ -40,12 +40,16 @@ def test_a_name_that_is_no_text_is_written_escaped(tmp_path):
 def test_an_output_on_a_full_disk_is_reported():
     code = "from vae_jax.runtime import output\nwith output.quiet_without_reader():\n    print()"
     with open("/dev/full", "w") as full:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        _, errors = process.communicate()
-    assert process.returncode == 1
-    assert errors.startswith("error: standard output: No space left on device")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: standard output: No space left on device")
 
 
 @pytest.mark.slow
