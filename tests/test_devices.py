@@ -71,15 +71,6 @@ def test_a_run_goes_from_four_devices_to_two_processes_to_one_device(
 
 
 @pytest.mark.nightly
-def test_four_devices_train_as_one_and_alike_each_time(tmp_path, tiny_arguments):
-    lstm = (*tiny_arguments, "--config.encoder.kind=lstm", "--config.encoder.hidden_size=8")
-    for name, environment in (("one", {}), ("four", FOUR_DEVICES), ("again", FOUR_DEVICES)):
-        processes.train(tmp_path / name, *lstm, **environment)
-    assert_close_rows(tmp_path / "four", tmp_path / "one")
-    processes.assert_same_run(tmp_path / "again", tmp_path / "four")
-
-
-@pytest.mark.nightly
 def test_replicas_are_spread_over_devices_and_processes(tmp_path, tiny_arguments):
     # Two devices do not divide the batch, and need not.
     replicas = (*tiny_arguments, "--config.train.num_replicas=2", "--config.train.batch_size=19")

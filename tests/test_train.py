@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.common import error_of
-from tests.support.processes import assert_same_training
+from tests.support.processes import assert_same_run
 from vae_jax import datasets, evaluate, sample, train
 from vae_jax.evaluation import generation
 from vae_jax.evaluation import trained_run as trained_runs
@@ -55,22 +55,6 @@ def test_a_run_learns(make_tiny_config, tmp_path, without_report):
     clipped = np.clip(mean, 1e-3, 1 - 1e-3)
     losses = -(images * np.log(clipped) + (1 - images) * np.log(1 - clipped)).sum((1, 2, 3))
     assert rows[-1]["validation_loss"] < losses.mean() < rows[0]["validation_loss"]
-
-
-def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    make_tiny_config, tiny_run, tmp_path, interrupt_save_of_step, without_report, capsys
-):
-    interrupt_save_of_step(14)  # the row of epoch 2 is written, its checkpoint is not
-    with pytest.raises(KeyboardInterrupt):
-        train.train_and_evaluate(make_tiny_config(), tmp_path)
-    # A summary of the epochs so far must not pass for a complete run's.
-    evaluate.evaluate(RunDirectory.open(tmp_path))
-    assert "best epoch 1 of 1:" in capsys.readouterr().out
-    train.train_and_evaluate(make_tiny_config(), tmp_path)
-    output = capsys.readouterr().out
-    assert "resuming after epoch 1 of 2" in output
-    assert "epoch 2/2: train" in output  # a line an epoch where there is no terminal
-    assert_same_training(tmp_path, tiny_run)
 
 
 def test_a_second_evaluation_compiles_nothing(make_tiny_config, tiny_run):
@@ -128,16 +112,18 @@ def test_the_warmup_ends_before_the_bound(make_tiny_config, elbo_epochs):
 
 
 def test_a_run_trained_longer_is_one_that_was_meant_to_be(
-    make_tiny_config, tiny_run, tmp_path, without_report
+    make_tiny_config, tiny_run, tmp_path, capsys
 ):
     for num_epochs in (1, 2):
         train.train_and_evaluate(make_tiny_config(**{"train.num_epochs": num_epochs}), tmp_path)
-    assert_same_training(tmp_path, tiny_run)
+    output = capsys.readouterr().out
+    assert "resuming after epoch 1 of 2" in output
+    assert "epoch 2/2: train" in output  # a line an epoch where there is no terminal
+    assert_same_run(tmp_path, tiny_run)
     assert read_json(tmp_path / "config.json") == read_json(tiny_run / "config.json")
     # Parameters alone cannot be trained, and without them nothing can be sampled.
     shutil.rmtree(tmp_path / "checkpoints")
     assert "no finished epoch yet" in error_of(sample.sample, RunDirectory.open(tmp_path))
-    shutil.copy(tiny_run / "summary.json", tmp_path)
     config = make_tiny_config(**{"train.num_epochs": 3})
     error = error_of(train.train_and_evaluate, config, tmp_path)
     assert "no checkpoint to resume from" in error
