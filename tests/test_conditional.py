@@ -150,6 +150,7 @@ def test_labels_from_python_are_checked(vae, tiny_run, digits):
         vae_jax.load_run(tiny_run).encode(images, labels)
 
 
+@pytest.mark.slow
 def test_log_likelihoods_and_lines_are_of_the_class(vae, digits):
     images, labels = digits.images[:4] > 127, digits.labels[:4]
     values = vae.log_likelihood(images, labels, num_samples=5)

@@ -126,6 +126,7 @@ def test_each_platform_has_its_own_transposed_convolution(out_channels):
         np.testing.assert_allclose(call(rows), function(rows), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_programs_are_converted_in_operations_that_jax2onnx_knows():
     for name, program in make_programs("flagship")[-1].items():
         rows = make_rows(program, 3)
@@ -212,6 +213,7 @@ def test_the_mode_writes_programs_weights_and_a_readme_that_runs(
     np.testing.assert_array_equal(*decoded)
 
 
+@pytest.mark.slow
 def test_the_readme_of_a_prior_that_is_not_normal_draws_no_normals(
     copied_run, monkeypatch, without_onnx
 ):

@@ -70,6 +70,7 @@ def error_of(monkeypatch, capsys):
     return error_of
 
 
+@pytest.mark.slow
 def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
     for arguments, expected in (
         (["--config.train.num_epochz=5"], "closest match: train.num_epochs"),
@@ -81,6 +82,7 @@ def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
     of_sample = run("--help", "--mode=sample").stdout
     assert "\n  --num: " in of_sample

@@ -71,6 +71,7 @@ def test_a_configuration_is_had_by_its_name():
     assert error_of(vae_jax.get_config, "quickstat").endswith("closest match: quickstart")
 
 
+@pytest.mark.slow
 def test_training_from_python_is_that_of_the_command_line(
     make_tiny_config, tiny_run, tmp_path, capsys
 ):

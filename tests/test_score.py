@@ -38,6 +38,7 @@ def read_scores(folder):
     return [row[0] for row in rows], np.array([row[1:] for row in rows], float)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*effective sample size below 2")
 def test_own_images_are_ranked_by_file_name(binarized_run, digits, tmp_path, capsys):
     digits = np.where(digits[:3, ..., 0] > 127, 255, 0)
@@ -61,6 +62,7 @@ def test_own_images_are_ranked_by_file_name(binarized_run, digits, tmp_path, cap
     assert {*(tmp_path / "out").iterdir()} >= {tmp_path / "out" / "scores.csv"}
 
 
+@pytest.mark.slow
 def test_images_without_names_are_named_by_split_and_row(binarized_run, digits, tmp_path):
     score.score(binarized_run, tmp_path, num_samples=2)
     names, numbers = read_scores(tmp_path)
@@ -71,6 +73,7 @@ def test_images_without_names_are_named_by_split_and_row(binarized_run, digits, 
     assert sorted(read_scores(tmp_path)[0]) == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_gray_pixels_are_scored_by_a_run_on_gray_pixels_alone(
     binarized_run, tiny_run, tmp_path, capsys
 ):

@@ -46,6 +46,7 @@ def test_a_run_leaves_everything(make_tiny_config, tiny_run):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.slow
 def test_a_run_learns(make_tiny_config, tmp_path, without_report):
     config = make_tiny_config(**{"train.num_epochs": 30})
     train.train_and_evaluate(config, tmp_path)

@@ -28,6 +28,7 @@ def decoded(model, params, latents):
     return jax.nn.sigmoid(apply(model, params, latents, Batch(), method="decode"))
 
 
+@pytest.mark.slow
 def test_reconstructions_and_interpolations_decode_posterior_means(trained):
     model, state = trained
     means = apply(model, state.params, Batch(IMAGES / 255.0), method="posterior").mean
@@ -42,6 +43,7 @@ def test_reconstructions_and_interpolations_decode_posterior_means(trained):
     np.testing.assert_allclose(lines[:, 2], middle, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_decode_latents_of_the_prior_by_the_stream_of_the_key(trained):
     model, state = trained
     images = generation.sample(model, state.params, state.root_key, 4)
@@ -55,6 +57,7 @@ def test_samples_decode_latents_of_the_prior_by_the_stream_of_the_key(trained):
     assert not np.allclose(images, measured)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["standard_normal", "mixture", "coupling_flow"])
 def test_fewer_samples_are_the_first_of_more_and_few_programs_are_compiled(prior):
     config = make_small_config()
@@ -114,6 +117,7 @@ def test_any_number_of_images_is_encoded_alike(trained, monkeypatch):
     assert generation.encode(model, state.params, DATA[:0]).mean.shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_the_manifold_lies_at_the_quantiles_of_the_prior():
     model = small_vae(2, 4, (8, 8, 1))
     params = init_params(model, make_root_key(0))

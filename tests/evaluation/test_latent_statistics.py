@@ -45,6 +45,7 @@ def test_the_probe_needs_classes_and_images_but_no_variance(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_map", MAPS)
 @pytest.mark.parametrize("latent_size", [1, 3])
 def test_maps_repeat_and_refuse_equal_latents(make_map, latent_size):

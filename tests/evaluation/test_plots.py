@@ -74,6 +74,7 @@ def test_interpolation_has_the_ends_at_the_sides(tmp_path):
     assert 0 < dark[-1] < read_gray(path).shape[1] / 3
 
 
+@pytest.mark.slow
 def test_loss_curves_have_three_panels_and_bands_of_replicas(tmp_path):
     colored = []
     for std in (None, 1.0, 20.0):
@@ -115,6 +116,7 @@ def test_the_latent_map_colors_points_by_class(tmp_path):
     assert colors(np.arange(500) % 21, 21) == without  # too many to be told apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [["$", "$$", "$0_$50"], ["猫", "犬", "鸟"], ["a_" * 60, "b", "%s"], ["_", "", "\udcff"]],
@@ -141,6 +143,7 @@ def test_labels_escape_what_a_plot_would_not_show():
     assert plots._label("begin" + "x" * 90 + "endofname", 24) == "beginxxxxxxxx...ndofname"
 
 
+@pytest.mark.slow
 def test_overlaid_curves_show_every_run():
     def curves(level):
         return {column: level + 50.0 / np.arange(1, 31) for column in COLUMNS}

@@ -79,6 +79,7 @@ def test_samples_are_those_of_the_command_line(vae, copied_run):
     assert {*np.unique(vae.sample(9, pixels=True))} == {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_scores_are_of_each_image_in_any_order(vae, images):
     pixels = images[:, :, :, 0] > 127
     with warnings.catch_warnings():
@@ -149,6 +150,7 @@ def test_other_arguments_are_refused(vae, method, arguments, error, expected):
         getattr(vae, method)(*arguments)
 
 
+@pytest.mark.slow
 def test_color_images_need_their_channels():
     decoder = {"dense_sizes": (), "grid_channels": 1, "filters": (2,), "strides": (2,)}
     encoder = {"kind": "dense", "dense_sizes": (4,)}
@@ -193,6 +195,7 @@ def test_a_gradient_of_ones_own(vae, images):
     assert np.abs(gradient).max() > 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", ["truncate", "flip", "remove"])
 def test_parameters_alone_will_do_unless_they_are_spoiled(vae, trained_run, tmp_path, spoil):
     for name in ("config.json", "metrics.csv"):

@@ -33,6 +33,7 @@ def test_products_and_gradients_are_those_of_a_plain_product(num_rows):
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_second_derivatives_and_replicas():
     x, kernel, cotangent = arrays_of(1024, 512)
 

@@ -60,6 +60,7 @@ def free_bits_of(mean, log_var):
     return losses.free_bits_kl(distributions.gaussian_kl_per_dimension(mean, log_var), 0.5)
 
 
+@pytest.mark.slow
 def test_gradients_equal_numerical_ones():
     with jax.enable_x64(True):
         mean, log_var, x = (RNG.normal(size=(6, 3)) for _ in range(3))

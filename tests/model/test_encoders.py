@@ -62,6 +62,7 @@ def assert_heads(posterior, params, features, activation="relu"):
         np.testing.assert_allclose(getattr(posterior, name), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_lstm_layers_in_both_directions_equal_unrolled_ones(num_layers, bidirectional):
@@ -76,6 +77,7 @@ def test_lstm_layers_in_both_directions_equal_unrolled_ones(num_layers, bidirect
     assert_heads(encode(encoder, params), params, rows.reshape(3, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_dense_layers_before_the_heads_equal_matrix_products(activation):
     encoder = LSTMEncoder(5, hidden_size=7, mlp_sizes=(11, 9), activation=activation)
@@ -87,6 +89,7 @@ def test_dense_layers_before_the_heads_equal_matrix_products(activation):
     assert_heads(encode(encoder, params), params, IMAGES.reshape(3, -1), activation)
 
 
+@pytest.mark.slow
 def test_means_through_relu_are_cut_off_at_zero_and_log_variances_are_not():
     plain, cut_off = (DenseEncoder(5, mean_activation=name) for name in ("none", "relu"))
     params = init(plain)
@@ -97,6 +100,7 @@ def test_means_through_relu_are_cut_off_at_zero_and_log_variances_are_not():
     np.testing.assert_array_equal(found.log_var, posterior.log_var)
 
 
+@pytest.mark.slow
 def test_the_number_of_rows_in_an_iteration_changes_nothing(monkeypatch):
     encoder = LSTMEncoder(5, hidden_size=7, bidirectional=True)
 
@@ -113,6 +117,7 @@ def test_the_number_of_rows_in_an_iteration_changes_nothing(monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loop_is_chosen_for_the_platform_that_the_program_is_compiled_for():
     encoder = LSTMEncoder(5, hidden_size=7, bidirectional=True)
     traced = jax.jit(encoder.apply).trace({"params": init(encoder)}, BATCH)

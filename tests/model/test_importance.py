@@ -94,6 +94,7 @@ def quadrature(trained, latent_size, labels=None):
     return scipy.special.logsumexp(log_joint, axis=0) + np.log(cell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("latent_size", "prior"),
     [(1, None), (2, CouplingFlow(2, 4, 8)), (2, GaussianMixture(2, 5))],
@@ -168,6 +169,7 @@ def test_a_weight_is_bounded_and_no_latents_make_it_nan():
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_sums_in_pieces_are_the_formulas():
     log_weights = RANDOM.normal(size=(50, 3)) * 3 - 500  # far below what exp can hold
     # The last 20 are from the prior: the ELBO does not count them.
@@ -216,6 +218,7 @@ class PriorOfTheLabel:
         return Shifted(batch.labels[:, None] / 3.0 - 1.0)
 
 
+@pytest.mark.slow
 def test_images_that_their_posteriors_do_not_fit_have_an_estimate(tmp_path):
     model, params, root_key = make_model(1)
     model = dataclasses.replace(model, encoder=Astray(), prior=PriorOfTheLabel())
@@ -230,6 +233,7 @@ def test_images_that_their_posteriors_do_not_fit_have_an_estimate(tmp_path):
     assert np.all(expected - estimates.elbo > 10.0)
 
 
+@pytest.mark.slow
 def test_samples_are_decided_by_seed_image_and_number(tmp_path, trained):
     model, params, root_key = trained
     nine, ten = (estimate(trained, k, tmp_path) for k in (9, 10))
@@ -280,6 +284,7 @@ def test_estimates_that_rest_on_a_single_sample_are_reported():
     assert estimates.to_scores()["negative_elbo"][0] == 82.0
 
 
+@pytest.mark.slow
 def test_chunks_do_not_change_the_estimate(trained, tmp_path, in_chunks):
     expected = estimate(trained, 20, tmp_path)
     in_chunks()

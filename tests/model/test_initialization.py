@@ -42,6 +42,7 @@ def check_cell(cell, inputs, hidden):
         np.testing.assert_array_equal(cell[f"h{gate}"]["bias"], float(gate == "f"))
 
 
+@pytest.mark.slow
 def test_kernels_are_glorot_uniform_and_biases_zero(small_config):
     params, other = (steps.initial_state(settings_of(small_config), seed).params for seed in (0, 1))
     encoder, decoder = params["encoder"], params["decoder"]

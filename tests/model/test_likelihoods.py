@@ -118,6 +118,7 @@ def test_discretized_logistic_sums_to_1_over_the_levels_with_its_mean():
     np.testing.assert_allclose(mean, probs @ levels, rtol=0.0, atol=half_a_level)
 
 
+@pytest.mark.slow
 def test_discretized_logistic_equals_differences_of_scipys_distribution():
     # Scales of a tenth and more: SciPy's differences of narrower ones round to 0.
     logits, raw = RNG.uniform(0.0, 2.0, size=(2, 5, 4, 3))
@@ -131,6 +132,7 @@ def test_discretized_logistic_equals_differences_of_scipys_distribution():
     np.testing.assert_allclose(actual, np.log(upper - lower).sum((1, 2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 @ALL
 def test_gradients_equal_numerical_ones(likelihood):
     images = RNG.randint(0, 256, size=(2, 5, 1)) / 255.0

@@ -38,6 +38,7 @@ def posterior_of(params):
     return apply(MODEL, params, BATCH, method="posterior")
 
 
+@pytest.mark.slow
 def test_without_options_the_loss_is_the_negative_elbo(state):
     loss, (terms, numbers) = loss_of(Objective(), state.params)
 
@@ -56,6 +57,7 @@ def test_without_options_the_loss_is_the_negative_elbo(state):
     assert numbers == {}
 
 
+@pytest.mark.slow
 def test_sampling_and_dropout_have_their_own_keys():
     model = small_vae(3, 4, (8, 8, 1), dropout_rate=0.5, dropout_after=(0,))
     # The KL of a sample, which shows the sample.
@@ -72,6 +74,7 @@ def test_sampling_and_dropout_have_their_own_keys():
     assert not np.allclose(dropped["reconstruction"], otherwise["reconstruction"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free_bits", [0.0, 0.7])
 def test_a_warmup_weighs_the_kl_with_or_without_free_bits(state, free_bits):
     objective = Objective(kl_weight=2.0, kl_warmup_steps=8, free_bits=free_bits)
@@ -98,6 +101,7 @@ def test_the_samples_begin_after_the_epochs_of_the_elbo():
     assert Objective(free_bits=0.5).of_epoch(1) == Objective(free_bits=0.5)
 
 
+@pytest.mark.slow
 def test_evaluation_is_of_the_bound_that_is_trained(state):
     keys = jax.random.split(jax.random.key(5), len(PIXELS))
     terms = jax.jit(evaluation_terms, static_argnums=(0, 1))(
@@ -114,6 +118,7 @@ def test_evaluation_is_of_the_bound_that_is_trained(state):
     assert np.all(np.asarray(terms["loss"]) < -np.asarray(weights).mean(0))  # Jensen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"kl_warmup_steps": 10, "free_bits": 0.5}, {"num_importance_samples": 4}],
@@ -135,6 +140,7 @@ def test_a_step_takes_the_gradient_of_its_objective(state, options):
     )
 
 
+@pytest.mark.slow
 def test_gradients_through_samples_alone_have_the_same_mean_and_vary_less():
     """Those of the ELBO, and doubly reparameterized ones of five samples (Tucker et al. 2019)."""
     model = dataclasses.replace(MODEL, prior=CouplingFlow(3, 2, 4))

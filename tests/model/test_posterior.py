@@ -99,6 +99,7 @@ def test_gradients_of_the_log_density_pass_through_noise_or_through_the_sample_a
     np.testing.assert_allclose(path.log_var, -0.5 * noise**2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_through_samples_can_be_scaled():
     scale = RANDOM.uniform(size=(2, 3)).astype(np.float32)
     weights = RANDOM.normal(size=(2, 3, 4)).astype(np.float32)
@@ -148,6 +149,7 @@ MIXTURE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", [Logistic(), GaussianMixture(1, 2)], ids=["logistic", "mixture"])
 def test_without_a_closed_form_the_kl_is_that_of_the_sample(prior):
     posterior, log_density = POSTERIOR, scipy.stats.logistic.logpdf

@@ -76,6 +76,7 @@ def test_the_standard_normal_is_scipys():
     assert has_distribution(samples, "norm")
 
 
+@pytest.mark.slow
 def test_a_mixture_is_scipys():
     shapes = {"mean": (6, 4), "log_var": (6, 4), "logits": (6,)}
     params = {name: np.float32(RANDOM.normal(size=shape)) for name, shape in shapes.items()}
@@ -93,6 +94,7 @@ def test_a_mixture_is_scipys():
         assert has_distribution(samples[:, axis], cdf)
 
 
+@pytest.mark.slow
 def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
     decoder = {"dense_sizes": (), "grid_channels": 1, "filters": (2,), "strides": (4,)}
     encoder = {"kind": "dense", "dense_sizes": (16,)}
@@ -118,6 +120,7 @@ def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
     assert gradient["encoder"]["mean"]["kernel"].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 5])
 def test_a_flow_maps_there_and_back(size):
     flow = CouplingFlow(size, num_layers=10, hidden_size=8)
@@ -129,6 +132,7 @@ def test_a_flow_maps_there_and_back(size):
     np.testing.assert_allclose(jax.jit(bound.from_base)(base), latents, rtol=5e-5, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_a_flow_has_the_density_of_its_jacobian_and_of_its_samples():
     flow = FLOW.bind({"params": bent(FLOW)})
     jacobian = jax.vmap(jax.jacfwd(lambda z: flow.to_base(z[None])[0]))(jnp.asarray(LATENTS))
@@ -139,6 +143,7 @@ def test_a_flow_has_the_density_of_its_jacobian_and_of_its_samples():
     assert has_distribution(flow.to_base(samples), "norm")
 
 
+@pytest.mark.slow
 def test_the_density_of_a_flow_in_a_plane_integrates_to_one():
     flow = CouplingFlow(2, num_layers=6, hidden_size=8)
     edge = np.linspace(-20.0, 20.0, 401, dtype=np.float32)
@@ -148,6 +153,7 @@ def test_the_density_of_a_flow_in_a_plane_integrates_to_one():
     assert density.sum() * (edge[1] - edge[0]) ** 2 == pytest.approx(1.0, abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e3, -1e3])
 def test_gradients_of_a_flow_are_finite_far_out(size):
     loss = lambda p, z: apply(FLOW, p, z, method="log_density").sum()  # noqa: E731
@@ -155,6 +161,7 @@ def test_gradients_of_a_flow_are_finite_far_out(size):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 def test_a_flow_begins_as_the_standard_normal_and_has_its_losses():
     plain = small_vae(2, 4, (8, 8, 1))
     model, params = with_prior(CouplingFlow(2, 3, 8))
@@ -196,6 +203,7 @@ def laplace_kl(mean, log_var):
     return np.vectorize(kl)(np.float64(mean), np.exp(0.5 * np.float64(log_var)))
 
 
+@pytest.mark.slow
 def test_the_documented_prior_is_scipys(documented_prior):
     prior = documented_prior(latent_size=4)
     assert isinstance(prior, ClosedFormPrior)
@@ -209,6 +217,7 @@ def test_the_documented_prior_is_scipys(documented_prior):
     np.testing.assert_allclose(prior.kl(MEAN, LOG_VAR), expected.sum(1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_documented_prior_is_used_by_the_objective(documented_prior, monkeypatch):
     monkeypatch.setitem(PRIORS, "laplace", documented_prior)
     decoder = {"dense_sizes": (), "grid_channels": 1, "filters": (2,), "strides": (4,)}

@@ -45,6 +45,7 @@ def vae():
     return model, jax.jit(model.init)(jax.random.key(0), batch, jax.random.key(0))["params"], batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "function", "head"), [("relu", nn.relu, "dense"), ("swish", nn.swish, "conv")]
 )
@@ -89,6 +90,7 @@ def test_the_decoder_equals_library_layers(activation, function, head):
 SHAPES = [(28, 20, 1), (105, 105, 1), (32, 32, 3), (1, 40, 1), (3, 2, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lstm", "dense"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_images_of_any_shape(shape, kind):
@@ -102,6 +104,7 @@ def test_images_of_any_shape(shape, kind):
             assert outputs.shape == (2, *shape[:2], outputs_a_channel * shape[2])
 
 
+@pytest.mark.slow
 def test_maps_larger_than_the_images_are_cropped():
     layer, larger = (
         ConvTransposeDecoder(output_shape=shape, **SMALL | {"head": "conv"})
@@ -114,6 +117,7 @@ def test_maps_larger_than_the_images_are_cropped():
     np.testing.assert_allclose(cropped[:, :4, :6], expected[:, :4, :6], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_learned_scale_follows_the_outputs_of_the_decoder():
     model = create_vae(6, {"kind": "dense"}, SMALL, (4, 4, 3), "gaussian")
     key, batch = jax.random.key(0), Batch(jnp.zeros((2, 4, 4, 3)))
@@ -124,6 +128,7 @@ def test_a_learned_scale_follows_the_outputs_of_the_decoder():
     np.testing.assert_array_equal(outputs[..., 3:], np.broadcast_to([1.0, 2.0, 3.0], (3, 4, 4, 3)))
 
 
+@pytest.mark.slow
 def test_dropout_follows_the_layers_named_and_needs_a_key(monkeypatch):
     shapes, draw = [], batch_axis.draw
 
@@ -144,6 +149,7 @@ def test_dropout_follows_the_layers_named_and_needs_a_key(monkeypatch):
     assert not np.allclose(outputs[0], outputs[2])
 
 
+@pytest.mark.slow
 def test_the_parts_agree_with_the_whole(vae):
     model, params, batch = vae
     key = jax.random.key(5)
@@ -162,6 +168,7 @@ def test_the_parts_agree_with_the_whole(vae):
     jax.tree.map(np.testing.assert_array_equal, posterior, function)
 
 
+@pytest.mark.slow
 def test_log_weights_are_the_three_densities_of_their_samples(vae):
     model, params, batch = vae
     batch = dataclasses.replace(batch, images=jnp.round(batch.images))

@@ -40,6 +40,7 @@ def analyze(tmp_path, monkeypatch):
     return analyze
 
 
+@pytest.mark.slow
 def test_a_collapsed_model_has_no_maps(analyze, tmp_path):
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "latent_map.png").touch()
@@ -59,12 +60,14 @@ def test_parameters_that_are_not_finite_have_no_measures(analyze):
     assert {"samples", "latents.t-SNE map"} < result.reasons().keys()
 
 
+@pytest.mark.slow
 def test_as_many_test_images_as_training_images_leave_no_ceiling(analyze):
     result = analyze(np.asarray, 60, 60)
     assert result.ceiling is None
     assert result.reasons().keys() == {"ceiling"}
 
 
+@pytest.mark.slow
 def test_a_single_image_is_not_enough_for_most_measures(analyze):
     result = analyze(np.asarray, 1, 1)
     assert result.samples.num_samples == 1

@@ -134,6 +134,7 @@ def test_a_page_repeats_and_holds_no_external_link(replica, dataset, html):
     assert data_of(html)["classNames"][1] == "</script><b>dog"
 
 
+@pytest.mark.slow
 def test_images_without_labels_have_no_legend(tmp_path):
     shape = (12, 12, 3)
     html = explorer.render(make_replica(tmp_path, 1, shape), make_dataset(shape, num_tests=7))

@@ -105,6 +105,7 @@ def losses_of(workdir):
     return columns_of(sections_of(workdir)["Losses and latents"])
 
 
+@pytest.mark.slow
 def test_a_report_is_two_files_without_external_links(tmp_path, capsys):
     write_run(tmp_path / "baseline", "baseline", [100.6])
     write_run(tmp_path / "optimized", "optimized", [102.3])

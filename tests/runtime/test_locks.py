@@ -78,6 +78,7 @@ def test_the_folder_of_another_machine_has_a_day(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".fitting.elsewhere.new"]
 
 
+@pytest.mark.slow
 def test_a_system_without_locks_is_told_once_and_works(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_LOCKS, tmp_path], cwd=ROOT, capture_output=True, text=True

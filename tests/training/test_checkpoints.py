@@ -43,6 +43,7 @@ def names(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
     saved = Checkpoints(tmp_path)
     assert saved.restore_latest(LIKE) is None
@@ -185,6 +186,7 @@ def test_a_save_that_fails_changes_nothing(tmp_path):
     assert_trees_equal(Checkpoints(tmp_path).restore_latest(LIKE)[0], state_of(1))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_orbax_are_read_and_replaced(tmp_path, capsys):
     save_epochs(tmp_path, LOSSES[:2], older_versions.write_checkpoint)
     assert names(tmp_path) == ["10", "20"]

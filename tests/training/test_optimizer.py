@@ -122,6 +122,7 @@ def test_the_average_weighs_each_step_as_the_formula_says(decay):
     assert average.count == len(GRADIENTS)
 
 
+@pytest.mark.slow
 def test_the_average_is_evaluated_if_there_is_one():
     model, batch = small_vae(3, 4, (8, 8, 1)), Batch(np.zeros((5, 8, 8, 1), np.uint8))
     plain, averaged = (

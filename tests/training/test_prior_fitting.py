@@ -30,6 +30,7 @@ def fit(num_images, is_binarized=False):
     return prior, data.batch.images, *result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_images", [30, 130])
 def test_a_gaussian_moves_to_the_mean_of_the_posteriors(num_images, monkeypatch):
     monkeypatch.setattr(prior_fitting, "_LEARNING_RATE", 0.05)
@@ -41,6 +42,7 @@ def test_a_gaussian_moves_to_the_mean_of_the_posteriors(num_images, monkeypatch)
     assert distances[1] < 0.5 * distances[0]
 
 
+@pytest.mark.slow
 def test_binarized_pixels_are_drawn_anew_and_repeatably(monkeypatch):
     monkeypatch.setattr(prior_fitting, "_NUM_EPOCHS", 2)
     _, _, gray, _ = fit(1)

@@ -57,6 +57,7 @@ def test_the_seed_decides_the_initial_state(state):
     )
 
 
+@pytest.mark.slow
 def test_a_step_is_adam_on_the_mean_loss(state):
     batch = DATA[np.asarray(steps.epoch_order(SETTINGS, state.root_key, 1, len(DATA)))[:5]]
 
@@ -141,6 +142,7 @@ def test_the_gradient_s_norm_is_that_of_every_sixteenth_step_of_an_epoch(state):
     np.testing.assert_allclose(norm, metrics.numbers["gradient_norm"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_replicas_have_their_own_numbers():
     settings = make_settings(MODEL, ADAM, evaluation={"num_replicas": 2})
     _, metrics = take_steps(steps.initial_state(settings, seed=0), settings=settings)
@@ -155,6 +157,7 @@ def test_replicas_have_their_own_numbers():
         )
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_step():
     _, chunk = take_steps(steps.initial_state(OPTIONS, seed=0), 0, 4, OPTIONS)
     expected = 0.005 * (1.0 + np.cos(np.pi * np.arange(4) / 40))
@@ -181,6 +184,7 @@ def test_the_order_is_a_permutation_that_differs_between_epochs(state):
     assert np.any(first != second)
 
 
+@pytest.mark.slow
 def test_evaluation_of_an_image_depends_on_its_place_alone(state):
     def evaluate(rows):
         terms = evaluate_batch(EVALUATION, state.params, state.root_key, DATA[rows], rows)
@@ -191,6 +195,7 @@ def test_evaluation_of_an_image_depends_on_its_place_alone(state):
     np.testing.assert_allclose(together[3:5], evaluate(np.array([3, 4])), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_negative_elbo_with_dropout_off():
     model = small_vae(4, 4, SHAPE, dropout_rate=0.9, dropout_after=(0, 1))
     settings = make_settings(model, evaluation={"objective": Objective(kl_weight=0.5)})

@@ -45,6 +45,7 @@ def arrays_of(workdir):
     return {name: array for name, array in arrays.items() if name != "progress"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_replicas", [1, 2])
 def test_a_streamed_run_has_the_same_bits(images, tmp_path, monkeypatch, num_replicas):
     monkeypatch.setattr(streaming, "_BLOCK_BYTES", 5 * 10 * 64 * num_replicas)  # 16 steps: 4 blocks

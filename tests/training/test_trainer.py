@@ -31,6 +31,7 @@ def without_numbers(row):
     return {name: value for name, value in row.items() if name in COLUMNS}
 
 
+@pytest.mark.slow
 def test_an_epoch_in_two_parts_has_the_row_of_a_complete_one(
     small_config, tmp_path, monkeypatch, capsys
 ):
@@ -63,6 +64,7 @@ def test_an_epoch_in_two_parts_has_the_row_of_a_complete_one(
     assert older_row["learning_rate"] == pytest.approx(rates[1:].mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_version_is_trained_further(small_config, copied_run, tmp_path):
     older = tmp_path / "older"
     shutil.copytree(copied_run, older)
