@@ -9,10 +9,10 @@ from tests.support import processes
 from tests.support.common import error_of
 from tests.support.reading import rows_without_timing
 from vae_jax import train
-from vae_jax.runtime import devices
+from vae_jax.runtime import division
 from vae_jax.runtime.files import read_json
 
-FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+FOUR_DEVICES = {"JAX_NUM_CPU_DEVICES": "4"}
 # At most 42 steps: more would let the last digits of a float grow into visible differences.
 NUM_EPOCHS = "--config.train.num_epochs"
 STREAMED = "--config.data.on_device=false"
@@ -39,8 +39,9 @@ def start_two(workdir, arguments, index_names, **environment):
 
 
 def test_a_batch_that_the_devices_do_not_divide(monkeypatch):
-    monkeypatch.setattr(devices.jax, "device_count", lambda: 4)
-    assert "nearest: 100 or 104" in error_of(devices.make_mesh, 1, 102)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
+    monkeypatch.setattr(division.jax, "device_count", lambda: 4)
+    assert "nearest: 100 or 104" in error_of(division.make_mesh, 1, 102)
 
 
 @pytest.mark.slow
@@ -75,8 +76,7 @@ def test_replicas_are_spread_over_devices_and_processes(tmp_path, tiny_arguments
     # Two devices do not divide the batch, and need not.
     replicas = (*tiny_arguments, "--config.train.num_replicas=2", "--config.train.batch_size=19")
     processes.train(tmp_path / "one", *replicas)
-    flags = "--xla_force_host_platform_device_count=2"
-    processes.train(tmp_path / "devices", *replicas, XLA_FLAGS=flags)
+    processes.train(tmp_path / "devices", *replicas, JAX_NUM_CPU_DEVICES="2")
     named = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
     replicas = (*replicas, STREAMED)
     running = start_two(tmp_path / "processes", replicas, ["JAX_PROCESS_ID"], **named)

@@ -18,8 +18,8 @@ from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import train_settings
 
-# Variables of every process beside those of this one; each adds XLA's flags itself.
-ENVIRONMENT = {"PYTHONPATH": "", "XLA_FLAGS": ""}
+# Variables of every process beside those of this one: it has one device, and adds XLA's flags.
+ENVIRONMENT = {"PYTHONPATH": "", "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
 
 
 def run_python(
