@@ -184,6 +184,7 @@ def run_readme(folder, monkeypatch):
     return code, namespace
 
 
+@pytest.mark.slow
 def test_the_mode_writes_programs_weights_and_a_readme_that_runs(
     copied_run, tmp_path, monkeypatch, capsys, without_onnx
 ):

@@ -113,6 +113,7 @@ def test_evaluate_warns_if_single_samples_carry_the_mean(
     assert (warning in capsys.readouterr().err) == (num_doubtful == 4)
 
 
+@pytest.mark.slow
 def test_evaluate_measures_the_likelihood(binarized_run, tmp_path, capsys):
     record = json.loads((binarized_run.path / "config.json").read_text())
     assert record["evaluation_binarization_seed"] == datasets.EVALUATION_BINARIZATION_SEED

@@ -50,6 +50,7 @@ def test_light_gray_strokes_alone_are_shown_in_negative(
     np.testing.assert_array_equal(replica.shown(images), 1.0 - images if is_negative else images)
 
 
+@pytest.mark.slow
 def test_reconstructions_of_few_test_images_are_plotted(tmp_path):
     replica, test = write_run(tmp_path), datasets.load("mnist_5k").test
     for num_images in (1, 7, 25):

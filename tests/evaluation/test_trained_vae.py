@@ -104,6 +104,7 @@ def test_scores_are_of_each_image_in_any_order(vae, images):
     np.testing.assert_allclose(single["negative_elbo"], -single["log_likelihood"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_estimate_of_a_single_sample_is_warned_of(vae, images):
     inverted = images < 128
     with pytest.warns(UserWarning, match="^7 of 7 images have an effective sample size") as caught:

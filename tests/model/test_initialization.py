@@ -107,6 +107,7 @@ class OtherEncoder(nn.Module):
         return nn.GRUCell(16, name="lstm")(jnp.zeros((len(rows), 16)), gates)[1]
 
 
+@pytest.mark.slow
 def test_an_lstm_cell_is_known_by_its_gates_and_not_by_its_name():
     shapes = jax.jit(OtherEncoder().init)(jax.random.key(0), jnp.zeros((2, 28)))["params"]
     params = jax.jit(tensorflow_params)({"encoder": shapes}, jax.random.key(1))["encoder"]

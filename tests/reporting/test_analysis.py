@@ -50,6 +50,7 @@ def test_a_collapsed_model_has_no_maps(analyze, tmp_path):
     assert not (tmp_path / "plots" / "latent_map.png").exists()  # it was of another epoch
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_finite_have_no_measures(analyze):
     result = analyze(lambda leaf: np.full_like(leaf, np.nan))
     assert result.samples is None

@@ -56,6 +56,7 @@ def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
     assert_trees_equal(saved.restore_params(20, LIKE.params), state_of(2).params)
 
 
+@pytest.mark.slow
 def test_a_best_epoch_between_checkpoints_is_in_the_next_one(tmp_path):
     saved, params = Checkpoints(tmp_path), state_of(2).params
     saved.save(10, state_of(1), Progress(rows_of(LOSSES[:1])))
@@ -204,6 +205,7 @@ def test_checkpoints_of_orbax_are_read_and_replaced(tmp_path, capsys):
 
 
 # Threads of Orbax that fail end after the event loop they wait for.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("item", ["params", "state", "progress"])
 @pytest.mark.parametrize("is_lost", [True, False])

@@ -92,6 +92,7 @@ def test_a_step_is_adam_on_the_mean_loss(state):
     )
 
 
+@pytest.mark.slow
 def test_steps_move_every_parameter_consume_the_state_and_lower_the_loss(state):
     before, losses = jax.tree.map(np.array, state.params), []
     for _ in range(60):
@@ -215,6 +216,7 @@ def test_evaluation_is_the_negative_elbo_with_dropout_off():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), terms, expected)
 
 
+@pytest.mark.slow
 def test_binarization_draws_each_pixel_anew_with_its_gray_value():
     # Behind an almost constant decoder the reconstruction counts the pixels drawn as 1.
     state = steps.initial_state(OPTIONS, seed=0)

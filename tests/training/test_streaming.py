@@ -74,6 +74,7 @@ def test_a_block_has_the_images_of_its_steps_in_the_order_of_the_epoch():
         assert end == 3
 
 
+@pytest.mark.slow
 def test_images_that_change_end_the_run_which_is_saved(images, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "_BLOCK_BYTES", 5 * 10 * 64)
     original, train_one_epoch = images.read_bytes(), trainer.train_one_epoch
