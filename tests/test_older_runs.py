@@ -97,6 +97,7 @@ def test_the_test_loss_is_that_of_the_record(prepared_mnist, name):
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore:.*effective sample size below 2")
 def test_threads_of_a_program_get_the_numbers_of_one():
     """With our flags, two XLA programs side by side gave others, for 9 of 200 images."""
     vae = vae_jax.load_run(ROOT / "models" / "flagship")
