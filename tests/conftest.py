@@ -15,17 +15,15 @@ import numpy as np
 import pytest
 
 from configs import default
-from tests.support import processes
 from tests.support.common import MNIST_DIR, ROOT, make_small_config
 from vae_jax import configuration, datasets, train
 from vae_jax.evaluation import plots
+from vae_jax.runtime import compilation
 from vae_jax.training.checkpoints import Checkpoints
 
 # Two workers on two cores: more threads of scikit-learn's would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Programs of tests run for moments: full optimization takes longer than it saves.
-_FLAGS = ("--xla_backend_optimization_level=1", os.environ.get("XLA_FLAGS", ""))
-os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
+compilation.set_cpu_flags()  # as `main.py` does: its processes compute the same bits
 
 
 @pytest.fixture
@@ -124,31 +122,22 @@ def cleared_caches():
     gc.collect()
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Compiles without optimizations, which change no result beyond rounding."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(pytestconfig):
-    """Stores compiled programs for all workers, for processes of tests and for later sessions."""
-    minimum = "jax_persistent_cache_min_compile_time_secs"
-    folder = pytestconfig.cache.mkdir("compilation")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update(minimum, 0.1)
+    """Compiles quickly, and stores programs for all workers, processes and later sessions.
+
+    Programs of tests run for moments: optimizing them takes longer than it saves.
+    """
+    options = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(pytestconfig.cache.mkdir("compilation")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
-        patch.setenv(minimum.upper(), "0.0")
+        for name, value in options.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
         yield
-
-
-@pytest.fixture(scope="session")
-def process_run(make_once, compilation_cache):
-    """A complete run of `processes.ARGUMENTS` that nothing interrupted, not to be written to."""
-    return make_once("process", lambda path: processes.train(path, *processes.ARGUMENTS))
 
 
 @pytest.fixture(scope="session")

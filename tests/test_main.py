@@ -54,6 +54,7 @@ def error_of(monkeypatch, capsys):
     return error_of
 
 
+@pytest.mark.slow
 def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     result = run(QUICKSTART, workdir, "--config.train.batch_size=4001")
@@ -63,6 +64,7 @@ def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
     of_sample = run("--help", "--mode=sample").stdout
     assert "\n  --num: " in of_sample

@@ -39,16 +39,5 @@ def test_flags_that_are_not_given_are_left_to_the_function(name, arguments, give
     assert modes.get_mode(name).parse(arguments) == given
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "expected"),
-    [
-        ("train", ["--num=3"], "Unknown command line flag 'num'"),
-        ("sample", ["--nmu=3"], "Did you mean: num"),
-        ("sample", ["--num=0"], "num"),
-        ("sample", ["--num=three"], "num"),
-        ("sample", ["three"], "'three' is not understood"),
-        ("reconstruct", [], "--input must have a value"),
-    ],
-)
-def test_a_flag_that_cannot_be(name, arguments, expected):
-    assert expected in error_of(modes.get_mode(name).parse, arguments)
+def test_a_flag_that_is_missing():
+    assert "--input must have a value" in error_of(modes.get_mode("reconstruct").parse, [])

@@ -1,49 +1,123 @@
-"""Output that cannot carry what is told, or that nobody reads: nothing is lost by it."""
+"""Files and lines that modes write: nothing of the user's is lost, nor any result."""
 
+import contextlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.support.common import ROOT, make_settings, small_vae
+from tests.support.common import ROOT, error_of
 from tests.support.processes import latest_state, start, wait_for_line
-from vae_jax import evaluate
+from vae_jax import encode, evaluate, explore, export, report, sample
+from vae_jax.datasets import image_folder
+from vae_jax.evaluation.input_images import png_files
 from vae_jax.evaluation.measures import EVALUATION_NAME, Evaluation, LikelihoodMeasures
-from vae_jax.evaluation.trained_run import Replica, TrainedRun
 from vae_jax.runtime.files import read_record, write_atomically
-from vae_jax.training import run_directory, steps
+from vae_jax.runtime.output_record import OUTPUT_MARKER, record_names, written_names
 from vae_jax.training.run_directory import RunDirectory
 
 
-@pytest.mark.parametrize("mode", ["escaped", "raising"])
-def test_results_are_written_before_they_are_told(tmp_path, monkeypatch, small_config, mode):
-    settings = make_settings(small_vae(3))
-    params = steps.initial_state(settings, seed=0).params
-    replica = Replica(tmp_path, 0, 1, 40, settings.evaluation, params)
+def write_pngs(folder, images, names=None):
+    with png_files(folder, len(images), names) as write:
+        write(images)
+
+
+@pytest.fixture
+def run(tiny_run):
+    return RunDirectory.open(tiny_run)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        (sample.sample, "samples/7.png"),
+        (sample.sample, "plots/mine.png"),
+        (explore.explore, "explorer.html"),
+        (export.export, "export/model.onnx"),
+        (encode.encode, "latents.npz"),
+        (evaluate.evaluate, "summary.json"),
+    ],
+)
+def test_files_of_the_user_are_in_the_way(run, tmp_path, mode, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    error = error_of(mode, run, output=tmp_path)
+    assert error.startswith(f"{tmp_path / name.partition('/')[0]}: ")
+    assert str(tmp_path / OUTPUT_MARKER) in error
+    assert contents(tmp_path) == before
+
+
+def test_names_that_a_mode_wrote_are_recorded_outside_the_run_alone(tiny_run, tmp_path):
+    run = RunDirectory.open(shutil.copytree(tiny_run, tmp_path / "run"))
+    (tmp_path / "samples").mkdir()  # empty: nothing to lose
+    for folder in (tmp_path, None, run.path):
+        sample.sample(run, folder, num=2)
+    assert written_names(tmp_path) == {"samples", "samples.npy", "plots"}
+    assert not (run.path / OUTPUT_MARKER).exists()
+    # A report is written beside runs, and files of the user are in its way too.
+    (tmp_path / "report.md").write_text("mine")
+    assert f"{tmp_path / 'report.md'}: " in error_of(report.write_report, tmp_path)
+    assert (tmp_path / "report.md").read_text() == "mine"
+
+
+def test_recorded_output_is_never_data(tmp_path):
+    write_pngs(tmp_path, np.zeros((12, 4, 4, 1)))
+    write_pngs(tmp_path / "samples", np.zeros((3, 4, 4, 1)))
+    record_names(tmp_path, ["samples", "latents.npz"])
+    folder = image_folder.list_images(str(tmp_path))
+    assert len(folder.files) == 12
+    assert folder.outputs == (str(tmp_path / "samples"),)
+    (tmp_path / "out").mkdir()
+    shutil.move(tmp_path / "samples", tmp_path / "out")
+    record_names(tmp_path / "out", ["samples"])
+    assert "is a run's output" in error_of(image_folder.list_images, str(tmp_path / "out"))
+    # A folder that is named itself is the one that the user wants.
+    assert len(image_folder.list_images(str(tmp_path / "out" / "samples")).files) == 3
+
+
+@pytest.mark.parametrize("place", [".", "out", ".."])
+def test_input_and_output_are_apart(run, tmp_path, place):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    error = error_of(encode.encode, run, pictures / place, input=pictures)
+    assert "overlaps --input" in error
+    assert not contents(tmp_path)
+
+
+def test_each_image_has_a_file_of_its_own(tmp_path):
+    names = np.array(["a.jpg", "b.PNG", "b.png", "c"])
+    write_pngs(tmp_path, np.arange(4).reshape(4, 1, 1, 1) / 255, names)
+    written = {path.name: np.asarray(Image.open(path)).item() for path in tmp_path.iterdir()}
+    assert written == {"a.jpg.png": 0, "b.PNG": 1, "b.png": 2, "c.png": 3}
+    for names in (["a", "a"], ["a.jpg", "a.jpg.png"]):
+        error = error_of(write_pngs, tmp_path / "new", np.zeros((2, 1, 1, 1)), np.array(names))
+        assert "two images" in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_results_are_written_before_they_are_printed(tmp_path, monkeypatch, tiny_run):
     likelihood = LikelihoodMeasures(90.0, 0.5, 91.0, 1.0, 2.0, 500, 5, 7)
-    small_config.data.binarization = "dynamic"
-    run = RunDirectory(tmp_path, {}, small_config)
-    monkeypatch.setattr(
-        "vae_jax.evaluation.trained_run.restore_to_write",
-        lambda *_: TrainedRun(run, tmp_path, [], [replica]),
-    )
-    monkeypatch.setattr(run_directory, "check_same_data", lambda *_: None)
-    monkeypatch.setattr(evaluate, "summarize", lambda *_: None)
-    monkeypatch.setattr(evaluate, "format_summary", lambda _: "summary")
+    monkeypatch.setattr(evaluate, "has_likelihood", lambda *_: True)
     monkeypatch.setattr(evaluate, "_measure_likelihood", lambda *_: likelihood)
-    errors = {"escaped": "backslashreplace", "raising": "strict"}[mode]
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors)
-    monkeypatch.setattr(sys, "stdout", stream)
-    if mode == "raising":
-        with pytest.raises(UnicodeEncodeError):
-            evaluate.evaluate(run)
-    else:
-        evaluate.evaluate(run)
+    for errors in ("strict", "backslashreplace"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors)
+        monkeypatch.setattr(sys, "stdout", stream)
+        with contextlib.suppress(UnicodeEncodeError):
+            evaluate.evaluate(RunDirectory.open(tiny_run), tmp_path / errors)
+        written = read_record(tmp_path / errors / EVALUATION_NAME, Evaluation)
+        assert written.likelihood == likelihood
         stream.flush()
-        assert b"test -log p(x) 90.00 \\xb1 0.50 nats" in stream.buffer.getvalue()
-    assert read_record(tmp_path / EVALUATION_NAME, Evaluation).likelihood == likelihood
+    assert b"test -log p(x) 90.00 \\xb1 0.50 nats" in stream.buffer.getvalue()
 
 
 def test_a_name_that_is_no_text_is_written_escaped(tmp_path):
@@ -51,13 +125,20 @@ def test_a_name_that_is_no_text_is_written_escaped(tmp_path):
     assert (tmp_path / "report.md").read_bytes() == rb"run_\udcff"
 
 
-def test_help_without_a_reader_ends_quietly():
-    command = f"{sys.executable} main.py --help | head -1; exit ${{PIPESTATUS[0]}}"
-    result = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.stderr == ""
-    assert result.returncode in (1, 141), result  # 1: all of it fitted into the pipe
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+def test_an_output_on_a_full_disk_is_reported():
+    code = "from vae_jax.runtime import output\nwith output.quiet_without_reader():\n    print()"
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: standard output: No space left on device")
 
 
 @pytest.mark.slow

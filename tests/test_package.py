@@ -1,20 +1,21 @@
-"""What the package says of itself: requirements, version, what a wheel holds."""
+"""The package as it is installed: its requirements, its files, and other environments."""
 
-import os
+import json
 import shutil
-import subprocess
-import sys
 import tomllib
-import zipfile
-from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
 import vae_jax
 from tests.support.common import ROOT
-from vae_jax import shipped_configs
+from tests.support.processes import run_python
+from tests.support.reading import rows_without_timing
+from vae_jax import evaluate, sample, shipped_configs
+from vae_jax.runtime.files import read_json
+from vae_jax.training.run_directory import RunDirectory
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
@@ -37,35 +38,9 @@ def installed_files():
     return files
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A folder with the package as it is installed, away from the source tree."""
-    folder = tmp_path_factory.mktemp("installed")
-    for place, path in installed_files().items():
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, folder / place)
-    return folder
-
-
-def run_installed(installed, cwd, *arguments):
-    """Runs the installed package's command line elsewhere."""
-    return subprocess.run(
-        [sys.executable, "-m", "vae_jax", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def read_requirements(path):
     lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
     return {str(Requirement(line)) for line in lines if line}
-
-
-def normalized(requirements):
-    return {str(Requirement(requirement)) for requirement in requirements}
 
 
 def with_extras(requirements):
@@ -83,57 +58,15 @@ def with_extras(requirements):
 def test_the_requirements_are_those_of_the_package_its_extras_and_its_tests():
     expected = with_extras([*PROJECT["dependencies"], "vae-jax[all,test]"])
     assert read_requirements(ROOT / "requirements.txt") == expected
-
-
-_USE_A_MODEL = """
-import sys
-for name in {extras}:
-    sys.modules[name] = None  # as if it were not installed
-import numpy as np, vae_jax
-vae = vae_jax.load_run("models/small")
-images = np.zeros((2, 28, 28), bool)
-vae.encode(images), vae.reconstruct(images), vae.sample(2)
-vae.log_likelihood(images, num_samples=2)
-"""
-
-
-@pytest.mark.slow
-def test_a_trained_model_needs_no_extra():
-    extras = ["tensorflow_datasets", "array_record", "requests", "PIL", "mlxtend", "matplotlib"]
-    extras += ["jinja2", "sklearn", "tensorboardX", "flatbuffers", "scipy"]
-    code = _USE_A_MODEL.format(extras=extras)
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (0, "")
-
-
-def test_a_missing_extra_is_one_line(tmp_path):
-    code = (
-        "import sys; sys.modules['matplotlib'] = None; from vae_jax.__main__ import main; "
-        "sys.argv[1:] = ['--mode=sample', '--workdir=models/small', f'--output={sys.argv[1]}']; "
-        "main()"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "out")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: matplotlib is not installed"), result.stderr
-    assert result.stderr.count("\n") == 1
+    of_benchmarks = read_requirements(ROOT / "benchmarks" / "requirements.txt")
+    assert of_benchmarks == with_extras(EXTRAS["benchmarks"])
 
 
 def test_the_citation_has_the_version():
     assert f"version: {vae_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
-def test_the_benchmarks_requirements_are_those_of_the_extra():
-    path = ROOT / "benchmarks" / "requirements.txt"
-    assert read_requirements(path) == normalized(EXTRAS["benchmarks"])
-
-
-def test_the_package_pulls_in_neither_tensorflow_nor_pytorch():
-    names = {Requirement(r).name for r in with_extras([*PROJECT["dependencies"], "vae-jax[dev]"])}
-    assert not names & {"tensorflow", "torch", "keras", "clu"}
-
-
-def test_a_wheel_holds_every_file_of_the_package():
+def test_every_file_of_the_package_is_installed():
     expected = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "vae_jax").rglob("*")
@@ -143,47 +76,76 @@ def test_a_wheel_holds_every_file_of_the_package():
     assert {*installed_files()} == expected
 
 
-def can_build():
-    """Whether the setuptools that is installed is one that pyproject.toml asks for."""
-    [requirement] = map(Requirement, PYPROJECT["build-system"]["requires"])
-    try:
-        return metadata.version(requirement.name) in requirement.specifier
-    except metadata.PackageNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not can_build(), reason="setuptools is missing or too old")
-def test_the_wheel_that_is_built_is_that(tmp_path):
-    tree = tmp_path / "tree"  # building leaves files behind
-    for name in ("vae_jax", "configs"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    command = [sys.executable, "-c", build, str(tmp_path)]
-    subprocess.run(command, cwd=tree, capture_output=True, check=True)
-    [wheel] = tmp_path.glob("*.whl")
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == {*installed_files()}
-
-
-def test_an_installed_package_has_the_configurations(installed, tmp_path):
-    names = {Path(place).stem for place in installed_files() if "/configs/" in place}
-    assert names == {"__init__", "default", *shipped_configs.get_names()}
-    for name in ("baseline", "conditional"):
-        result = run_installed(
-            installed, tmp_path, f"--config={name}", "--workdir=run", "--config.seed=-1"
-        )
-        assert result.stderr == "error: seed is -1, must be from 0 to 4294967295\n"
-    assert not (tmp_path / "run").exists()
+_USE_A_MODEL = """
+import sys
+for name in {extras}:
+    sys.modules[name] = None  # as if it were not installed
+import numpy as np, vae_jax
+from vae_jax.__main__ import main
+run, output = sys.argv[1:]
+vae = vae_jax.load_run(run)
+images = np.zeros((2, 8, 8), bool)
+vae.encode(images), vae.reconstruct(images), vae.sample(2)
+vae.log_likelihood(images, num_samples=2)
+sys.argv[1:] = ["--mode=sample", f"--workdir={{run}}", f"--output={{output}}"]
+main()
+"""
 
 
 @pytest.mark.slow
-def test_an_installed_package_trains_and_samples(installed, tmp_path, tiny_arguments):
-    arguments = ("--config=baseline", *tiny_arguments[1:])
-    result = run_installed(installed, tmp_path, "--workdir=run", *arguments)
+def test_a_trained_model_needs_no_extra_and_a_missing_one_is_one_line(tiny_run, tmp_path):
+    extras = ["tensorflow_datasets", "array_record", "requests", "PIL", "mlxtend", "matplotlib"]
+    extras += ["jinja2", "sklearn", "tensorboardX", "flatbuffers", "scipy"]
+    result = run_python(_USE_A_MODEL.format(extras=extras), tiny_run, tmp_path / "out")
+    line = "error: PIL is not installed; run pip install 'vae-jax[all]'\n"
+    assert (result.returncode, result.stderr) == (1, line)
+
+
+_ENVIRONMENT = {
+    **{"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_DEFAULT_PRNG_IMPL": "rbg"},
+    **{"JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_NUMPY_RANK_PROMOTION": "raise"},
+    "JAX_TRANSFER_GUARD": "disallow",
+    **{"PYTHONIOENCODING": "ascii", "TFDS_DATA_DIR": "nowhere"},
+    **{"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"},
+    **{"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+}
+# Each command as the command line runs it, one after another in one process.
+_RUN = """
+import json, sys
+from absl import app
+from absl.testing import flagsaver
+from vae_jax import __main__ as main
+app.define_help_flags()
+main.output.escape_what_cannot_be_encoded()
+for arguments in json.loads(sys.argv[1]):
+    with flagsaver.flagsaver():
+        main._main(main._parse_flags(["main.py", *arguments]))
+"""
+
+
+@pytest.mark.slow
+def test_installed_elsewhere_and_whatever_the_environment_the_numbers_are_the_same(
+    tmp_path, tiny_arguments, tiny_run
+):
+    """An installed package, away from the source tree, trains, evaluates and samples."""
+    for place, path in installed_files().items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / place)
+    assert {path.stem for path in (tmp_path / "vae_jax" / "configs").glob("*.py")} == {
+        *("__init__", "default"),
+        *shipped_configs.get_names(),
+    }
+    workdir, expected = tmp_path / "run", tmp_path / "expected"
+    train = ("--config=baseline", *tiny_arguments[1:])
+    modes = (train, ("--mode=evaluate",), ("--mode=sample", "--num=4"))
+    commands = json.dumps([["--workdir=run", *arguments] for arguments in modes])
+    environment = _ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}
+    result = run_python(_RUN, commands, cwd=tmp_path, **environment)
     assert (result.returncode, result.stderr) == (0, "")
-    assert (tmp_path / "run" / "summary.json").exists()
-    result = run_installed(installed, tmp_path, "--workdir=run", "--mode=sample", "--num=4")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert len([*(tmp_path / "run" / "samples").iterdir()]) == 4
+    run = RunDirectory.open(tiny_run)
+    evaluate.evaluate(run, expected)
+    sample.sample(run, expected, num=4)
+    assert rows_without_timing(workdir) == rows_without_timing(tiny_run)
+    assert read_json(workdir / "evaluation.json") == read_json(expected / "evaluation.json")
+    np.testing.assert_array_equal(*(np.load(f / "samples.npy") for f in (workdir, expected)))
+    assert len([*(workdir / "samples").iterdir()]) == 4

@@ -1,19 +1,16 @@
 """Several seeds in one program: each is the single run of its seed, in all modes."""
 
 import functools
-import operator
 import re
 
-import jax
 import numpy as np
 import pytest
 
 import vae_jax
 from tests.support.common import assert_trees_equal, error_of
-from tests.support.processes import latest_state
+from tests.support.processes import assert_same_training
 from tests.support.reading import rows_without_timing
 from vae_jax import evaluate, explore, interpolate, sample, train
-from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime import division
 from vae_jax.runtime.files import read_json
 from vae_jax.training import steps
@@ -27,8 +24,6 @@ NUM_REPLICAS = 2
 FIELDS = {
     "seed": SEED,
     "train.num_replicas": NUM_REPLICAS,
-    "encoder.kind": "lstm",
-    "encoder.hidden_size": 8,
     # The data order, the dropout and the binarization of each must be its own.
     "data.binarization": "dynamic",
     "decoder.dropout_rate": 0.2,
@@ -36,11 +31,9 @@ FIELDS = {
     # An average is evaluated; it resumes too.
     "train.ema_decay": 0.95,
     "train.learning_rate_schedule": "cosine",
-    "train.max_gradient_norm": 100.0,
-    "train.weight_decay": 0.01,
     # At stride 1 and with many channels a layer takes its other form.
-    "decoder.filters": (6, 4, 4),
-    "decoder.strides": (2, 1, 2),
+    "decoder.filters": (6, 4),
+    "decoder.strides": (1, 4),
 }
 
 
@@ -62,36 +55,13 @@ def together(make_config, tmp_path_factory):
     return workdir
 
 
-def settings_of(config, run):
-    """The settings of training a configuration on the run's data, and so the same programs."""
-    mesh = division.make_mesh(config.train.num_replicas, config.train.batch_size)
-    return train_settings(config, RunDirectory.open(run).spec, 7, mesh)
-
-
-def assert_close(actual, expected, rtol):
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(actual[name], value, rtol=rtol, err_msg=name)
-
-
-def test_each_replica_begins_as_the_single_run_of_its_seed(config, together):
-    settings = settings_of(config, together)
-    config.train.num_replicas = 1
-    alone = settings_of(config, together)
-    for first in (SEED, 2**32 - NUM_REPLICAS):
-        states = steps.initial_state(settings, first)
-        orders = steps.epoch_order(settings, states.root_key, 3, 140)
-        for index in range(NUM_REPLICAS):
-            single = steps.initial_state(alone, first + index)
-            assert_trees_equal(jax.tree.map(operator.itemgetter(index), states), single)
-            expected = steps.epoch_order(alone, single.root_key, 3, 140)
-            np.testing.assert_array_equal(orders[index], expected)
-
-
 def test_initialization_makes_no_batch_of_matrices_to_decompose(config, together):
     # Several such batches at once can wait for each other forever (jaxlib 0.10, 0.11).
+    config.encoder.kind = "lstm"
+    mesh = division.make_mesh(NUM_REPLICAS, config.train.batch_size)
+    settings = train_settings(config, RunDirectory.open(together).spec, 7, mesh)
     seeds = np.arange(NUM_REPLICAS, dtype=np.uint32)
-    text = steps._initial_state.lower(settings_of(config, together), seeds).as_text()
+    text = steps._initial_state.lower(settings, seeds).as_text()
     calls = [line for line in text.splitlines() if "custom_call" in line and "geqrf" in line]
     shapes = [re.search(r": \(tensor<([0-9x]+)xf32>", line)[1] for line in calls]
     assert shapes
@@ -103,41 +73,27 @@ def test_each_replica_is_the_single_run_of_its_seed(config, together, tmp_path, 
     for config.seed in range(SEED, SEED + NUM_REPLICAS):
         single, replica = tmp_path / str(config.seed), together / f"replicas/seed_{config.seed}"
         train.train_and_evaluate(config, single)
-        for actual, expected in zip(
-            rows_without_timing(replica), rows_without_timing(single), strict=True
-        ):
-            assert_close(actual, expected, rtol=1e-4)
+        for row, expected in zip(*map(rows_without_timing, (replica, single)), strict=True):
+            assert row == pytest.approx(expected, rel=1e-4)
         assert read_json(replica / "summary.json")["seed"] == config.seed
-        assert {path.name for path in replica.iterdir()} >= {"plots", "metrics.csv"}
+        assert (replica / "plots").exists()
         assert list(replica.glob("events.out.tfevents.*"))
 
 
-def test_the_run_has_means_and_standard_deviations(config, together, capsys):
-    train.train_and_evaluate(config, together)
+def test_the_run_is_summarized_and_loaded(config, together, capsys):
+    vae = vae_jax.train_run(config, together)
     output = capsys.readouterr().out
     assert "the run is complete" in output and "2 seeds: validation" in output and "±" in output
+    # From Python it is the model of the first seed.
+    assert_trees_equal(vae.params, vae_jax.load_run(together, seed=SEED).params)
+    assert f"seed {SEED}, {SEED + 1}" in error_of(vae_jax.load_run, together)
     folders = RunDirectory.open(together).replica_folders
-    each = [rows_without_timing(folder) for folder in folders]
-    for row, first, second in zip(rows_without_timing(together), *each, strict=True):
-        assert first["train_loss"] != second["train_loss"]
-        for name in first:
-            np.testing.assert_allclose(row[name], (first[name] + second[name]) / 2, rtol=1e-12)
-        # Of two values the sample standard deviation is their distance over sqrt(2).
-        expected = abs(first["validation_kl"] - second["validation_kl"]) / np.sqrt(2)
-        np.testing.assert_allclose(row["validation_kl_std"], expected, rtol=1e-9)
     summary = read_json(together / "summary.json")
     assert summary["seeds"] == [SEED, SEED + 1]
     kls = [read_json(folder / "summary.json")["test"]["kl"] for folder in folders]
     np.testing.assert_allclose(summary["test"]["kl"], np.mean(kls))
     np.testing.assert_allclose(summary["test_std"]["kl"], np.std(kls, ddof=1))
     assert (together / "plots" / "loss_curves.png").exists()
-
-
-def test_from_python_a_run_of_several_seeds_is_the_model_of_the_first(config, together):
-    vae = vae_jax.train_run(config, together)
-    assert vae.seed == SEED
-    assert_trees_equal(vae.params, vae_jax.load_run(together, seed=SEED).params)
-    assert f"seed {SEED}, {SEED + 1}" in error_of(vae_jax.load_run, together)
 
 
 @pytest.mark.nightly
@@ -166,18 +122,6 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(config, tmp_path)
     train.train_and_evaluate(config, tmp_path)
-    for folder in (".", *(f"replicas/seed_{SEED + index}" for index in range(NUM_REPLICAS))):
+    assert_same_training(tmp_path, together)
+    for folder in (f"replicas/seed_{SEED + index}" for index in range(NUM_REPLICAS)):
         assert rows_without_timing(tmp_path / folder) == rows_without_timing(together / folder)
-    assert_trees_equal(latest_state(tmp_path)[0], latest_state(together)[0])
-
-
-def test_the_averages_are_evaluated(together):
-    first, (state, _) = (
-        restore_best(RunDirectory.open(together)).replicas[0],
-        latest_state(together),
-    )
-    assert first.epoch == 2
-    for params, is_average in ((state.average.params, True), (state.params, False)):
-        replica = jax.tree.map(operator.itemgetter(0), params)
-        same = jax.tree.map(np.array_equal, jax.device_get(first.params), replica)
-        assert all(jax.tree.leaves(same)) == is_average

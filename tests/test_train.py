@@ -1,4 +1,4 @@
-"""Whole runs on real digits, in this process: they learn, resume and refuse."""
+"""Whole runs on small digits, in this process: they learn, resume and refuse."""
 
 import dataclasses
 import json
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.support.common import error_of
-from tests.support.processes import assert_same_training
-from vae_jax import datasets, evaluate, interpolate, sample, train
+from tests.support.processes import assert_same_run
+from vae_jax import datasets, evaluate, sample, train
 from vae_jax.evaluation import generation
 from vae_jax.evaluation import trained_run as trained_runs
 from vae_jax.evaluation.trained_run import restore_best
@@ -26,85 +26,54 @@ from vae_jax.training.validation import evaluate_batch, evaluate_split
 PLOTS = ["interpolation.png", "loss_curves.png", "reconstructions.png", "samples.png"]
 
 
-def test_a_run_learns_and_leaves_everything(small_config, trained_run):
-    workdir, dataset = trained_run, datasets.load("mnist_5k")
+def test_a_run_leaves_everything(make_tiny_config, tiny_run):
+    workdir, config = tiny_run, make_tiny_config()
     rows = read_rows(workdir / "metrics.csv")
-    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 40), (2, 80)]
-    assert rows[1]["validation_loss"] < rows[0]["validation_loss"] < 784 * math.log(2)
-    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 7), (2, 14)]
     for row in rows:
         total = row["train_reconstruction"] + row["train_kl"]
         assert math.isclose(row["train_loss"], total, rel_tol=1e-5)
-        assert row["learning_rate"] == pytest.approx(small_config.train.learning_rate)
+        assert row["learning_rate"] == pytest.approx(config.train.learning_rate)
         assert row["gradient_norm"] > 0.0
         assert "kl_weight" not in row  # without a warmup it never changes
     assert sorted(path.name for path in (workdir / "plots").iterdir()) == PLOTS
     summary, record = (read_json(workdir / name) for name in ("summary.json", "config.json"))
     assert summary["best_epoch"] == summary["epochs_trained"] == 2
     assert summary["validation"]["loss"] == rows[1]["validation_loss"]
-    assert record["config"] == json.loads(json.dumps(small_config.to_dict()))
-    assert record["data_sha256"] == dataset.sha256
+    assert record["config"] == json.loads(json.dumps(config.to_dict()))
+    assert record["data_sha256"] == datasets.load(**config.data).sha256
     assert list(workdir.glob("events.out.tfevents.*"))
     assert "tensorflow" not in sys.modules
-    # About as good as the best picture that does not depend on the image: the mean of the pixels.
-    mean, test = dataset.train.images.mean(0) / 255.0, dataset.test.images / 255.0
+
+
+@pytest.mark.slow
+def test_a_run_learns(make_tiny_config, tmp_path, without_report):
+    config = make_tiny_config(**{"train.num_epochs": 30})
+    train.train_and_evaluate(config, tmp_path)
+    rows, dataset = read_rows(tmp_path / "metrics.csv"), datasets.load(**config.data)
+    # Better than the best picture that does not depend on the image: the mean of the pixels.
+    mean, images = dataset.train.images.mean(0) / 255.0, dataset.validation.images / 255.0
     clipped = np.clip(mean, 1e-3, 1 - 1e-3)
-    cross_entropy = -(test * np.log(clipped) + (1 - test) * np.log(1 - clipped)).sum((1, 2)).mean()
-    assert summary["test"]["loss"] < cross_entropy + 5
+    losses = -(images * np.log(clipped) + (1 - images) * np.log(1 - clipped)).sum((1, 2, 3))
+    assert rows[-1]["validation_loss"] < losses.mean() < rows[0]["validation_loss"]
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    make_tiny_config, tiny_run, tmp_path, interrupt_save_of_step, without_report, capsys
-):
-    interrupt_save_of_step(14)  # the row of epoch 2 is written, its checkpoint is not
-    with pytest.raises(KeyboardInterrupt):
-        train.train_and_evaluate(make_tiny_config(), tmp_path)
-    # A summary of the epochs so far must not pass for a complete run's.
-    evaluate.evaluate(RunDirectory.open(tmp_path))
-    assert "best epoch 1 of 1:" in capsys.readouterr().out
-    train.train_and_evaluate(make_tiny_config(), tmp_path)
-    output = capsys.readouterr().out
-    assert "resuming after epoch 1 of 2" in output
-    assert "epoch 2/2: train" in output  # a line an epoch where there is no terminal
-    assert_same_training(tmp_path, tiny_run)
-
-
-def test_modes_of_a_trained_run(small_config, copied_run, capsys):
-    paths = [copied_run / name for name in ("metrics.csv", "summary.json", "plots/samples.png")]
-    before = [path.read_bytes() for path in paths]
-    train.train_and_evaluate(small_config, copied_run)
-    assert "the run is complete" in capsys.readouterr().out
-    for path in [*paths[1:], copied_run / "plots" / "interpolation.png"]:
-        path.unlink()
-    run = RunDirectory.open(copied_run)
-    sample.sample(run)
-    images = np.load(copied_run / "samples.npy")
-    assert (images.shape, images.dtype) == ((100, 28, 28, 1), np.float32)
-    assert 0 <= images.min() < 0.1 < 0.5 < images.max() <= 1
-    interpolate.interpolate(run)
-    assert (copied_run / "plots" / "interpolation.png").exists()
-    assert not paths[1].exists()
-    evaluate.evaluate(run)
-    assert "best epoch 2 of 2" in capsys.readouterr().out
-    assert [path.read_bytes() for path in paths] == before
-
-
-def test_a_second_evaluation_compiles_nothing(trained_run):
-    data, run = to_batch(datasets.load("mnist_5k").test), RunDirectory.open(trained_run)
-    first, second = (restore_best(run).replicas[0] for _ in range(2))
+def test_a_second_evaluation_compiles_nothing(make_tiny_config, tiny_run):
+    data = to_batch(datasets.load(**make_tiny_config().data).test)
+    first, second = (restore_best(RunDirectory.open(tiny_run)).replicas[0] for _ in range(2))
     [terms] = evaluate_split(first.settings, first.params, first.root_key, data)
     generation.reconstruct(first.model, first.params, data)
     root_key = second.root_key
     with jax.no_tracing():  # what is not traced is not compiled
         assert [terms] == evaluate_split(second.settings, second.params, root_key, data)
         generation.reconstruct(second.model, second.params, data)
-    assert terms == read_json(trained_run / "summary.json")["test"]
+    assert terms == read_json(tiny_run / "summary.json")["test"]
 
 
-def test_evaluation_counts_every_image_once(trained_run):
-    replica = restore_best(RunDirectory.open(trained_run)).replicas[0]
+def test_evaluation_counts_every_image_once(make_tiny_config, tiny_run):
+    replica = restore_best(RunDirectory.open(tiny_run)).replicas[0]
     arguments = replica.settings, replica.params, replica.root_key
-    images = datasets.load("mnist_5k").test.images
+    images = datasets.load(**make_tiny_config().data).test.images[np.arange(500) % 30]
     # 500 a batch: a full one, and one of three images.
     data = Batch(np.concatenate([images, 255 - images[:3]]))
     [means] = evaluate_split(*arguments, data)
@@ -112,8 +81,8 @@ def test_evaluation_counts_every_image_once(trained_run):
     for start, stop in ((0, 250), (250, 503)):
         rows = np.arange(start, stop)
         losses += np.asarray(evaluate_batch(*arguments, data[rows], rows)["loss"], float).tolist()
-    np.testing.assert_allclose(means["loss"], np.mean(losses), atol=1e-4, rtol=0)
-    assert abs(means["loss"] - np.mean(losses[:500])) > 5e-4  # the last three count
+    np.testing.assert_allclose(means["loss"], np.mean(losses), atol=1e-5, rtol=0)
+    assert abs(means["loss"] - np.mean(losses[:500])) > 1e-3  # the last three count
 
 
 def test_a_collapsed_posterior_is_warned_of(tiny_run, tmp_path, monkeypatch, capsys):
@@ -121,44 +90,41 @@ def test_a_collapsed_posterior_is_warned_of(tiny_run, tmp_path, monkeypatch, cap
 
     def restore_untrained(*arguments):
         run = restore_to_write(*arguments)
-        zeros = jax.tree.map(jax.numpy.zeros_like, run.replicas[0].params)
-        return dataclasses.replace(
-            run, replicas=[dataclasses.replace(run.replicas[0], params=zeros)]
-        )
+        zeros = jax.tree.map(np.zeros_like, run.replicas[0].params)
+        replica = dataclasses.replace(run.replicas[0], params=zeros)
+        return dataclasses.replace(run, replicas=[replica])
 
     monkeypatch.setattr(trained_runs, "restore_to_write", restore_untrained)
     evaluate.evaluate(RunDirectory.open(tiny_run), tmp_path)
-    assert "the posterior has collapsed" in capsys.readouterr().err
+    assert "the posterior has collapsed, only 0 of 8" in capsys.readouterr().err
     assert "likelihood" not in read_json(tmp_path / "evaluation.json")
 
 
-@pytest.mark.parametrize(
-    ("loss", "most"), [({"elbo_warmup_epochs": 0}, 0), ({"elbo_warmup_epochs": 1}, 40)]
-)
-def test_the_warmup_ends_before_the_bound(small_config, loss, most):
-    small_config.loss.update(num_importance_samples=5, kl_warmup_steps=most, **loss)
-    dataset = datasets.load("mnist_5k")
-    train._check_against_data(small_config, dataset)
-    small_config.loss.kl_warmup_steps = most + 1
-    error = error_of(train._check_against_data, small_config, dataset)
+@pytest.mark.parametrize("elbo_epochs", [0, 1])
+def test_the_warmup_ends_before_the_bound(make_tiny_config, elbo_epochs):
+    config = make_tiny_config(**{"loss.num_importance_samples": 5})
+    config.loss.elbo_warmup_epochs = elbo_epochs
+    config.loss.kl_warmup_steps = most = 7 * elbo_epochs
+    dataset = datasets.load(**config.data)
+    train._check_against_data(config, dataset)
+    config.loss.kl_warmup_steps += 1
+    error = error_of(train._check_against_data, config, dataset)
     assert f"loss.kl_warmup_steps is {most + 1}, must be at most {most} " in error
 
 
 def test_a_run_trained_longer_is_one_that_was_meant_to_be(
-    make_tiny_config, tiny_run, tmp_path, without_report
+    make_tiny_config, tiny_run, tmp_path, capsys
 ):
     for num_epochs in (1, 2):
         train.train_and_evaluate(make_tiny_config(**{"train.num_epochs": num_epochs}), tmp_path)
-    assert_same_training(tmp_path, tiny_run)
+    output = capsys.readouterr().out
+    assert "resuming after epoch 1 of 2" in output
+    assert "epoch 2/2: train" in output  # a line an epoch where there is no terminal
+    assert_same_run(tmp_path, tiny_run)
     assert read_json(tmp_path / "config.json") == read_json(tiny_run / "config.json")
-    # Parameters alone cannot be trained.
+    # Parameters alone cannot be trained, and without them nothing can be sampled.
     shutil.rmtree(tmp_path / "checkpoints")
-    shutil.copy(tiny_run / "summary.json", tmp_path)
+    assert "no finished epoch yet" in error_of(sample.sample, RunDirectory.open(tmp_path))
     config = make_tiny_config(**{"train.num_epochs": 3})
     error = error_of(train.train_and_evaluate, config, tmp_path)
     assert "no checkpoint to resume from" in error
-
-
-def test_a_run_without_a_checkpoint_cannot_be_sampled(tiny_run, tmp_path):
-    shutil.copy(tiny_run / "config.json", tmp_path)
-    assert "no finished epoch yet" in error_of(sample.sample, RunDirectory.open(tmp_path))

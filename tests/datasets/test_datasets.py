@@ -25,6 +25,7 @@ def embedded():
     return datasets.load("mnist_5k")
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_mnist(prepared_mnist):
     dataset = datasets.load("mnist", data_dir=prepared_mnist)

@@ -43,6 +43,7 @@ def test_what_scikit_learn_refuses_is_not_measured(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_map", MAPS)
 @pytest.mark.parametrize("latent_size", [1, 3])
 def test_maps_repeat_and_refuse_equal_latents(make_map, latent_size):

@@ -35,6 +35,7 @@ def test_a_grid_shows_intensities_as_they_are(tmp_path):
     np.testing.assert_array_equal(matplotlib.image.imread(path), red.clip(0.0, 1.0)[0, 0])
 
 
+@pytest.mark.slow
 def test_loss_curves_have_three_panels_and_bands_of_replicas(tmp_path):
     colored = []
     for std in (None, 1.0, 20.0):
@@ -66,6 +67,7 @@ def test_the_latent_map_colors_points_by_class(tmp_path):
     assert colors(np.arange(500) % 21, 21) == without  # too many to be told apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [["$", "$$", "$0_$50"], ["a_" * 60, "b", "%s"], ["_", "", "\udcff"]]
 )
@@ -79,6 +81,7 @@ def test_names_of_classes_and_runs_may_be_anything(tmp_path, names):
     plots.overlay_loss_curves([(name, curves) for name in names])
 
 
+@pytest.mark.slow
 def test_overlaid_curves_show_every_run():
     def curves(level):
         return {column: level + 50.0 / np.arange(1, 31) for column in COLUMNS}

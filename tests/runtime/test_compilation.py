@@ -145,6 +145,7 @@ def test_a_cache_that_cannot_be_written_is_reported(
     assert capsys.readouterr().err.count("programs are compiled each time") == 2
 
 
+@pytest.mark.slow
 def test_the_flag_turns_the_cache_off(tmp_path):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("JAX_")

@@ -1,11 +1,8 @@
-"""Real training processes: started, killed, and compared by what they leave."""
+"""Real processes, and comparisons of the runs that they leave."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +12,27 @@ import numpy as np
 from tests.support.common import ROOT
 from tests.support.reading import rows_without_timing
 from vae_jax.evaluation.trained_run import restore_best
-from vae_jax.runtime.files import PARTIAL_PREFIX, read_json
+from vae_jax.runtime.files import read_json
 from vae_jax.training import steps
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import train_settings
 
-SMALL_DECODER = (
-    "--config.decoder.dense_sizes=()",
-    "--config.decoder.grid_channels=1",
-    "--config.decoder.filters=(2,)",
-    "--config.decoder.strides=(4,)",
-)
-# 3 epochs of 200 steps, of a model that takes a few milliseconds for one.
-ARGUMENTS = (
-    "--config=configs/quickstart.py",
-    "--config.latent_size=4",
-    "--config.encoder.kind=dense",
-    "--config.encoder.dense_sizes=(8,)",
-    *SMALL_DECODER,
-    "--config.train.batch_size=20",
-    "--config.train.num_epochs=3",
-    "--config.train.checkpoint_seconds=0",
-)
+# Variables of every process beside those of this one: it has one device, and adds XLA's flags.
+ENVIRONMENT = {"PYTHONPATH": "", "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+
+
+def run_python(
+    code: str, *arguments: object, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess:
+    """Runs Python code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def start(workdir: Path, *arguments: str, **environment: str) -> subprocess.Popen:
@@ -45,7 +40,7 @@ def start(workdir: Path, *arguments: str, **environment: str) -> subprocess.Pope
     return subprocess.Popen(
         [sys.executable, "-u", str(ROOT / "main.py"), f"--workdir={workdir}", *arguments],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": ""} | environment,
+        env=os.environ | ENVIRONMENT | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,21 +68,6 @@ def train(workdir: Path, *arguments: str, **environment: str) -> str:
     return output
 
 
-def is_writing_a_checkpoint(workdir: Path) -> bool:
-    """Whether an unfinished checkpoint exists."""
-    return any((workdir / "checkpoints").glob(f"{PARTIAL_PREFIX}*"))
-
-
-def kill(process: subprocess.Popen, moment: Callable[[], bool], seconds: float) -> bool:
-    """Kills a process once the moment has come, or the time is out; False if it ended before."""
-    deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline and not moment():
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
-
-
 def latest_state(workdir: Path) -> Any:
     """The newest checkpoint's state and progress, as NumPy arrays and plain values."""
     run = RunDirectory.open(workdir)
@@ -108,8 +88,7 @@ def assert_same_training(workdir: Path, expected: Path) -> None:
     (state, rows), (expected_state, expected_rows) = map(latest_state, (workdir, expected))
     assert rows == expected_rows
     jax.tree.map(np.testing.assert_array_equal, state, expected_state)
-    left = [path for path in workdir.rglob("*") if "partial" in path.name or "tmp" in path.name]
-    assert not left
+    assert not [path for path in workdir.rglob("*") if "partial" in path.name]
 
 
 def assert_same_run(workdir: Path, expected: Path) -> None:

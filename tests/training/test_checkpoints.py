@@ -15,7 +15,6 @@ from vae_jax.training.checkpoints import Checkpoints, Progress
 MODEL = small_vae(3, 4, (8, 8, 1))
 SETTINGS = make_settings(MODEL, optax.adam(0.1))
 LIKE = steps.abstract_state(SETTINGS)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LOSSES = (5.0, 3.0, 4.0, 6.0, 7.0, 8.0)
 
 
@@ -53,6 +52,7 @@ def test_the_last_three_and_the_best_stay_and_come_back(tmp_path):
     assert_trees_equal(saved.restore_params(20, LIKE.params), state_of(2).params)
 
 
+@pytest.mark.slow
 def test_a_best_epoch_between_checkpoints_is_in_the_next_one(tmp_path):
     saved, params = Checkpoints(tmp_path), state_of(2).params
     saved.save(10, state_of(1), Progress(rows_of(LOSSES[:1])))
@@ -146,6 +146,7 @@ def test_checkpoints_of_orbax_are_read_and_replaced(tmp_path, capsys):
 
 
 # Threads of Orbax that fail end after the event loop they wait for.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("item", ["params", "state", "progress"])
 def test_a_damaged_checkpoint_of_orbax_is_passed_over(tmp_path, item):

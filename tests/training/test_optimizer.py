@@ -15,7 +15,6 @@ from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from vae_jax.training.train_state import MovingAverage
 
 RANDOM = np.random.default_rng(0)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 GRADIENTS = RANDOM.normal(size=(20, 5)).astype(np.float32)
 
 
