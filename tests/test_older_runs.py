@@ -22,7 +22,6 @@ from vae_jax import (
 from vae_jax.evaluation import programs
 from vae_jax.evaluation.measures import EVALUATION_NAME, SUMMARY_NAME, Evaluation, Summary
 from vae_jax.evaluation.trained_run import restore_best
-from vae_jax.reporting.page import EXPLORER_NAME
 from vae_jax.runtime.files import read_record
 from vae_jax.training import run_directory
 from vae_jax.training.batches import to_batch
@@ -120,7 +119,7 @@ def test_every_model_that_ships_is_evaluated(name, prepared_mnist, tmp_path, mon
     monkeypatch.setattr(datasets, "load", lambda **data: some)
     evaluate.evaluate(run, tmp_path)
     explore.explore(run, tmp_path)
-    assert (tmp_path / EXPLORER_NAME).stat().st_size > 1e5
+    assert (tmp_path / "explorer.html").stat().st_size > 1e5
     classes = read_record(tmp_path / EVALUATION_NAME, Evaluation).conditional
     assert (classes is not None) == (name == "conditional")
     assert not classes or min(classes.bayes_accuracy, classes.sample_accuracy) > 0.8

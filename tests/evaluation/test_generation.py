@@ -15,7 +15,6 @@ from vae_jax.training.train_state import init_params
 
 IMAGES = np.random.RandomState(0).randint(0, 256, size=(6, 8, 8, 1)).astype(np.uint8)
 DATA = Batch(IMAGES)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from vae_jax.training import steps
 from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from vae_jax.training.validation import evaluate_batch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHAPE = (8, 8, 1)
 IMAGES = np.random.RandomState(0).randint(0, 80, size=(100, *SHAPE)).astype(np.uint8)
 DATA = Batch(IMAGES)

@@ -16,7 +16,7 @@ from vae_jax.model.priors import FlowPrior
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
-from vae_jax.runtime import devices
+from vae_jax.runtime import devices, division
 from vae_jax.runtime.batching import iterate_batches, map_batches, pad_rows
 
 # Images at once, which limits the memory of feature maps. Two sizes, so few programs are compiled.
@@ -26,8 +26,16 @@ NOTHING = Batch()  # for images without labels
 
 
 @functools.partial(jax.jit, static_argnames=("model", "method"))
-def _call(model: VAE, params: Params, method: Callable[..., Any], *arguments: Any) -> Any:
-    return apply(model, params, *arguments, method=method)
+def _call(
+    model: VAE, params: Params, method: Callable[..., Any], *rows: Any, shared: tuple = ()
+) -> Any:
+    """Calls a method of rows, and of arguments before them that all rows share."""
+
+    def call(params_and_shared: tuple, *rows: Any) -> Any:
+        params, *shared = params_and_shared
+        return apply(model, params, *shared, *rows, method=method)
+
+    return division.divide_rows(call, (params, *shared), *rows)
 
 
 def _posterior(model: VAE, batch: Batch) -> Posterior:
@@ -163,7 +171,7 @@ def iterate_images(
     """Decodes latents as `decode` does, some at a time; a key draws pixels in place of means."""
     function, indices = functools.partial(_call, model, params, _means), ()
     if pixel_key is not None:
-        function = functools.partial(_call, model, params, _draw_pixels, pixel_key)
+        function = functools.partial(_call, model, params, _draw_pixels, shared=(pixel_key,))
         indices = (np.arange(len(latents), dtype=np.int32),)
     rows = (latents, data.without_images(), *indices)
     return iterate_batches(function, _batch_size(latents), *rows)

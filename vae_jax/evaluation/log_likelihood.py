@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from vae_jax.model.posterior import LatentSample, Posterior
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.model.vae import VAE, Params, apply
-from vae_jax.runtime import devices
+from vae_jax.runtime import devices, division
 from vae_jax.runtime.batching import map_batches
 
 _SAMPLES_PER_CALL = 50  # of each image; between two calls the progress bar moves
@@ -88,40 +89,45 @@ def add_importance_samples(
     The last tenth of an image's `num_total` samples is from the prior. A sample's noise depends
     only on its image's index, `<uint32>[batch]`, and its own number.
     """
-    batch = batch.to_intensities()
     num_prior = num_total // _SAMPLES_PER_PRIOR_SAMPLE
     num_posterior = num_total - num_prior
-
-    def keys_of(stream: Stream, number: jax.Array) -> jax.Array:
-        keys = jax.vmap(functools.partial(stream_key, root_key, stream))(indices)
-        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
-
-    def draw_from_prior(number: jax.Array) -> LatentSample:
-        def draw(key: jax.Array, image: Batch) -> jax.Array:
-            one = image[None]
-            return apply(model, params, method=lambda model: model.prior(one).sample(key, 1)[0])
-
-        keys = keys_of(Stream.IMPORTANCE_PRIOR, number)
-        latents = jax.vmap(draw)(keys, batch.without_images())
-        return LatentSample(latents, posterior.log_density(latents))
-
-    def weigh(number: jax.Array) -> tuple[jax.Array, jax.Array]:
-        sample = jax.lax.cond(
-            number < num_posterior,
-            lambda: posterior.sample(keys_of(Stream.IMPORTANCE, number)),
-            lambda: draw_from_prior(number - num_posterior),
-        )
-        log_ratios, log_likelihoods = apply(
-            model, params, batch, sample[None], method="log_weights_of"
-        )
-        log_weights = importance.balance_heuristic(
-            log_ratios, log_likelihoods, num_prior / num_total
-        )
-        return log_weights[0], log_ratios[0]
-
-    # One sample of every image at a time: memory does not grow with their number.
     numbers = sums.count + jnp.arange(num_samples)
-    log_weights, log_ratios = jax.lax.map(weigh, numbers)
+
+    def weigh_images(
+        shared: Any, batch: Batch, posterior: Posterior, indices: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        params, root_key, numbers, num_posterior = shared
+        batch = batch.to_intensities()
+
+        def keys_of(stream: Stream, number: jax.Array) -> jax.Array:
+            keys = jax.vmap(functools.partial(stream_key, root_key, stream))(indices)
+            return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+        def draw_from_prior(number: jax.Array) -> LatentSample:
+            def draw(key: jax.Array, image: Batch) -> jax.Array:
+                one = image[None]
+                return apply(model, params, method=lambda model: model.prior(one).sample(key, 1)[0])
+
+            keys = keys_of(Stream.IMPORTANCE_PRIOR, number)
+            latents = jax.vmap(draw)(keys, batch.without_images())
+            return LatentSample(latents, posterior.log_density(latents))
+
+        def weigh(number: jax.Array) -> tuple[jax.Array, jax.Array]:
+            sample = jax.lax.cond(
+                number < num_posterior,
+                lambda: posterior.sample(keys_of(Stream.IMPORTANCE, number)),
+                lambda: draw_from_prior(number - num_posterior),
+            )
+            return apply(model, params, batch, sample[None], method="log_weights_of")
+
+        # One sample of every image at a time: memory does not grow with their number.
+        log_ratios, log_likelihoods = jax.lax.map(weigh, numbers)
+        return log_ratios[:, 0].T, log_likelihoods[:, 0].T
+
+    shared = params, root_key, numbers, num_posterior
+    weights = division.divide_rows(weigh_images, shared, batch, posterior, indices)
+    log_ratios, log_likelihoods = (each.T for each in weights)
+    log_weights = importance.balance_heuristic(log_ratios, log_likelihoods, num_prior / num_total)
     return importance.add_weights(sums, log_weights, log_ratios, numbers < num_posterior)
 
 
