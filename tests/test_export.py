@@ -93,6 +93,7 @@ def test_one_file_serves_any_number_of_images(kind):
                 np.testing.assert_allclose(one, other, rtol=1e-5 if name == "prior" else 0.0)
 
 
+@pytest.mark.slow
 def test_programs_are_converted_in_operations_that_jax2onnx_knows():
     for name, program in make_programs("flagship")[-1].items():
         rows = make_rows(program, 3)
@@ -136,6 +137,7 @@ def run_readme(folder, monkeypatch):
     return code, namespace
 
 
+@pytest.mark.slow
 def test_the_mode_writes_programs_weights_and_a_readme_that_runs(
     copied_run, tmp_path, monkeypatch, capsys, without_onnx
 ):
@@ -162,6 +164,7 @@ def test_the_mode_writes_programs_weights_and_a_readme_that_runs(
     np.testing.assert_array_equal(*decoded)
 
 
+@pytest.mark.slow
 def test_the_readme_of_a_prior_that_is_not_normal_draws_no_normals(
     copied_run, monkeypatch, without_onnx
 ):

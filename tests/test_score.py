@@ -44,6 +44,7 @@ def read_scores(folder):
     return [row[0] for row in rows], np.array([row[1:] for row in rows], float)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*effective sample size below 2")
 def test_own_images_are_ranked_by_file_name(binarized_run, digits, tmp_path, capsys):
     digits = np.where(digits[:3, ..., 0] > 127, 255, 0)
@@ -66,6 +67,7 @@ def test_own_images_are_ranked_by_file_name(binarized_run, digits, tmp_path, cap
     assert "of 3 images have an effective sample size below 2" in output.err
 
 
+@pytest.mark.slow
 def test_images_without_names_are_named_by_split_and_row(binarized_run, digits, tmp_path):
     score.score(binarized_run, tmp_path, num_samples=2)
     names, numbers = read_scores(tmp_path)
@@ -76,6 +78,7 @@ def test_images_without_names_are_named_by_split_and_row(binarized_run, digits, 
     assert sorted(read_scores(tmp_path)[0]) == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_gray_pixels_are_scored_by_a_run_on_gray_pixels_alone(binarized_run, tiny_run, tmp_path):
     run = RunDirectory.open(tiny_run)
     images = datasets.load(**run.config.data).test.images[:4]
@@ -97,6 +100,7 @@ def test_gray_pixels_are_scored_by_a_run_on_gray_pixels_alone(binarized_run, tin
     assert (numbers[:, 1] > -numbers[:, 0]).all()
 
 
+@pytest.mark.slow
 def test_evaluate_measures_the_likelihood(binarized_run, tmp_path, capsys):
     # The number of samples does not identify the run: it may differ.
     run = binarized_run.with_overrides({"evaluate.num_importance_samples": 20})

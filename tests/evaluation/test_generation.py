@@ -27,6 +27,7 @@ def decoded(model, params, latents):
     return jax.nn.sigmoid(apply(model, params, latents, Batch(), method="decode"))
 
 
+@pytest.mark.slow
 def test_reconstructions_and_interpolations_decode_posterior_means(trained):
     model, state = trained
     means = apply(model, state.params, Batch(IMAGES / 255.0), method="posterior").mean
@@ -41,6 +42,7 @@ def test_reconstructions_and_interpolations_decode_posterior_means(trained):
     np.testing.assert_allclose(lines[:, 2], middle, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_decode_latents_of_the_prior_by_the_stream_of_the_key(trained):
     model, state = trained
     images = generation.sample(model, state.params, state.root_key, 4)

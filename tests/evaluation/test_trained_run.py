@@ -32,6 +32,7 @@ def write_run(folder, data_name="mnist_5k", image_shape=(28, 28, 1)):
     return replica
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data_name", "image_shape", "is_negative"),
     [

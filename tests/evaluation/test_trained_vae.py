@@ -69,6 +69,7 @@ def test_the_shapes_of_results(vae, images):
     assert {*np.unique(vae.sample(9, pixels=True))} == {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_scores_are_of_each_image_in_any_order(vae, images):
     pixels = images[:, :, :, 0] > 127
     with warnings.catch_warnings():
@@ -93,6 +94,7 @@ def test_scores_are_of_each_image_in_any_order(vae, images):
     np.testing.assert_allclose(single["negative_elbo"], -single["log_likelihood"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_estimate_of_a_single_sample_is_warned_of(vae, images):
     inverted = images < 128
     with pytest.warns(UserWarning, match="^7 of 7 images have an effective sample size") as caught:
@@ -124,6 +126,7 @@ def test_other_arguments_are_refused(vae, method, arguments, error, expected):
         getattr(vae, method)(*arguments)
 
 
+@pytest.mark.slow
 def test_color_images_need_their_channels():
     decoder = {"dense_sizes": (), "grid_channels": 1, "filters": (2,), "strides": (2,)}
     encoder = {"kind": "dense", "dense_sizes": (4,)}

@@ -183,6 +183,7 @@ def test_samples_are_decided_by_seed_image_and_number(trained):
         assert ten.elbo[row] == pytest.approx((joint - q)[:9].mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_by_its_pixels_an_image_has_the_same_estimate_in_every_place(trained):
     indices = log_likelihood.indices_by_pixels(DATA.images)
     assert indices.dtype == np.uint32

@@ -61,6 +61,7 @@ def table_of(sections, name):
     return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
 
 
+@pytest.mark.slow
 def test_a_report_is_two_files_without_external_links(tmp_path, capsys):
     write_run(tmp_path / "baseline", "baseline", [100.6])
     write_run(tmp_path / "optimized", "optimized", [102.3])

@@ -50,6 +50,7 @@ def test_binarized_pixels_are_drawn_anew_and_repeatably(monkeypatch):
     assert not np.array_equal(first["mean"], gray["mean"])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_an_error(monkeypatch):
     monkeypatch.setattr(prior_fitting, "_LEARNING_RATE", np.inf)
     assert "not finite at step 2" in error_of(fit, 130)

@@ -84,6 +84,7 @@ def test_a_step_is_adam_on_the_mean_loss(state):
     )
 
 
+@pytest.mark.slow
 def test_steps_move_every_parameter_consume_the_state_and_lower_the_loss(state):
     before, losses = jax.tree.map(np.array, state.params), []
     for _ in range(60):

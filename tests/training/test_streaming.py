@@ -1,16 +1,18 @@
 """Training images that are streamed: the same run as with all of them on the device."""
 
+import time
+
 import jax
 import numpy as np
 import pytest
 
-from tests.support.common import assert_trees_equal, make_small_config
+from tests.support.common import assert_trees_equal, error_of, make_small_config
 from tests.support.reading import rows_without_timing
 from vae_jax import train
 from vae_jax.datasets import image_arrays
 from vae_jax.model.structs import Batch
 from vae_jax.runtime import devices, division
-from vae_jax.training import streaming
+from vae_jax.training import streaming, trainer
 from vae_jax.training.checkpoints import Checkpoints, _read
 
 pytestmark = pytest.mark.usefixtures("without_report")
@@ -82,3 +84,37 @@ def test_images_beyond_a_quarter_of_the_free_memory_are_streamed(
     placed = streaming.place(data, "auto", 2, 1, division.make_mesh(1, 2))
     assert isinstance(placed, streaming.StreamedData) == is_streamed
     assert ("streamed" in capsys.readouterr().out) == is_streamed
+
+
+@pytest.mark.slow
+def test_images_that_change_end_the_run_which_is_saved(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "_BLOCK_BYTES", 5 * 10 * 64)
+    original, train_one_epoch = images.read_bytes(), trainer.train_one_epoch
+
+    def change_file(settings, state, data, epoch, *arguments):
+        if epoch == 2:
+            images.write_bytes(original[:-6000] + bytes(6000))
+        return train_one_epoch(settings, state, data, epoch, *arguments)
+
+    monkeypatch.setattr(trainer, "train_one_epoch", change_file)
+    config = config_of(images, "false", checkpoint_seconds=1000.0)
+    error = error_of(train.train_and_evaluate, config, tmp_path / "run")
+    assert str(images) in error and "saved after" in error
+    images.write_bytes(original)
+    monkeypatch.setattr(trainer, "train_one_epoch", train_one_epoch)
+    train.train_and_evaluate(config_of(images, "true"), tmp_path / "run")
+    train.train_and_evaluate(config_of(images, "false"), tmp_path / "expected")
+    assert_trees_equal(arrays_of(tmp_path / "run"), arrays_of(tmp_path / "expected"))
+
+
+def test_a_slow_disk_is_reported_once(monkeypatch, capsys):
+    monkeypatch.setattr(streaming, "_MIN_SECONDS", 0.0)
+    data = Batch(np.arange(6, dtype=np.int32))
+    streamed = streaming.StreamedData(data, 2, 1, division.make_mesh(1, 2))
+    streamed.steps_per_block = 1
+    send = streamed._send
+    monkeypatch.setattr(streamed, "_send", lambda rows: (time.sleep(0.02), send(rows))[1])
+    for _ in range(2):
+        for step, (block, _) in enumerate(streamed.blocks(jax.numpy.arange(6), 0)):
+            np.testing.assert_array_equal(block.images, [[2 * step, 2 * step + 1]])
+    assert capsys.readouterr().err.count("training waits for images") == 1

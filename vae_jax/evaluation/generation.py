@@ -84,6 +84,11 @@ def encode(model: VAE, params: Params, data: Batch) -> Posterior:
     return map_batches(functools.partial(encode_batch, model, params), _batch_size(data), data)
 
 
+def iterate_posteriors(model: VAE, params: Params, data: Batch) -> Iterator[Posterior]:
+    """Encodes images as `encode` does, some at a time."""
+    return iterate_batches(functools.partial(encode_batch, model, params), _batch_size(data), data)
+
+
 def decode(model: VAE, params: Params, latents: np.ndarray, data: Batch = NOTHING) -> np.ndarray:
     """Decodes latent vectors `<float>[n, latent]`: `<float>[n, height, width, channels]`."""
     return np.concatenate([*iterate_images(model, params, latents, data)])

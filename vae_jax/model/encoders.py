@@ -1,6 +1,8 @@
 """Encoders: each maps a batch of images to its posterior q(z | x)."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +11,6 @@ import jax.numpy as jnp
 from vae_jax.model.dense import ACTIVATIONS, Activation, Dense
 from vae_jax.model.posterior import Posterior
 from vae_jax.model.structs import Batch
-from vae_jax.runtime import devices
 
 # Means of "relu" are never negative.
 MEAN_ACTIVATIONS: dict[str, Activation] = {"none": lambda mean: mean, "relu": nn.relu}
@@ -38,17 +39,33 @@ class _Encoder(nn.Module):
 
 def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -> jax.Array:
     """Applies an LSTM layer, part of the module that calls this; returns every row's output."""
-    scanned = nn.scan(
-        nn.OptimizedLSTMCell,
-        variable_broadcast="params",
-        split_rngs={"params": False},
-        in_axes=1,
-        out_axes=1,
-        reverse=reverse,
-        unroll=devices.by_platform(_ROWS_ON_CPU, _ROWS_ON_ACCELERATOR),
-    )
+
+    def scanned(unroll: int) -> Callable[..., nn.Module]:
+        return nn.scan(
+            nn.OptimizedLSTMCell,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+            reverse=reverse,
+            unroll=unroll,
+        )
+
     zeros = jnp.zeros((rows.shape[0], hidden_size), rows.dtype)
-    return scanned(hidden_size, name=name)((zeros, zeros), rows)[1]
+    layer = scanned(_ROWS_ON_CPU)(hidden_size, name=name)
+    if layer.is_initializing():
+        return layer((zeros, zeros), rows)[1]
+
+    def read(unroll: int, params: Any, rows: jax.Array) -> Any:
+        return scanned(unroll)(hidden_size).apply({"params": params}, (zeros, zeros), rows)[1]
+
+    # Chosen when the program is compiled, as the transposed convolutions' form is.
+    return jax.lax.platform_dependent(
+        layer.variables["params"],
+        rows,
+        cpu=functools.partial(read, _ROWS_ON_CPU),
+        default=functools.partial(read, _ROWS_ON_ACCELERATOR),
+    )
 
 
 class LSTMEncoder(_Encoder):

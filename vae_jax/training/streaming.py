@@ -1,6 +1,8 @@
 """Training images that do not lie on the devices: they are sent a block of steps at a time."""
 
 import math
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +18,8 @@ from vae_jax.training.steps import MAX_CHUNK_STEPS
 
 _BLOCK_BYTES = 64 << 20  # of images in a block, unless a step alone needs more
 _MAX_FRACTION = 0.25  # of the free memory that all images may take
+# The fraction of an epoch, if it lasts some seconds, from which waiting for images is reported.
+_MAX_WAITING, _MIN_SECONDS = 0.2, 5.0
 
 
 class StreamedData:
@@ -31,6 +35,7 @@ class StreamedData:
         self.steps_per_block = min(MAX_CHUNK_STEPS, max(1, _BLOCK_BYTES // step_bytes))
         replicas = (REPLICA_AXIS,) if num_replicas > 1 else ()
         self._sharding = NamedSharding(mesh, P(*replicas, None, DATA_AXIS))
+        self._is_reported = False
 
     def __len__(self) -> int:
         return len(self._data)
@@ -53,11 +58,24 @@ class StreamedData:
             return
         with ThreadPoolExecutor(1, "reading images") as pool:
             ahead = pool.submit(self._send, rows[..., first // size, :, :])
+            waited, start = 0.0, time.perf_counter()
             for number in range(first // size, num_blocks):
+                asked = time.perf_counter()
                 block = ahead.result()
+                waited += time.perf_counter() - asked
                 if number + 1 < num_blocks:
                     ahead = pool.submit(self._send, rows[..., number + 1, :, :])
                 yield block, min((number + 1) * size, num_steps)
+        self._report_waiting(waited, time.perf_counter() - start)
+
+    def _report_waiting(self, waited: float, seconds: float) -> None:
+        if seconds > _MIN_SECONDS and waited > _MAX_WAITING * seconds and not self._is_reported:
+            self._is_reported = True
+            print(
+                f"training waits for images {waited / seconds:.0%} of the time: a copy on a faster "
+                "disk would help",
+                file=sys.stderr,
+            )
 
     def _send(self, rows: np.ndarray) -> Batch:
         """Reads the images of `rows`, `<int>[..., steps, batch]`, where they are needed."""

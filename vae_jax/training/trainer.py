@@ -34,6 +34,14 @@ from vae_jax.training.validation import evaluate_split
 _CHUNK_SECONDS = 1.5
 
 
+class ReadError(UserError):
+    """Training images cannot be read; has the state and the epoch's steps until then."""
+
+    def __init__(self, problem: UserError, state: TrainState, steps: StepMetrics | None):
+        super().__init__(str(problem))
+        self.state, self.steps = state, steps
+
+
 def _chunk_length(seconds_per_step: float) -> int:
     """Chooses how many steps one call to the device takes, the same in every process."""
     seconds = max(devices.max_over_processes(seconds_per_step), 1e-6)
@@ -63,8 +71,8 @@ def train_one_epoch(
     Returns the new state, and the metrics of each step so far, `<float32>[steps, ...]` in NumPy.
 
     Raises:
-      UserError: a loss or gradient is not finite and the settings do not skip it, or streamed
-        images cannot be read.
+      UserError: a loss or gradient is not finite, and the settings do not skip it.
+      ReadError: streamed images cannot be read.
     """
     num_steps = len(data) // settings.batch_size
     number = devices.to_device(np.int32(epoch))
@@ -72,10 +80,16 @@ def train_one_epoch(
     finished = [] if previous_steps is None else [previous_steps]
     first = 0 if previous_steps is None else len(previous_steps)
     step = (epoch - 1) * num_steps + first
-    blocks, running, length, begun, should_end = iter([(data, num_steps)]), None, 1, 0.0, False
+    running, length, begun, should_end, problem = None, 1, 0.0, False, None
+    blocks = iter([(data, num_steps)])
     if isinstance(data, StreamedData):
         blocks, order = data.blocks(order, first), None
-    for images, end in blocks:
+    while first < num_steps and not should_end:
+        try:
+            images, end = next(blocks)
+        except UserError as error:
+            problem = error
+            break
         while first < end and not should_end:
             count = min(length, end - first)
             place = devices.to_device((np.int32(first), np.int32(count)))
@@ -88,10 +102,10 @@ def train_one_epoch(
             begun, running = time.perf_counter(), (chunk, count)
             first += count
             should_end = should_stop()
-        if should_end:
-            break
     if running:
         finished.append(_finish(settings, *running, epoch, step, bar))
+    if problem:
+        raise ReadError(problem, state, metrics.concatenate(finished) if finished else None)
     return state, metrics.concatenate(finished)
 
 
@@ -237,9 +251,16 @@ class Trainer:
         start = time.perf_counter()
         settings = self._settings.in_epoch(epoch)
         epoch_steps = self._progress.steps
-        self._state, epoch_steps = train_one_epoch(
-            settings, self._state, self._data, epoch, bar, epoch_steps, self._should_stop
-        )
+        try:
+            self._state, epoch_steps = train_one_epoch(
+                settings, self._state, self._data, epoch, bar, epoch_steps, self._should_stop
+            )
+        except ReadError as error:
+            self._state = error.state
+            seconds = self._progress.seconds + time.perf_counter() - start
+            self._progress = Progress(self._progress.rows, error.steps, seconds)
+            self._save()
+            raise UserError(f"{error}; saved after {self._place()}") from error
         seconds = self._progress.seconds + time.perf_counter() - start
 
         def stop_if_requested() -> None:
