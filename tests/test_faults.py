@@ -14,7 +14,7 @@ from tests.support import processes
 from tests.support.common import error_of, full_disk
 from tests.support.reading import rows_without_timing
 from vae_jax import sample, train
-from vae_jax.evaluation import plots
+from vae_jax.evaluation import summary
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.system_errors import system_errors_as_user_errors
 from vae_jax.training import run_directory, steps, trainer
@@ -46,7 +46,7 @@ def failing_on_call(monkeypatch, owner, name, number, fault):
     [
         (MetricsWriter, "write", 2),
         (Checkpoints, "save", 2),
-        (plots, "save_reconstructions", 1),
+        (summary, "save_reconstructions", 1),
     ],
     ids=["metrics", "checkpoint", "plot"],
 )

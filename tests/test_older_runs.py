@@ -1,10 +1,12 @@
-"""Runs and models that ship open in every mode, and are those of their records."""
+"""Runs and models that ship open in every mode of a version with more fields and measures."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,13 +20,17 @@ from vae_jax import (
     modes,
     report,
     shipped_configs,
+    train,
 )
 from vae_jax.evaluation import programs
 from vae_jax.evaluation.measures import EVALUATION_NAME, SUMMARY_NAME, Evaluation, Summary
 from vae_jax.evaluation.trained_run import restore_best
-from vae_jax.runtime.files import read_record
-from vae_jax.training import run_directory
+from vae_jax.model import losses, objective
+from vae_jax.runtime.files import read_json, read_record
+from vae_jax.runtime.interrupts import Interrupted
+from vae_jax.training import run_directory, steps, trainer
 from vae_jax.training.batches import to_batch
+from vae_jax.training.metrics import read_rows
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.validation import evaluate_split
 
@@ -32,13 +38,68 @@ from vae_jax.training.validation import evaluate_split
 RUNS = [*ROOT.glob("models/*"), *(path.parent for path in ROOT.glob("docs/runs/*/config.json"))]
 
 
+def with_fields(get_config):
+    """Adds a field to a group of every configuration, and a group."""
+
+    def wrapped(*arguments):
+        config = get_config(*arguments)
+        config.train.extra = 0.5
+        config.extra = {"kind": "none"}
+        return config
+
+    return wrapped
+
+
+def with_term(function):
+    """Adds a term to those of a loss."""
+
+    def wrapped(*arguments):
+        terms = function(*arguments)
+        return {**terms, "extra": 2.0 * terms["kl"]}
+
+    return wrapped
+
+
+def with_number(training_loss):
+    """Adds a number to those of a step."""
+
+    def wrapped(*arguments):
+        loss, (terms, numbers) = training_loss(*arguments)
+        return loss, (terms, {**numbers, "extra_number": loss / 2.0})
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def newer_version():
+    """Makes this process that of a version with these."""
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name, wrap in (
+            (shipped_configs, "get_config", with_fields),
+            (losses, "negative_elbo", with_term),
+            (objective, "_importance_weighted_terms", with_term),
+            (steps, "training_loss", with_number),
+        ):
+            patch.setattr(owner, name, wrap(getattr(owner, name)))
+        jax.clear_caches()  # of what the other version compiled
+        yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def newer():
+    with newer_version():
+        yield
+
+
 @pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
-def test_every_run_that_ships_opens(folder):
+def test_every_run_that_ships_opens(newer, folder):
     run = RunDirectory.open(folder)
     fields = configuration.flatten(run.config.to_dict())
     recorded = configuration.flatten(run.record["config"])
     assert {name: fields[name] for name in recorded} == recorded
     younger = {name: fields[name] for name in fields.keys() - recorded.keys()}
+    assert younger.items() >= {"train.extra": 0.5, "extra.kind": "none"}.items()
     assert younger == {name: configuration.default_fields()[name] for name in younger}
     run_directory.check_resumes(run, run.with_overrides({"sample.pixels": True}).config)
 
@@ -58,7 +119,7 @@ FILES = {
 @pytest.mark.parametrize(
     "name", ["small", "conditional", pytest.param("flagship", marks=pytest.mark.nightly)]
 )
-def test_every_model_that_ships_is_used(name, tmp_path, monkeypatch):
+def test_every_model_that_ships_is_used(newer, name, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "has_onnx", lambda: False)  # which takes a minute
     digits = datasets.load("mnist_5k").test[np.arange(0, 480, 40)]
     # In black and white, of which every model has a likelihood.
@@ -110,7 +171,7 @@ def test_threads_of_a_program_get_the_numbers_of_one():
 @pytest.mark.nightly
 @needs_mnist
 @pytest.mark.parametrize("name", ["small", "conditional", "flagship"])
-def test_every_model_that_ships_is_evaluated(name, prepared_mnist, tmp_path, monkeypatch):
+def test_every_model_that_ships_is_evaluated(newer, name, prepared_mnist, tmp_path, monkeypatch):
     fields = {"data.data_dir": prepared_mnist, "evaluate.num_importance_samples": 2}
     run = RunDirectory.open(ROOT / "models" / name).with_overrides(fields)
     whole = datasets.load(**run.config.data)
@@ -120,13 +181,15 @@ def test_every_model_that_ships_is_evaluated(name, prepared_mnist, tmp_path, mon
     evaluate.evaluate(run, tmp_path)
     explore.explore(run, tmp_path)
     assert (tmp_path / "explorer.html").stat().st_size > 1e5
+    terms = read_record(tmp_path / SUMMARY_NAME, Summary).test
+    assert terms["extra"] == pytest.approx(2.0 * terms["kl"])
     classes = read_record(tmp_path / EVALUATION_NAME, Evaluation).conditional
     assert (classes is not None) == (name == "conditional")
     assert not classes or min(classes.bayes_accuracy, classes.sample_accuracy) > 0.8
 
 
 @pytest.mark.slow
-def test_the_runs_that_ship_are_reported(tmp_path, capsys):
+def test_the_runs_that_ship_are_reported(newer, tmp_path, capsys):
     shutil.copytree(ROOT / "docs/runs", tmp_path / "runs")
     report.write_report(tmp_path / "runs")
     # Nothing is measured anew or left out: the pages are written, and no more is said.
@@ -134,3 +197,37 @@ def test_the_runs_that_ship_are_reported(tmp_path, capsys):
     assert lines == [f"wrote {tmp_path}/runs/report.{suffix}" for suffix in ("html", "md")]
     page = (tmp_path / "runs" / "report.md").read_text()
     assert all(folder.name in page for folder in RUNS if folder.parent.name == "runs")
+
+
+def longer(workdir, num_epochs):
+    """The configuration of a run, as this version reads it, with another number of epochs."""
+    config = RunDirectory.open(workdir).config
+    config.train.num_epochs = num_epochs
+    return config
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_amid_an_epoch(tiny_run, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run, workdir)
+    before = read_rows(workdir / "metrics.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_CHUNK_SECONDS", 0.0)  # a step each
+        patch.setattr(trainer.Trainer, "_should_stop", lambda self: True)
+        with pytest.raises(Interrupted, match="saved after step 15, epoch 2 of 3 and a part"):
+            train.train_and_evaluate(longer(workdir, 3), workdir)
+    assert "extra" not in read_json(workdir / "config.json")["config"]
+    with newer_version():
+        train.train_and_evaluate(longer(workdir, 4), workdir)
+        assert "resuming after step 15, epoch 2 of 4" in capsys.readouterr().out
+        train.train_and_evaluate(longer(workdir, 4), workdir)
+        assert "the run is complete" in capsys.readouterr().out
+    *first, third, fourth = read_rows(workdir / "metrics.csv")
+    assert first == before
+    assert "train_extra" not in third  # its first step did not measure it
+    assert third.keys() | {"train_extra", "extra_number"} == fourth.keys()
+    assert fourth["train_extra"] == pytest.approx(2.0 * fourth["train_kl"], rel=1e-5)
+    assert fourth["validation_extra"] == pytest.approx(2.0 * fourth["validation_kl"])
+    summary = read_record(workdir / SUMMARY_NAME, Summary)
+    assert summary.epochs_trained == 4
+    assert summary.test["extra"] == pytest.approx(2.0 * summary.test["kl"])

@@ -4,18 +4,17 @@ import contextlib
 import io
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.common import ROOT, error_of
+from tests.support.common import error_of
 from tests.support.processes import latest_state, start, wait_for_line
 from vae_jax import encode, evaluate, explore, export, report, sample
 from vae_jax.datasets import image_folder
-from vae_jax.evaluation.input_images import png_files
+from vae_jax.evaluation.image_output import png_writer
 from vae_jax.evaluation.measures import EVALUATION_NAME, Evaluation, LikelihoodMeasures
 from vae_jax.runtime.files import read_record, write_atomically
 from vae_jax.runtime.output_record import OUTPUT_MARKER, record_names, written_names
@@ -23,8 +22,7 @@ from vae_jax.training.run_directory import RunDirectory
 
 
 def write_pngs(folder, images, names=None):
-    with png_files(folder, len(images), names) as write:
-        write(images)
+    png_writer(folder, len(images), names)(images)
 
 
 @pytest.fixture
@@ -76,22 +74,12 @@ def test_recorded_output_is_never_data(tmp_path):
     record_names(tmp_path, ["samples", "latents.npz"])
     folder = image_folder.list_images(str(tmp_path))
     assert len(folder.files) == 12
-    assert folder.outputs == (str(tmp_path / "samples"),)
     (tmp_path / "out").mkdir()
     shutil.move(tmp_path / "samples", tmp_path / "out")
     record_names(tmp_path / "out", ["samples"])
     assert "is a run's output" in error_of(image_folder.list_images, str(tmp_path / "out"))
     # A folder that is named itself is the one that the user wants.
     assert len(image_folder.list_images(str(tmp_path / "out" / "samples")).files) == 3
-
-
-@pytest.mark.parametrize("place", [".", "out", ".."])
-def test_input_and_output_are_apart(run, tmp_path, place):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    error = error_of(encode.encode, run, pictures / place, input=pictures)
-    assert "overlaps --input" in error
-    assert not contents(tmp_path)
 
 
 def test_each_image_has_a_file_of_its_own(tmp_path):
@@ -126,21 +114,6 @@ def test_a_name_that_is_no_text_is_written_escaped(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
-def test_an_output_on_a_full_disk_is_reported():
-    code = "from vae_jax.runtime import output\nwith output.quiet_without_reader():\n    print()"
-    with open("/dev/full", "w") as full:
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONUNBUFFERED": ""},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: standard output: No space left on device")
-
-
 @pytest.mark.slow
 def test_training_without_a_reader_ends_quietly_and_keeps_its_epochs(tmp_path, tiny_arguments):
     process = start(tmp_path / "run", *tiny_arguments, "--config.train.num_epochs=100000")

@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 
 from tests.support.common import ROOT
 from vae_jax import __main__ as main
-from vae_jax.runtime import compilation
+from vae_jax.runtime import compilation, division
 
 
 @pytest.fixture
@@ -64,6 +64,7 @@ def test_the_command_line_sets_the_flags_of_a_gpu(monkeypatch, is_deterministic)
     called = []
     for name in ("fix_options", "set_cpu_flags", "set_gpu_flags", "use_cache"):
         monkeypatch.setattr(compilation, name, lambda name=name: called.append(name))
+    monkeypatch.setattr(division, "offer_cores", lambda: called.append("offer_cores"))
     with flagsaver.flagsaver(deterministic=is_deterministic):
         flags.FLAGS.mark_as_parsed()
         assert main._start_jax()

@@ -39,12 +39,11 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_system_without_locks_is_told_once_and_works(tmp_path):
+def test_a_system_without_locks_works(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_LOCKS, tmp_path], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("cannot lock files") == 1
     assert not [*tmp_path.glob(".decoding.*")]
 
 

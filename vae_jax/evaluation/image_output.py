@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vae_jax.model.likelihoods import MAX_PIXEL
+from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import atomic_file, write_atomically
 
 _MIN_SIDE = 75  # pixels of a grid that a small image's longer side has, about
@@ -47,6 +48,9 @@ def png_writer(
 
     Its images are `<float>[n, height, width, channels]`. Names are `<str>[num_images]`, subfolders
     included. If None, numbers replace all files whose names are numbers.
+
+    Raises:
+      UserError: two files would have the same name.
     """
     if names is None:
         for path in folder.glob("*.png"):
@@ -54,12 +58,15 @@ def png_writer(
                 path.unlink()
         width = len(str(num_images - 1))
         names = np.array([f"{row:0{width}}.png" for row in range(num_images)])
-    left = iter(names.tolist())
+    files = [name if name.lower().endswith(".png") else f"{name}.png" for name in names.tolist()]
+    if len({*files}) < len(files):
+        twice = next(file for index, file in enumerate(files) if file in files[:index])
+        raise UserError(f"two images would be written to {twice!r}; rename one")
+    left = iter(files)
 
     def write(images: np.ndarray) -> None:
-        for image, name in zip(images, left, strict=False):
-            suffix = "" if name.lower().endswith(".png") else ".png"
-            _write_png(folder / f"{name}{suffix}", image)
+        for image, file in zip(images, left, strict=False):
+            _write_png(folder / file, image)
 
     return write
 

@@ -76,10 +76,11 @@ def defer_signals() -> Iterator[Request]:
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in _NUMBERS}
 
     def note(signal_number: int, frame: FrameType | None) -> None:
-        if request.signal_number is not None:
+        if request.signal_number is None:
+            request.signal_number = signal_number
+        else:
             signal.signal(signal_number, handlers[signal_number])
             signal.raise_signal(signal_number)
-        request.signal_number = signal_number
 
     for number in _NUMBERS:
         signal.signal(number, note)
