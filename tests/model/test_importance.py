@@ -48,8 +48,8 @@ def trained(monkeypatch):
     return make_model(2)
 
 
-def estimate(trained, num_samples, data=DATA):
-    return log_likelihood.estimate(*trained, data, num_samples)
+def estimate(trained, num_samples, data=DATA, indices=None):
+    return log_likelihood.estimate(*trained, data, num_samples, indices)
 
 
 def quadrature(trained, latent_size):
