@@ -48,8 +48,8 @@ def trained(monkeypatch):
     return make_model(2)
 
 
-def estimate(trained, num_samples, data=DATA, indices=None):
-    return log_likelihood.estimate(*trained, data, num_samples, indices)
+def estimate(trained, num_samples, data=DATA, **options):
+    return log_likelihood.estimate(*trained, data, num_samples, **options)
 
 
 def quadrature(trained, latent_size):
