@@ -52,7 +52,7 @@ def test_values_that_are_not_allowed_are_one_line():
     for path, allowed in ALLOWED.items():
         for value in outside(allowed):
             value = (value,) if isinstance(defaults[path], tuple) else value
-            error = error_of(configuration.from_fields, {path: value})
+            error = error_of(configuration.from_dict, {path: value})
             assert error.startswith(f"{path} is ") and "must be" in error
 
 
@@ -95,7 +95,7 @@ SEVERAL = {"loss.num_importance_samples": 5}
     ids=str,
 )
 def test_fields_that_are_wrong_or_do_not_fit_together(changes, expected):
-    assert expected in error_of(configuration.from_fields, changes)
+    assert expected in error_of(configuration.from_dict, changes)
 
 
 @pytest.mark.parametrize(
@@ -110,5 +110,5 @@ def test_fields_that_are_wrong_or_do_not_fit_together(changes, expected):
     ids=str,
 )
 def test_fields_that_fit_together(changes):
-    fields = configuration.flatten(configuration.from_fields({}, changes).to_dict())
+    fields = configuration.flatten(configuration.from_dict({}, changes).to_dict())
     assert fields == configuration.default_fields() | changes

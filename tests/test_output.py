@@ -77,7 +77,9 @@ def test_recorded_output_is_never_data(tmp_path):
     (tmp_path / "out").mkdir()
     shutil.move(tmp_path / "samples", tmp_path / "out")
     record_names(tmp_path / "out", ["samples"])
-    assert "output of modes are ignored" in error_of(image_folder.list_images, str(tmp_path / "out"))
+    assert "output of modes are ignored" in error_of(
+        image_folder.list_images, str(tmp_path / "out")
+    )
     # A folder that is named itself is the one that the user wants.
     assert len(image_folder.list_images(str(tmp_path / "out" / "samples")).files) == 3
 

@@ -54,7 +54,7 @@ def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
     else:
         raise UserError("--config is missing; give a file, e.g. --config=configs/baseline.py")
     overrides, rest = command_line.read_overrides(arguments, fields)
-    config = configuration.from_fields(fields, overrides)
+    config = configuration.from_dict(fields, overrides)
     mode = modes.get_mode(name)
     given = mode.parse(rest)
     first_arguments: tuple[Any, ...] = (workdir, overrides)

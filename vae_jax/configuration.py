@@ -37,8 +37,7 @@ def check_field(path: str) -> None:
         raise UserError(f"{path} is not a field of a configuration; closest match: {closest}")
 
 
-def describe_type(default: Any) -> str:
-    """Describes the type of a field, given its default."""
+def _describe_type(default: Any) -> str:
     if isinstance(default, tuple):
         return 'a tuple of int, like "(1, 2)"'
     return "str or None" if default is None else type(default).__name__
@@ -61,7 +60,7 @@ def check_types(fields: _Fields) -> None:
         if path not in defaults:
             check_field(path)
         if not _has_type_of(value, defaults[path]):
-            raise UserError(f"{path} is {value!r}, must be {describe_type(defaults[path])}")
+            raise UserError(f"{path} is {value!r}, must be {_describe_type(defaults[path])}")
 
 
 def _require(path: str, value: Any, is_valid: bool, allowed: str) -> None:
@@ -116,20 +115,18 @@ def _rules(f: _Fields) -> Iterator[tuple[str, bool, str]]:
     yield "loss.kl_weight", is_possible, "1.0 unless loss.num_importance_samples is 1"
 
 
-def from_fields(fields: _Fields, overrides: _Fields | None = None) -> ml_collections.ConfigDict:
-    """Makes a checked configuration.
+def from_dict(
+    config: Mapping[str, Any], overrides: _Fields | None = None
+) -> ml_collections.ConfigDict:
+    """Makes a checked configuration from nested dictionaries, or from fields by dotted path.
 
-    A field that is missing, as in the `config.json` of an older run, has its default. A new field's
-    default must therefore be the behavior before the field.
-
-    Args:
-      fields: values by dotted path.
-      overrides: fields to change, by dotted path.
+    The overrides, by dotted path, replace fields. A field that is missing, as in the `config.json`
+    of an older run, has its default, which must therefore be the behavior before the field.
 
     Raises:
       UserError: names the field, its value and the allowed values.
     """
-    fields = {**default_fields(), **fields, **(overrides or {})}
+    fields = {**default_fields(), **flatten(config), **(overrides or {})}
     check_types(fields)
     allowed = shipped_configs.allowed_values()
     for path, value in fields.items():
@@ -140,16 +137,9 @@ def from_fields(fields: _Fields, overrides: _Fields | None = None) -> ml_collect
             _require(path, value, is_path, "the path of a file or folder on this machine")
     for path, is_valid, condition in _rules(fields):
         _require(path, fields[path], is_valid, condition)
-    config = shipped_configs.get_config()
-    config.update_from_flattened_dict(fields)
-    return config
-
-
-def from_dict(
-    config: Mapping[str, Any], overrides: _Fields | None = None
-) -> ml_collections.ConfigDict:
-    """Makes a checked configuration from nested dictionaries, as `from_fields` does."""
-    return from_fields(flatten(config), overrides)
+    checked = shipped_configs.get_config()
+    checked.update_from_flattened_dict(fields)
+    return checked
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

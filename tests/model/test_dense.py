@@ -15,15 +15,6 @@ def arrays_of(num_rows, num_columns, batch_size=5):
     return [jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize(
-    ("num_rows", "num_columns", "num_pieces"),
-    [(12544, 784, 98), (3584, 480, 14), (64, 4096, 2), (1009, 784, 1), (196, 98, 1)],
-)
-def test_large_kernels_are_taken_in_pieces(num_rows, num_columns, num_pieces):
-    kernel = jax.ShapeDtypeStruct((num_rows, num_columns), jnp.float32)
-    assert dense._num_pieces(kernel) == num_pieces
-
-
 @pytest.mark.parametrize("num_rows", [1024, 96])
 def test_products_and_gradients_are_those_of_a_plain_product(num_rows):
     x, kernel, cotangent = arrays_of(num_rows, 512)

@@ -44,14 +44,6 @@ def test_binary_pixels_are_drawn_with_the_probability_of_their_intensity():
     assert np.any(batch.binarize(jax.random.key(1)).images != drawn.images)
 
 
-@pytest.mark.parametrize("rows", [slice(1, 4), np.array([4, 0, 0])])
-def test_rows_are_those_of_images_and_labels(rows):
-    assert_equal(BATCH[rows], PIXELS[rows], LABELS[rows])
-    assert Batch(PIXELS)[rows].labels is None
-    assert isinstance(BATCH[rows].images, np.ndarray)  # nothing is sent to a device
-    assert len(BATCH[rows]) == len(LABELS[rows]) == len(Batch(labels=LABELS)[rows])
-
-
 def test_copies_of_a_batch_follow_one_another():
     copies = jax.jit(Batch.repeat, static_argnums=1)(BATCH, 3)
     assert_equal(copies, np.concatenate([PIXELS] * 3), np.tile(LABELS, 3))

@@ -183,7 +183,7 @@ def _check_overrides(arguments: list[str]) -> bool:
         flags.DEFINE_string("config", None, "", flag_values=known)
         rest = command_line.parse_known(["main.py", *arguments], known)
         overrides, rest = command_line.read_overrides(rest, _QUICKSTART)
-        config = configuration.from_fields(_QUICKSTART, overrides)
+        config = configuration.from_dict(_QUICKSTART, overrides)
         _MODES["train"].parse(rest)
         return config
 

@@ -78,15 +78,10 @@ class Posterior:
             raise ValueError("the KL from this prior has no closed form for each latent dimension")
         return prior.kl_per_dimension(self.mean, self.log_var)
 
-    def aggregate_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Computes mean and variance `<float64>[latent]` of the mixture of all images' posteriors.
-
-        If the aggregate posterior is the standard normal prior, as at the optimum of the ELBO
-        (Hoffman and Johnson 2016, section 2), they are 0 and 1.
-        """
+    def aggregate_variance(self) -> np.ndarray:
+        """Computes the variance `<float64>[latent]` of the mixture of all images' posteriors."""
         mean, variance = np.asarray(self.mean), np.exp(np.asarray(self.log_var))
-        total = mean.var(0, dtype=np.float64) + variance.mean(0, dtype=np.float64)
-        return mean.mean(0, dtype=np.float64), total
+        return mean.var(0, dtype=np.float64) + variance.mean(0, dtype=np.float64)
 
     def to_arrays(self) -> dict[str, Any]:
         """Returns the arrays that represent posteriors in files, by name."""

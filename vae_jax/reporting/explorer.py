@@ -156,7 +156,7 @@ def render(replica: Replica, dataset: Dataset) -> str:
     model, test, names = replica.model, dataset.test, dataset.class_names
     posterior = generation.encode(model, replica.params, to_batch(test))
     # Lines and planes are straight in the space in which the prior is simple.
-    base, variance = posterior.mean, posterior.aggregate_moments()[1]
+    base, variance = posterior.mean, posterior.aggregate_variance()
     if isinstance(model.prior, FlowPrior):
         base = generation.to_base(model, replica.params, base, to_batch(test))
         variance = base.var(0, dtype=np.float64)  # of the means: posteriors are not Gaussian there

@@ -23,18 +23,12 @@ class EvaluationSettings:
 
     With several replicas, every array of a train state has a leading axis, one entry for each
     seed. On several devices, each has some of the replicas or some images of each batch.
-
-    Attributes:
-      model: the autoencoder.
-      objective: what is minimized in this epoch.
-      num_replicas: how many seeds are computed side by side.
-      mesh: the devices that compute, from `division.make_mesh`; None for the one where the
-        arrays lie.
     """
 
     model: VAE
-    objective: Objective = NEGATIVE_ELBO
-    num_replicas: int = 1
+    objective: Objective = NEGATIVE_ELBO  # of this epoch
+    num_replicas: int = 1  # seeds computed side by side
+    # The devices, from `division.make_mesh`; None for the one where the arrays lie.
     mesh: jax.sharding.Mesh | None = None
 
     @property
@@ -93,31 +87,18 @@ class EvaluationSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """The settings of a training step.
-
-    Attributes:
-      evaluation: the model, the objective, the replicas and the devices.
-      optimizer: the Optax transformation of the gradients.
-      learning_rate: a number, or a function of the number of steps taken before.
-      batch_size: images in a step.
-      initialization: "flax" (its defaults) or "tensorflow" (version 1's).
-      ema_decay: of the parameters' moving average, which is then evaluated; 0 for none.
-      binarize: whether each pixel is drawn anew, 1 with the probability of its intensity.
-      skip_nonfinite: whether a step whose loss or gradient is not finite leaves the parameters
-        and the optimizer's state unchanged.
-      loss: of `(settings, params, batch, root_key, step)`, which returns what
-        `model.objective.training_loss` does; None for the loss of the objective. On several
-        devices the batch is a device's images; `model.batch_axis` draws their noise.
-    """
+    """The settings of a training step."""
 
     evaluation: EvaluationSettings
     optimizer: optax.GradientTransformation
-    learning_rate: optax.ScalarOrSchedule
+    learning_rate: optax.ScalarOrSchedule  # a schedule takes the number of steps taken before
     batch_size: int
-    initialization: str = "flax"
-    ema_decay: float = 0.0
-    binarize: bool = False
-    skip_nonfinite: bool = False
+    initialization: str = "flax"  # its defaults, or "tensorflow", version 1's
+    ema_decay: float = 0.0  # of the parameters' moving average, which is evaluated; 0 for none
+    binarize: bool = False  # whether each pixel is drawn anew
+    skip_nonfinite: bool = False  # whether a step that is not finite changes no parameter
+    # Of `(settings, params, batch, root_key, step)`, returns what `objective.training_loss` does;
+    # None for that. On several devices the batch is a device's images: see `model.batch_axis`.
     loss: Callable[..., Any] | None = None
 
     def learning_rate_at(self, step: jax.Array) -> jax.Array:
@@ -130,7 +111,7 @@ class TrainSettings:
         return dataclasses.replace(self, evaluation=dataclasses.replace(self.evaluation, mesh=mesh))
 
     def in_epoch(self, epoch: int) -> "TrainSettings":
-        """Returns the settings of an epoch, counted from 1: the objective can change."""
+        """Returns the settings of an epoch, counted from 1."""
         return dataclasses.replace(self, evaluation=self.evaluation.in_epoch(epoch))
 
 

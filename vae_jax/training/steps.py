@@ -57,9 +57,8 @@ def _initial_state(
 
 
 def _seeds(settings: TrainSettings, seed: int) -> np.ndarray:
-    num_replicas = settings.evaluation.num_replicas
-    seeds = np.arange(seed, seed + num_replicas, dtype=np.uint32)
-    return seeds if num_replicas > 1 else seeds[0]
+    seeds = np.arange(seed, seed + settings.evaluation.num_replicas, dtype=np.uint32)
+    return seeds if len(seeds) > 1 else seeds[0]
 
 
 def initial_state(
@@ -191,7 +190,7 @@ def train_chunk(
     One program, whatever the number of steps: the length of chunks never decides a result.
 
     Args:
-      settings: model, optimizer and loss.
+      settings: of the epoch.
       state: consumed; its buffers hold the new state.
       data: all training images, a `Batch` or another struct whose rows can be indexed; without
         an order, those of a block of consecutive steps, `[..., steps, batch, ...]`.

@@ -59,14 +59,9 @@ def train_one_epoch(
 ) -> tuple[TrainState, StepMetrics]:
     """Trains for one epoch, or the rest of it, without the last images if they fill no batch.
 
-    Args:
-      settings: model, optimizer and loss.
-      state: consumed; its buffers hold the new state.
-      data: all training images, on the devices, as `steps.train_chunk` takes them, or streamed.
-      epoch: its number, from 1, decides the order.
-      bar: advanced by the images of each finished chunk.
-      previous_steps: the steps of this epoch that an interrupted call returned.
-      should_stop: asked between chunks; True leaves the rest of the epoch out.
+    Consumes the state; takes all training images, as `steps.train_chunk` does, or streamed. The
+    epoch's number, from 1, decides the order; `previous_steps` are those that an interrupted call
+    returned. `should_stop` is asked between chunks; True leaves the rest of the epoch out.
 
     Returns the new state, and the metrics of each step so far, `<float32>[steps, ...]` in NumPy.
 
@@ -212,7 +207,6 @@ class Trainer:
 
         Raises:
           UserError: a loss is not finite.
-          OSError: a file cannot be written.
           Interrupted: as was requested; everything is saved.
         """
         batch_size, num_epochs = self._settings.batch_size, self._config.train.num_epochs
