@@ -115,7 +115,6 @@ def test_a_name_that_is_no_text_is_written_escaped(tmp_path):
     assert (tmp_path / "report.md").read_bytes() == rb"run_\udcff"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
 @pytest.mark.slow
 def test_training_without_a_reader_ends_quietly_and_keeps_its_epochs(tmp_path, tiny_arguments):
     process = start(tmp_path / "run", *tiny_arguments, "--config.train.num_epochs=100000")
