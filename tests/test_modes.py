@@ -40,4 +40,4 @@ def test_flags_that_are_not_given_are_left_to_the_function(name, arguments, give
 
 
 def test_a_flag_that_is_missing():
-    assert "--input must have a value" in error_of(modes.get_mode("reconstruct").parse, [])
+    assert "--input is missing" in error_of(modes.get_mode("reconstruct").parse, [])

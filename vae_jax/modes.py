@@ -56,7 +56,10 @@ class Mode:
         try:
             rest = self.flags(["mode", *arguments])[1:]
         except (flags.Error, ValueError) as error:
-            raise UserError(" ".join(str(error).split())) from error
+            text = " ".join(str(error).split())
+            if "other than None" in text:  # the one flag that is required
+                text = "--input is missing; give a folder of image files, an .npz or an .npy"
+            raise UserError(text) from error
         if rest:
             raise UserError(f"{rest[0]!r} is not understood; flags begin with --")
         return {name: self.flags[name].value for name in self.flags if self.flags[name].present}
