@@ -1,5 +1,6 @@
 """Measures of a trained model beyond its loss, which a report stores beside its summary."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -82,19 +83,13 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> measures.La
     mean, accuracy = posterior.mean, None
     _save_latent_map(replica, dataset, mean, measured)
 
-    def kl(*_: np.ndarray) -> list[float]:
-        return latent_statistics.kl_per_dimension(replica.model.prior, posterior)
-
     if train.labels is not None and test.labels is not None:
         train_mean = generation.encode(replica.model, replica.params, to_batch(train)).mean
         inputs = (train_mean, train.labels, mean, test.labels)
         accuracy = measured("probe_accuracy", latent_statistics.linear_probe, *inputs)
-    return measures.LatentMeasures(
-        active_units=measured("active_units", latent_statistics.active_units, mean),
-        kl_per_dimension=measured("kl_per_dimension", kl, *posterior.to_arrays().values()),
-        probe_accuracy=accuracy,
-        not_measured=measured.not_measured,
-    )
+    latents = latent_statistics.posterior_measures(replica.model.prior, posterior)
+    reasons = {**measured.not_measured, **(latents.not_measured or {})}
+    return dataclasses.replace(latents, probe_accuracy=accuracy, not_measured=reasons)
 
 
 def _measure_reconstructions(
