@@ -7,6 +7,7 @@ when they are called: they import JAX, and mistakes in a configuration are found
 import dataclasses
 import functools
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,13 +57,14 @@ class Mode:
         try:
             rest = self.flags(["mode", *arguments])[1:]
         except (flags.Error, ValueError) as error:
-            text = " ".join(str(error).split())
-            if "other than None" in text:  # the one flag that is required
-                text = "--input is missing; give a folder of image files, an .npz or an .npy"
-            raise UserError(text) from error
+            raise UserError(" ".join(str(error).split())) from error
         if rest:
             raise UserError(f"{rest[0]!r} is not understood; flags begin with --")
-        return {name: self.flags[name].value for name in self.flags if self.flags[name].present}
+        given = {name: self.flags[name].value for name in self.flags if self.flags[name].present}
+        for name, parameter in inspect.signature(self.function).parameters.items():
+            if parameter.default is parameter.empty and name in self.flags and name not in given:
+                raise UserError(f"--{name} is missing; give {self.flags[name].help}")
+        return given
 
 
 def get_mode(name: str) -> Mode:
@@ -92,15 +94,15 @@ def run_mode(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]
     return decorate
 
 
-def run_flags(*, has_input: bool = False, needs_input: bool = False) -> FlagValues:
+def run_flags(*, has_input: bool = False) -> FlagValues:
     """Returns the flags of a mode that uses a trained run: `--output`, and perhaps `--input`."""
     values = FlagValues()
     values.set_gnu_getopt(True)
     text = "Folder to write to, in place of the run directory."
     flags.DEFINE_string("output", None, text, flag_values=values)
-    if has_input or needs_input:
-        text = "Images: a folder, an .npz or an .npy."
-        flags.DEFINE_string("input", None, text, flag_values=values, required=needs_input)
+    if has_input:
+        text = "a folder of image files, an .npz or an .npy"
+        flags.DEFINE_string("input", None, text, flag_values=values)
     return values
 
 

@@ -49,4 +49,4 @@ def reconstruct(run: TrainedRun, input: str | os.PathLike[str]) -> None:
         print(f"wrote {len(data)} PNG files to {folder}, and {path}")
 
 
-MODE = Mode(reconstruct, flags=run_flags(needs_input=True))
+MODE = Mode(reconstruct, flags=run_flags(has_input=True))
