@@ -28,6 +28,10 @@ def _cores_are_chosen() -> bool:
     return in_flags or "JAX_NUM_CPU_DEVICES" in os.environ
 
 
+def _is_one_cpu_process() -> bool:
+    return jax.default_backend() == "cpu" and jax.process_count() == 1
+
+
 def offer_cores() -> None:
     """Makes each core a CPU device, unless the environment sets their number.
 
@@ -51,7 +55,7 @@ def make_mesh(num_replicas: int, batch_size: int, num_parameters: int = 0) -> Me
       UserError: the devices divide neither the replicas nor the batch.
     """
     count = jax.device_count()
-    if jax.default_backend() == "cpu" and jax.process_count() == 1 and not _cores_are_chosen():
+    if _is_one_cpu_process() and not _cores_are_chosen():
         shape = divide_cores(count, num_replicas, batch_size, num_parameters)
     elif num_replicas % count == 0:
         shape = (count, 1)
@@ -99,10 +103,8 @@ def divide_rows(function: Callable[..., Any], params: Any, *rows: Any) -> Any:
     """
     num_rows = len(jax.tree.leaves(rows)[0])
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    if jax.default_backend() != "cpu" or jax.process_count() > 1:
-        return function(params, *rows)
     _, parts = divide_cores(jax.device_count(), 1, num_rows, num_parameters)
-    if parts == 1:
+    if parts == 1 or not _is_one_cpu_process():
         return function(params, *rows)
     mesh = jax.make_mesh(
         (parts,), (_ROWS_AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:parts]
