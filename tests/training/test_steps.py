@@ -108,18 +108,6 @@ def test_an_epoch_repeats_bit_for_bit_in_chunks_too(state):
     assert_trees_equal((complete, all_steps), take_steps(again, 0, 4))
 
 
-def test_the_gradient_s_norm_is_that_of_every_sixteenth_step_of_an_epoch(state):
-    state, chunk = take_steps(state, 0, 16)
-    assert np.flatnonzero(np.isfinite(chunk.numbers["gradient_norm"])).tolist() == [0]
-    before = copy(state)
-    state, chunk = take_steps(state, 16, 4)
-    assert np.flatnonzero(np.isfinite(chunk.numbers["gradient_norm"])).tolist() == [0]
-    # That of the step itself, taken alone from the same state.
-    _, metrics = take_steps(before, 16)
-    norm = chunk.numbers["gradient_norm"][:1]
-    np.testing.assert_allclose(norm, metrics.numbers["gradient_norm"], rtol=1e-4)
-
-
 @pytest.mark.slow
 def test_numbers_are_those_of_the_step():
     _, chunk = take_steps(steps.initial_state(OPTIONS, seed=0), 0, 4, OPTIONS)

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+from jax.flatten_util import ravel_pytree
 
 from vae_jax.runtime.devices import DATA_AXIS
 
 Tree = TypeVar("Tree")
+
+_MAX_SMALL = 20_000  # numbers of an array that is averaged with others
 
 
 def _num_parts() -> int:
@@ -46,7 +49,16 @@ def draw(
 
 def mean(tree: Tree) -> Tree:
     """Averages each device's arrays over the devices that divide the batch."""
-    return jax.lax.pmean(tree, DATA_AXIS) if _num_parts() > 1 else tree
+    if _num_parts() == 1:
+        return tree
+    # Devices wait for each other at each array: the small ones are averaged as one.
+    leaves, structure = jax.tree.flatten(tree)
+    small, unravel = ravel_pytree([leaf for leaf in leaves if leaf.size <= _MAX_SMALL])
+    averages = iter(unravel(jax.lax.pmean(small, DATA_AXIS)))
+    return structure.unflatten(
+        next(averages) if leaf.size <= _MAX_SMALL else jax.lax.pmean(leaf, DATA_AXIS)
+        for leaf in leaves
+    )
 
 
 def total(tree: Tree) -> Tree:

@@ -3,7 +3,7 @@
 That gradient is a product with the transposed kernel, which XLA's CPU back end gathers in strides
 of a row. If the pages of a large kernel exceed the processor's table of pages (TLB), it waits for
 each: with pages of 4 KiB, on a Xeon of 2023, for half of a training step. On CPU this module
-multiplies a few of the kernel's rows at a time.
+transposes the two small matrices instead, the cotangent and the product.
 """
 
 import functools
@@ -18,27 +18,17 @@ Activation = Callable[[jax.Array], jax.Array]
 # swish is x sigmoid(x): Ramachandran et al. 2017 (arXiv:1710.05941).
 ACTIVATIONS: dict[str, Activation] = {"relu": nn.relu, "swish": nn.swish}
 
-# A piece of a kernel is at most 128 pages, which fit any core's cache and table of pages; fewer
-# rows than these are not worth a product.
-_MAX_PIECE_BYTES = 2**19
-_MIN_PIECE_ROWS = 32
+# Kernels that fit any processor's table of pages.
+_MAX_SMALL_BYTES = 2**19
 
 
-def _num_pieces(kernel: jax.Array) -> int:
-    """Counts the pieces, of equal size, in which a kernel's rows are multiplied."""
-    num_rows, num_bytes = len(kernel), kernel.size * kernel.dtype.itemsize
-    divisors = (n for n in range(1, num_rows // _MIN_PIECE_ROWS + 1) if num_rows % n == 0)
-    return next((n for n in divisors if num_bytes <= n * _MAX_PIECE_BYTES), 1)
-
-
-def _in_pieces(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiplies `<float>[batch, columns]` with the transposed kernel, some rows at a time."""
-    num_pieces = _num_pieces(kernel)
-    if num_pieces == 1:
+def _with_transposed(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiplies `<float>[batch, columns]` with the transposed kernel."""
+    if kernel.size * kernel.dtype.itemsize <= _MAX_SMALL_BYTES:
         return cotangent @ kernel.T
-    pieces = kernel.reshape(num_pieces, -1, kernel.shape[1])
-    products = jax.lax.map(lambda piece: cotangent @ piece.T, pieces)
-    return products.swapaxes(0, 1).reshape(len(cotangent), -1)
+    # Barriers: XLA would transpose the kernel again.
+    product = kernel @ jax.lax.optimization_barrier(cotangent.T)
+    return jax.lax.optimization_barrier(product).T
 
 
 @jax.custom_vjp
@@ -55,7 +45,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     x_gradient = jax.lax.platform_dependent(
-        cotangent, kernel, cpu=_in_pieces, default=lambda g, kernel: g @ kernel.T
+        cotangent, kernel, cpu=_with_transposed, default=lambda g, kernel: g @ kernel.T
     )
     return x_gradient, x.T @ cotangent
 
