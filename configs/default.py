@@ -95,46 +95,33 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
-_SIZE = range(1, 2**31)
 _COUNT = range(2**31)
 _SMALL_COUNT = range(101)
 _WEIGHT = (0.0, 1e30)
 _ACTIVATIONS = ("relu", "swish")
 
 # Allowed values of a field, or of each entry of a tuple: a tuple of choices, a range of integers,
-# or the lowest and the highest float. Paths and booleans have no entry.
+# or the lowest and the highest float. Paths and booleans have no entry; other integers are sizes,
+# from 1 on.
 ALLOWED = {
     "seed": range(2**32),
-    "latent_size": _SIZE,
     "initialization": ("flax", "tensorflow"),
     "output_bias_init": ("zeros", "data_mean"),
     "data.name": ("mnist", "fashion_mnist", "kmnist", "mnist_5k", "images"),
     "data.image_size": range(1, 4097),
     "data.channels": (0, 1, 3),
     "data.levels": range(2**16 + 1),
-    "data.validation_size": _SIZE,
-    "data.test_size": _SIZE,
     "data.binarization": ("none", "dynamic"),
     "data.on_device": ("auto", "true", "false"),
     "prior.kind": ("standard_normal", "coupling_flow", "mixture", "vamp"),
-    "prior.num_layers": _SIZE,
-    "prior.hidden_size": _SIZE,
-    "prior.num_components": _SIZE,
     "prior.pseudo_inputs": ("learned", "data"),
     "likelihood.kind": ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic"),
     "condition.kind": ("none", "label"),
     "encoder.kind": ("lstm", "dense"),
-    "encoder.hidden_size": _SIZE,
     "encoder.num_layers": range(1, 101),
-    "encoder.mlp_sizes": _SIZE,
-    "encoder.dense_sizes": _SIZE,
     "encoder.activation": _ACTIVATIONS,
     "encoder.mean_activation": ("none", "relu"),
     "decoder.kind": ("conv_transpose",),
-    "decoder.dense_sizes": _SIZE,
-    "decoder.grid_channels": _SIZE,
-    "decoder.filters": _SIZE,
-    "decoder.strides": _SIZE,
     "decoder.dropout_rate": (0.0, 0.999),
     "decoder.dropout_after": _SMALL_COUNT,
     "decoder.residual_blocks": _SMALL_COUNT,
@@ -143,16 +130,11 @@ ALLOWED = {
     "loss.kl_weight": _WEIGHT,
     "loss.kl_warmup_steps": _COUNT,
     "loss.free_bits": _WEIGHT,
-    "loss.num_importance_samples": _SIZE,
     "loss.elbo_warmup_epochs": _COUNT,
-    "train.num_epochs": _SIZE,
-    "train.batch_size": _SIZE,
     "train.learning_rate": (1e-30, 1e30),
     "train.learning_rate_schedule": ("constant", "cosine", "burda"),
     "train.max_gradient_norm": _WEIGHT,
     "train.weight_decay": _WEIGHT,
     "train.ema_decay": (0.0, 0.9999999),
-    "train.num_replicas": _SIZE,
     "train.checkpoint_seconds": (0.0, 1e9),
-    "evaluate.num_importance_samples": _SIZE,
 }

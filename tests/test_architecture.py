@@ -90,7 +90,6 @@ def test_the_names_a_configuration_may_hold_are_those_there_are():
     assert (*dense.ACTIVATIONS,) == allowed["decoder.activation"]
     assert (*encoders.MEAN_ACTIVATIONS,) == allowed["encoder.mean_activation"]
     assert (*datasets.SOURCES,) == allowed["data.name"]
-    assert allowed["data.binarization"] == datasets.BINARIZATIONS
     is_binary = {name: kind().is_binary for name, kind in likelihoods.LIKELIHOODS.items()}
     assert [name for name in is_binary if is_binary[name]] == [*configuration.BINARY_LIKELIHOODS]
 

@@ -24,7 +24,7 @@ from vae_jax.training.run_directory import RunDirectory
 
 
 def run(config, workdir):
-    with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
+    with system_errors_as_user_errors(config.train.batch_size):
         train.train_and_evaluate(config, workdir)
 
 

@@ -94,7 +94,7 @@ main()
 
 @pytest.mark.slow
 def test_a_trained_model_needs_no_extra_and_a_missing_one_is_one_line(tiny_run, tmp_path):
-    extras = ["tensorflow_datasets", "array_record", "requests", "PIL", "mlxtend", "matplotlib"]
+    extras = ["tensorflow_datasets", "requests", "PIL", "mlxtend", "matplotlib"]
     extras += ["jinja2", "sklearn", "tensorboardX", "flatbuffers", "scipy"]
     result = run_python(_USE_A_MODEL.format(extras=extras), tiny_run, tmp_path / "out")
     line = "error: PIL is not installed; run pip install 'vae-jax[all]'\n"
@@ -116,7 +116,7 @@ from absl import app
 from absl.testing import flagsaver
 from vae_jax import __main__ as main
 app.define_help_flags()
-main.output.escape_what_cannot_be_encoded()
+main.escape_what_cannot_be_encoded()
 for arguments in json.loads(sys.argv[1]):
     with flagsaver.flagsaver():
         main._main(main._parse_flags(["main.py", *arguments]))

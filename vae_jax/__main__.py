@@ -9,6 +9,7 @@ trains; the same command again resumes, and --config.train.num_epochs=5 sets a f
 uses the trained model on your own images. --mode=NAME --help lists a mode's own flags.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from vae_jax import command_line, configuration, modes
-from vae_jax.runtime import interrupts, output
+from vae_jax.runtime import interrupts
 from vae_jax.runtime.errors import UserError, check_choice
 from vae_jax.runtime.files import local_path
 from vae_jax.training.run_directory import RunDirectory
@@ -67,7 +68,7 @@ def _run(name: str, workdir: Path, arguments: Sequence[str]) -> None:
 
     batch_size = config.train.batch_size if takes == modes.CONFIG else 0
     if is_first_process or mode.in_every_process:
-        with system_errors_as_user_errors(batch_size, config.train.num_replicas):
+        with system_errors_as_user_errors(batch_size):
             mode.function(*first_arguments, **given)
 
 
@@ -104,9 +105,8 @@ def _main(arguments: Sequence[str]) -> None:
         package = error.name.partition(".")[0]
         _fail(UserError(f"{package} is not installed; run pip install 'vae-jax[all]'"))
     except interrupts.Interrupted as interrupted:
-        number = interrupted.signal_number
-        print(interrupts.last_line(number, str(interrupted)), file=sys.stderr)
-        sys.exit(interrupts.status(number))
+        print(interrupted, file=sys.stderr)
+        sys.exit(interrupts.status(interrupted.signal_number))
 
 
 def _fail(error: UserError) -> NoReturn:
@@ -141,10 +141,17 @@ def _print_help() -> NoReturn:
     sys.exit(1)  # as absl does
 
 
+def escape_what_cannot_be_encoded() -> None:
+    """Escapes characters that an output's encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Runs the command line of this process."""
-    output.escape_what_cannot_be_encoded()
-    with output.quiet_without_reader():
+    escape_what_cannot_be_encoded()
+    with interrupts.quiet_without_reader():
         app.run(_main, flags_parser=_parse_flags)
 
 

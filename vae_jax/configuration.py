@@ -17,6 +17,7 @@ from vae_jax.runtime.files import is_address
 BINARY_LIKELIHOODS = ("bernoulli",)  # of black and white pixels only
 # Characters that no file's name has on any system: NUL and surrogates without a partner.
 _NOT_IN_PATHS = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+_SIZE = range(1, 2**31)  # of integers without an entry in `configs/default.py`
 _Fields = Mapping[str, Any]
 
 
@@ -130,8 +131,8 @@ def from_dict(
     check_types(fields)
     allowed = shipped_configs.allowed_values()
     for path, value in fields.items():
-        if path in allowed:
-            _check_value(path, value, allowed[path])
+        if path in allowed or type(value) in (int, tuple):
+            _check_value(path, value, allowed.get(path, _SIZE))
         elif isinstance(value, str):
             is_path = not is_address(value) and not _NOT_IN_PATHS.search(value)
             _require(path, value, is_path, "the path of a file or folder on this machine")

@@ -47,8 +47,7 @@ def encode(run: TrainedRun, input: str | os.PathLike[str] | None = None) -> None
 def _encode_split(replica: Replica, split: Split, folder: Path, prefix: str) -> None:
     """Writes the arrays of a split as `.npy` files, some images at a time, with a progress bar."""
     bar = tqdm(desc="encoding", total=len(split), unit=" images", unit_scale=True, disable=None)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(bar)
+    with bar, contextlib.ExitStack() as stack:
         writers = {}
         for piece in generation.iterate_posteriors(*replica.model_and_params, to_batch(split)):
             for name, rows in piece.to_arrays().items():

@@ -44,7 +44,7 @@ def run_experiments(
         if devices.is_first_process():
             print(f"{name}, {number} of {len(named)}: {workdir / name}", flush=True)
         try:
-            with system_errors_as_user_errors(config.train.batch_size, config.train.num_replicas):
+            with system_errors_as_user_errors(config.train.batch_size):
                 train.train_and_evaluate(config, workdir / name, lock_workdir)
         except Exception as error:  # the other runs are trained, whatever is wrong with this one
             failed[name] = describe(error)

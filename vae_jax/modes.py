@@ -54,6 +54,7 @@ class Mode:
           UserError: a flag is unknown, has a wrong value, or is missing.
         """
         self.flags.unparse_flags()  # of an earlier call
+        self.flags.set_gnu_getopt(True)
         try:
             rest = self.flags(["mode", *arguments])[1:]
         except (flags.Error, ValueError) as error:
@@ -97,7 +98,6 @@ def run_mode(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]
 def run_flags(*, has_input: bool = False) -> FlagValues:
     """Returns the flags of a mode that uses a trained run: `--output`, and perhaps `--input`."""
     values = FlagValues()
-    values.set_gnu_getopt(True)
     text = "Folder to write to, in place of the run directory."
     flags.DEFINE_string("output", None, text, flag_values=values)
     if has_input:
@@ -109,7 +109,6 @@ def run_flags(*, has_input: bool = False) -> FlagValues:
 def train_flags() -> FlagValues:
     """Returns the flags of a mode that trains."""
     values = FlagValues()
-    values.set_gnu_getopt(True)
     text = "Keep other processes from training in the run directory."
     flags.DEFINE_bool("lock_workdir", True, text, flag_values=values)
     return values

@@ -126,14 +126,6 @@ def _begin_run(
     return dataclasses.replace(existing, config=config)
 
 
-def _make_mesh(config: ml_collections.ConfigDict, dataset: datasets.Dataset) -> jax.sharding.Mesh:
-    """Makes the mesh of the devices that train this model."""
-    train = config.train
-    settings = train_settings(config, dataset.spec, len(dataset.train) // train.batch_size)
-    size = num_parameters(steps.abstract_state(settings).params)
-    return division.make_mesh(train.num_replicas, train.batch_size, size)
-
-
 def _final_summary(workdir: Path, config: ml_collections.ConfigDict) -> Summary | None:
     """Reads the summary of a complete run; None if epochs are left, or their evaluation."""
     path = workdir / SUMMARY_NAME
@@ -183,7 +175,10 @@ def train_and_evaluate(
         existing = _open_existing(workdir, config)
         dataset = datasets.load(**config.data)
         _check_against_data(config, dataset)
-        mesh = _make_mesh(config, dataset)
+        batch_size = config.train.batch_size
+        settings = train_settings(config, dataset.spec, len(dataset.train) // batch_size)
+        size = num_parameters(steps.abstract_state(settings).params)
+        mesh = division.make_mesh(config.train.num_replicas, batch_size, size)
         if is_first and not has_record:  # only now: a mistake leaves no folder
             stack.enter_context(run_directory.locked(workdir, lock_workdir))
         run = _begin_run(config, workdir, dataset, existing, mesh.size)

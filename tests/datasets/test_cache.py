@@ -16,13 +16,11 @@ class Cached:
         self.folder, self.num_made, self.meanwhile = folder, 0, lambda: None
 
     def load(self, key="key", content="content"):
-        def make(scratch):
+        def make(made):
             self.num_made += 1
-            (scratch / "made").mkdir()
-            (scratch / "made" / "data").write_text(content)
+            (made / "data").write_text(content)
             meanwhile, self.meanwhile = self.meanwhile, lambda: None
             meanwhile()
-            return scratch / "made"
 
         return (cache.make_once(self.folder, key, make) / "data").read_text()
 

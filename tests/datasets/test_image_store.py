@@ -34,7 +34,7 @@ class Photos:
 
     @property
     def num_stored(self):
-        return len((self.store / "images.jsonl").read_bytes().splitlines())
+        return (self.store / "images.jsonl").read_bytes().count(b"\n")
 
     @property
     def store(self):
@@ -93,9 +93,9 @@ def test_a_killed_process_is_resumed(photos, tail):
     photos.load()
     journal = photos.store / "images.jsonl"
     whole = journal.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    for num_whole, line in enumerate(lines):
-        cut = sum(map(len, lines[:num_whole])) + len(line) // 2
+    ends = [place for place in range(len(whole)) if whole[place:].startswith(b"\n")]
+    for num_whole, end in enumerate(ends):
+        cut = end + 9  # in the middle of a line
         journal.write_bytes(whole[:cut] + tail)
         with open(photos.store / "pixels.bin", "ab") as file:
             file.write(b"pixels that the journal does not list")

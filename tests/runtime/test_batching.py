@@ -37,9 +37,5 @@ def test_structs_are_cut_and_filled_up_as_arrays_are(labels):
     np.testing.assert_array_equal(results.images, ROWS + NUMBERS[:, None])
     np.testing.assert_array_equal(results.labels, labels)
     assert isinstance(results.images, np.ndarray)
-
-
-def test_a_struct_with_an_array_missing_is_filled_up_without_it():
     padded = pad_rows(Batch(None, NUMBERS[:2]), 3)
-    assert padded.images is None
-    np.testing.assert_array_equal(padded.labels, [0, 1, 0])
+    assert padded.images is None and padded.labels.tolist() == [0, 1, 0]

@@ -1,14 +1,8 @@
 """Joining other processes, and platforms that JAX lacks."""
 
-import os
-import signal
-import subprocess
-import sys
-
 import jax
 import pytest
 
-from tests.support.common import ROOT
 from vae_jax.runtime import devices
 from vae_jax.runtime.errors import UserError
 
@@ -57,25 +51,6 @@ def test_an_environment_that_does_not_fit_is_one_line(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(UserError, match="invalid literal for int"):
         devices.connect()
-
-
-def test_a_process_that_waits_obeys_signals():
-    code = (
-        "from vae_jax.runtime import devices, interrupts; interrupts.exit_on_signal(); "
-        "devices._PATIENCE_SECONDS = 0.2; devices.connect(distributed=True)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | SLURM,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr.readline().startswith("waiting for the other processes")
-    process.terminate()
-    status, errors = process.wait(20), process.stderr.read()
-    process.stderr.close()
-    assert status == 128 + signal.SIGTERM, errors
 
 
 def test_a_platform_that_is_not_there_is_one_line(monkeypatch):

@@ -11,7 +11,6 @@ from typing import Any
 
 from vae_jax.runtime.errors import UserError, describe
 from vae_jax.runtime.files import local_path, scratch_folder
-from vae_jax.runtime.locks import locked_folder
 
 # Lists the key of the data, then the SHA-256 of each file, or the size of a large one.
 _RECORD = "SHA256SUMS"
@@ -24,13 +23,13 @@ def cache_folder(data_dir: str | None) -> Path:
     return local_path("data.data_dir", data_dir or default) / "vae_jax"
 
 
-def make_once(folder: Path, key: str, make: Callable[[Path], Path]) -> Path:
+def make_once(folder: Path, key: str, make: Callable[[Path], None]) -> Path:
     """Makes a folder of cached data if it is missing, outdated or damaged; returns it.
 
     The folder appears complete, with one renaming; of several processes one makes it, and the
     others wait. Data cached with another `key`, of one line, are outdated. `make` writes files
-    below an empty folder and returns their folder. The files are compared by their SHA-256, those
-    of more than 64 MiB by size only: images carry checksums of their own (`StoredImages`).
+    into an empty folder. They are compared by their SHA-256, those of more than 64 MiB by size
+    only: images carry checksums of their own (`StoredImages`).
 
     Raises:
       UserError: the data cannot be written.
@@ -39,21 +38,18 @@ def make_once(folder: Path, key: str, make: Callable[[Path], Path]) -> Path:
         return folder
     with errors_of_writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked_folder(folder.parent):
-            if not _is_valid(folder, key):
-                _make(folder, key, make)
+        with scratch_folder(folder.parent, ".making.") as scratch:
+            if _is_valid(folder, key):  # another process has made it meanwhile
+                return folder
+            if folder.exists():
+                print(f"{str(folder)!r}: outdated or damaged; making it again", file=sys.stderr)
+            (made := scratch / "made").mkdir()
+            make(made)
+            (made / _RECORD).write_text(_record(made, key))
+            if folder.exists():
+                folder.rename(scratch / "replaced")
+            made.rename(folder)
     return folder
-
-
-def _make(folder: Path, key: str, make: Callable[[Path], Path]) -> None:
-    if folder.exists():
-        print(f"{str(folder)!r}: outdated or damaged; making the data again", file=sys.stderr)
-    with scratch_folder(folder.parent, ".making.") as scratch:
-        made = make(scratch)
-        (made / _RECORD).write_text(_record(made, key))
-        if folder.exists():
-            folder.rename(scratch / "replaced")
-        made.rename(folder)
 
 
 @contextlib.contextmanager

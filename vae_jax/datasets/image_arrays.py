@@ -35,10 +35,6 @@ _LABELS = {
 }
 _SMALL = 1 << 20  # images of fewer bytes are read into memory
 _BLOCK_BYTES = 1 << 20
-_READ_HEADER = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 class ArrayFile(NamedTuple):
@@ -86,7 +82,7 @@ def load(path: str, options: DataOptions) -> tuple[dict[str, Split], tuple[str, 
         raise UserError(f"{path}: the splits' images differ in shape: {shapes}")
     lengths = {split: array.shape[0] for split, array in arrays.items()}
     indices, class_names = _as_indices(path, lengths, labels)
-    height, width, channels = next(iter(shapes.values()))
+    height, width, channels = shapes.popitem()[1]
     height, width = options.image_size or (height, width)
     shape = height, width, options.channels or channels
     if sum(lengths.values()) * math.prod(shape) < _SMALL:
@@ -143,7 +139,8 @@ def _find_keys(path: str, members: Collection[str]) -> tuple[dict[str, str], dic
 
 def _read_header(file: IO[bytes], path: str, member: str, num_bytes: int) -> ArrayFile:
     """Reads the header of an array of images, to whose shape an axis of channels is added."""
-    shape, is_fortran, dtype = _READ_HEADER[np.lib.format.read_magic(file)](file)
+    np.lib.format.read_magic(file)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
     array = ArrayFile(path, member, file.tell(), shape, dtype)
     if dtype.kind not in "biuf":
         raise UserError(f"{path} is {dtype}, must be numbers")
@@ -191,16 +188,14 @@ def _stored(
     is_unchanged = source.dtype == np.uint8 and options.levels in (0, 256)
     stays = is_unchanged and not source.member and source.shape[1:] == image_shape
 
-    def make(scratch: Path) -> Path:
-        made, checksums = scratch / "images", []
-        made.mkdir()
+    def make(made: Path) -> None:
+        checksums = []
         with open(made / "pixels.bin", "wb") as file:
             for pixels, block_checksums in _converted(path, arrays, options):
                 checksums.append(block_checksums)
                 if not stays:
                     file.write(pixels.data)
         np.save(made / "checksums.npy", np.concatenate(checksums))
-        return made
 
     path = os.path.realpath(path)
     key = cache.digest(cache.fingerprint(path))
@@ -214,7 +209,7 @@ def _stored(
         is_gray=np.full(len(checksums), image_shape[2] == 1),
         advice="start again, with another --workdir if this run has a checkpoint"
         if stays
-        else image_cache.damage_advice(made),
+        else f"delete the folder {str(made)!r}, it is made again",
     )
 
 

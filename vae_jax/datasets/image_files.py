@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import io
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,9 +22,8 @@ class ReadImage(NamedTuple):
     """The first image of a file."""
 
     pixels: np.ndarray  # `<uint8>[height, width, channels]`
-    highest: int = 0  # the largest value in the file
-    white: int = 255  # the largest value of the file's type
-    error: str = ""  # why the file cannot be read
+    highest: int  # the largest value in the file
+    white: int  # the largest value of the file's type
 
 
 def map_on_cores(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -50,20 +48,18 @@ def map_on_cores(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterat
 
 def progress_bar(total: int, done: int = 0) -> tqdm:
     """Returns a bar of the images that are read, with their rate and the time left."""
-    quiet = not sys.stderr.isatty()
-    return tqdm(None, "reading images", total, initial=done, unit=" images", disable=quiet)
+    return tqdm(None, "reading images", total, initial=done, unit=" images", disable=None)
 
 
-def try_read(path: str, options: DataOptions) -> ReadImage:
-    """Reads an image file; if that fails, the record holds the reason."""
+def try_read(path: str, options: DataOptions) -> ReadImage | str:
+    """Reads an image file; returns the reason if that fails."""
     try:
         return read(path, options)
     except UnidentifiedImageError:  # its message repeats the path
-        reason = "is empty, or not an image of a known format"
+        return "is empty, or not an image of a known format"
     except Exception as error:  # damage shows as almost any exception of Pillow's
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = f"cannot be read ({reason})"
-    return ReadImage(np.empty((0, 0, 0), np.uint8), error=reason)
+        return f"cannot be read ({reason})"
 
 
 def read(path: str, options: DataOptions) -> ReadImage:

@@ -79,21 +79,18 @@ def hold_out(
     return {"train": rest[order], "validation": held_out["validation"], "test": held_out["test"]}
 
 
-def check_levels(highest: float, white: int, where: str, advice: str = "") -> None:
+def check_levels(highest: float, white: int, where: str) -> None:
     """Refuses images that are all nearly black: their values probably have another range.
 
     Args:
       highest: the highest value of all images.
       white: the value that means white.
       where: names the images in the error.
-      advice: what to do; empty for images in a file, for which `data.levels` can be set.
     """
-    if highest / white > _NEARLY_BLACK:
-        return
-    if not advice:
+    if highest / white <= _NEARLY_BLACK:
         levels = f"--config.data.levels={highest + 1} if {highest} is white, or " * (white > 1)
-        advice = f"scale them, or set {levels}--config.data.levels={white + 1} if they are so dark"
-    raise UserError(
-        f"{where}: no value exceeds {highest:.5g} and {white} is white, so all images are nearly "
-        f"black; {advice}"
-    )
+        raise UserError(
+            f"{where}: no value exceeds {highest:.5g} and {white} is white, so all images are "
+            f"nearly black; scale them, or set {levels}--config.data.levels={white + 1} if they "
+            "are so dark"
+        )

@@ -1,24 +1,22 @@
 """Loading a data set by its name, and measuring it."""
 
 import dataclasses
-import functools
 import hashlib
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from vae_jax.datasets import images
+from vae_jax.datasets import images, official
 from vae_jax.datasets.cache import cache_folder, make_once
 from vae_jax.datasets.stored_images import StoredImages
 from vae_jax.datasets.structs import DataOptions, Dataset, Split
-from vae_jax.runtime.errors import UserError, check_choice
+from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path
 
-BINARIZATIONS = ("none", "dynamic")
 # Part of the definition of the binarized validation and test sets: another seed is another test
 # set, and likelihoods on the two are not comparable.
 EVALUATION_BINARIZATION_SEED = 20_190_601
@@ -61,11 +59,9 @@ def load(
     gray, to be drawn anew at each use.
 
     Raises:
-      UserError: an argument is not allowed, or the data cannot be downloaded, read or written.
+      UserError: the data cannot be downloaded, read, written or split.
     """
     options = DataOptions(name, data_dir, manual_dir, **fields)
-    check_choice("data.name", name, [*SOURCES])
-    check_choice("data.binarization", options.binarization, BINARIZATIONS)
     splits, class_names = SOURCES[name].load(options)
     sha256, train_mean = _measure_once(splits, cache_folder(options.data_dir))
     if options.binarization == "dynamic":
@@ -101,8 +97,8 @@ def _measure(splits: dict[str, Split]) -> tuple[str, np.ndarray]:
     """
     digest = hashlib.sha256()
     sums = np.zeros(splits["train"].images.shape[1:], np.uint64)
-    total, is_quiet = sum(len(splits[name]) for name in _SPLITS), not sys.stderr.isatty()
-    with tqdm(None, "checking images", total, unit=" images", delay=1, disable=is_quiet) as bar:
+    total = sum(len(splits[name]) for name in _SPLITS)
+    with tqdm(None, "checking images", total, unit=" images", delay=1, disable=None) as bar:
         for name in _SPLITS:
             images, labels = splits[name].images, splits[name].labels
             shape = images.shape[:-1] if images.shape[-1] == 1 else images.shape
@@ -134,11 +130,9 @@ def _measure_once(splits: dict[str, Split], cache_folder: Path) -> tuple[str, np
         identity.update(b"no labels" if labels is None else labels.tobytes())
     key = identity.hexdigest()
 
-    def make(scratch: Path) -> Path:
-        (made := scratch / "measures").mkdir()
+    def make(made: Path) -> None:
         sha256, train_mean = _measure(splits)
         np.savez(made / "measures.npz", sha256=sha256, train_mean=train_mean)
-        return made
 
     made = make_once(cache_folder / f"measures-{key[:16]}", key, make)
     with np.load(made / "measures.npz") as arrays:
@@ -173,11 +167,7 @@ def _load_images(options: DataOptions) -> tuple[dict[str, Split], tuple[str, ...
 def _load_official(
     class_names: tuple[str, ...], options: DataOptions
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    # Here: this imports TensorFlow Datasets, in half a second.
-    from vae_jax.datasets import official
-
-    manual_dir = options.manual_dir
-    folder = local_path("data.manual_dir", manual_dir) if manual_dir else None
+    folder = local_path("data.manual_dir", options.manual_dir) if options.manual_dir else None
     splits = official.load(options.name, cache_folder(options.data_dir), folder)
     train, size = splits["train"], options.validation_size
     if not 1 <= size < len(train):
@@ -188,15 +178,10 @@ def _load_official(
     return {"train": train[size:], "validation": train[:size], "test": splits["test"]}, class_names
 
 
-def _official(class_names: tuple[str, ...], is_digits: bool = False) -> Source:
-    load = functools.partial(_load_official, class_names)
-    return Source(load, is_digits, is_light_on_dark=True)
-
-
 SOURCES = {
-    "mnist": _official(_DIGITS, is_digits=True),
-    "fashion_mnist": _official(_FASHION),
-    "kmnist": _official(_HIRAGANA),
+    "mnist": Source(partial(_load_official, _DIGITS), is_digits=True, is_light_on_dark=True),
+    "fashion_mnist": Source(partial(_load_official, _FASHION), is_light_on_dark=True),
+    "kmnist": Source(partial(_load_official, _HIRAGANA), is_light_on_dark=True),
     "mnist_5k": Source(_load_embedded, is_digits=True, is_light_on_dark=True),
     "images": Source(_load_images),
 }

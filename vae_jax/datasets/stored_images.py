@@ -1,6 +1,7 @@
 """Images that stay in a file and are read where rows of them are asked for."""
 
 import dataclasses
+import math
 import zlib
 from typing import Any
 
@@ -18,23 +19,14 @@ class StoredImages:
 
     Not a memory map: its pages would count as the process's memory, and a file that another
     program truncates would end the process.
-
-    Attributes:
-      path: the file.
-      image_shape: height, width and channels.
-      offsets: of each image in the file, in bytes, `<int64>[n]`.
-      checksums: CRC-32 of each image's bytes in the file, `<uint32>[n]`, compared whenever an
-        image is read.
-      is_gray: whether an image has one channel in the file, whatever `image_shape`, `<bool>[n]`.
-      advice: what to do if the file has changed or is damaged.
     """
 
     path: str
-    image_shape: tuple[int, int, int]
-    offsets: np.ndarray
-    checksums: np.ndarray
-    is_gray: np.ndarray
-    advice: str
+    image_shape: tuple[int, int, int]  # height, width and channels
+    offsets: np.ndarray  # of each image in the file, in bytes, `<int64>[n]`
+    checksums: np.ndarray  # CRC-32 of each image's bytes, `<uint32>[n]`, compared at each reading
+    is_gray: np.ndarray  # whether an image has one channel in the file, `<bool>[n]`
+    advice: str  # what to do if the file has changed or is damaged
 
     dtype = np.dtype(np.uint8)
 
@@ -46,8 +38,7 @@ class StoredImages:
     @property
     def nbytes(self) -> int:
         """The size of all images as an array, in bytes."""
-        height, width, channels = self.image_shape
-        return len(self) * height * width * channels
+        return math.prod(self.shape)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -65,20 +56,18 @@ class StoredImages:
         """
         if isinstance(rows, int | np.integer):
             return self[[rows]][0]
-        images = self.select(rows)
-        result = np.empty(images.shape, np.uint8)
         try:
-            images._read_into(result)
+            return self.select(rows)._read()
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
-        return result
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads all images, for NumPy's functions."""
         return self[:] if dtype is None else self[:].astype(dtype)
 
-    def _read_into(self, result: np.ndarray) -> None:
+    def _read(self) -> np.ndarray:
         height, width, channels = self.image_shape
+        result = np.empty(self.shape, np.uint8)
         with open(self.path, "rb", buffering=0) as file:
             for row in np.argsort(self.offsets).tolist():  # once through the file, forward
                 file.seek(int(self.offsets[row]))
@@ -88,6 +77,7 @@ class StoredImages:
                         f"{self.path}: its images have changed or are damaged; {self.advice}"
                     )
                 result[row] = np.frombuffer(content, np.uint8).reshape(height, width, -1)
+        return result
 
 
 Images = np.ndarray | StoredImages

@@ -139,7 +139,7 @@ def indices_by_pixels(images: np.ndarray) -> np.ndarray:
 
 def _images_at_once() -> int:
     # On CPU more make a wide dense head faster, and convolutions slower: maps leave the caches.
-    return devices.by_platform(cpu=200, accelerator=5000)
+    return 200 if jax.default_backend() == "cpu" else 5000
 
 
 def estimate(

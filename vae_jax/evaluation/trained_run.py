@@ -154,10 +154,11 @@ def restore_to_write(
         for replica in run.replicas
     ]
     folders = {target, *(replica.folder for replica in replicas)}
-    recorded = {folder: check_names(folder, names) for folder in folders}
-    for folder, known in recorded.items():
+    for folder in folders:
+        check_names(folder, names)
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        record_names(folder, names, known)
+        record_names(folder, names)
     return dataclasses.replace(run, workdir=target, replicas=replicas)
 
 

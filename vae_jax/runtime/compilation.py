@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,14 +39,13 @@ _FIXED_OPTIONS = {
 # Programs compiled with these flags that run side by side in two threads disturb each other's
 # numbers on CPU (JAX 0.10.2: `--xla_cpu_experimental_ynn_fusion_type=` does it).
 _one_at_a_time = threading.RLock()
-# Options that a user may set and that change results; a run records them.
-_RECORDED_OPTIONS = ("jax_default_matmul_precision",)
 
 
 def recorded_options() -> dict[str, Any]:
-    """Returns the values of the options that are recorded with a run, and `XLA_FLAGS`."""
-    options = {name: jax.config.values[name] for name in _RECORDED_OPTIONS}
-    return options | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    """Returns the options that a user may set and that change results; a run records them."""
+    precision = jax.config.values["jax_default_matmul_precision"]
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {"jax_default_matmul_precision": precision, "XLA_FLAGS": flags}
 
 
 def fix_options() -> None:
@@ -89,37 +89,29 @@ def _set_flags(flags: Sequence[str]) -> None:
     os.environ["XLA_FLAGS"] = " ".join((*flags, os.environ.get("XLA_FLAGS", ""))).strip()
 
 
-def _processor() -> str:
-    """Returns the processor's instruction sets, for which a program is compiled."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
-
-
 def cache_folder() -> Path:
-    """Returns the folder of compiled programs: the user's cache folder, by processor."""
+    """Returns the folder of compiled programs: the user's cache folder, by instruction sets."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "vae_jax" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else [f"flags: {platform.machine()}"]
+    flags = "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+    return Path(caches) / "vae_jax" / hashlib.sha256(flags.encode()).hexdigest()[:12]
 
 
 def _empty_if_damaged(folder: Path) -> None:
-    """Empties the cache, once and with a line, when JAX warns that it cannot read a program.
+    """Empties the cache, with a line, when JAX warns that it cannot read a program.
 
     A killed process or a full disk leaves truncated programs, which JAX never writes again.
     """
-    show, was_emptied = warnings.showwarning, False
+    show = warnings.showwarning
 
     def show_or_empty(message: Warning | str, *arguments: Any, **named: Any) -> None:
-        nonlocal was_emptied
-        if "persistent compilation cache" not in str(message):
-            show(message, *arguments, **named)
-        elif not was_emptied:
-            was_emptied = True
+        if "Error reading persistent compilation cache" in str(message):
             for path in folder.glob("*-cache"):
                 path.unlink(missing_ok=True)
             print(f"{folder}: a program is damaged; the cache was emptied", file=sys.stderr)
+        else:
+            show(message, *arguments, **named)
 
     warnings.showwarning = show_or_empty
 
@@ -135,13 +127,11 @@ def use_cache() -> None:
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        problem = "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder}: cannot be written"
+        tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
-        problem = describe(error)
-    if problem:
         print(
-            f"{problem}, so programs are compiled each time; pass --nocompilation_cache to "
-            "silence this",
+            f"{describe(error)}, so programs are compiled each time; pass --nocompilation_cache "
+            "to silence this",
             file=sys.stderr,
         )
         return

@@ -5,12 +5,10 @@ the replicas if they divide evenly, otherwise some images of each batch; paramet
 then on every device.
 """
 
-import concurrent.futures
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +22,9 @@ from vae_jax.runtime.errors import UserError, describe
 REPLICA_AXIS = "replica"
 DATA_AXIS = "data"
 
-Value = TypeVar("Value")
-
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _NUM_PROCESSES = "JAX_NUM_PROCESSES"
 _PROCESS_ID = "JAX_PROCESS_ID"
-_PATIENCE_SECONDS = 10.0
 
 
 def connect(distributed: bool = False) -> None:
@@ -52,22 +47,15 @@ def connect(distributed: bool = False) -> None:
         return
     fields = (("num_processes", _NUM_PROCESSES), ("process_id", _PROCESS_ID))
     try:
-        numbers = {name: int(os.environ[var]) for name, var in fields if var in os.environ}
-        _initialize(cluster_detection_method=None if distributed else "deactivate", **numbers)
+        known: Any = {name: int(os.environ[var]) for name, var in fields if var in os.environ}
+        known["cluster_detection_method"] = None if distributed else "deactivate"
+        with ThreadPoolExecutor(1) as pool:  # native code waits, in which no signal is handled
+            pool.submit(jax.distributed.initialize, **known).result()
     except Exception as error:  # a cluster's own package may raise anything
         raise UserError(
             f"cannot join the other processes of the run ({describe(error)}); {_COORDINATOR} "
             f"(host:port of process 0), {_NUM_PROCESSES} and {_PROCESS_ID} must fit together"
         ) from error
-
-
-def _initialize(**arguments: Any) -> None:
-    """Joins the others in a thread: native code waits, in which no signal is handled."""
-    with ThreadPoolExecutor(1) as pool:
-        joined = pool.submit(jax.distributed.initialize, **arguments)
-        if not concurrent.futures.wait([joined], _PATIENCE_SECONDS).done:
-            print("waiting for the other processes of the run", file=sys.stderr, flush=True)
-        joined.result()
 
 
 def check_platform() -> None:
@@ -80,14 +68,6 @@ def check_platform() -> None:
             f"here ({describe(error)}); unset it, set JAX_PLATFORMS=cpu, or install JAX for that "
             'platform, e.g. pip install "jax[cuda12]" for NVIDIA and "jax[tpu]" for Cloud TPU'
         ) from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device or the machine had too little memory."""
-    if isinstance(error, MemoryError):
-        return True
-    reasons = ("RESOURCE_EXHAUSTED", "Out of memory")
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(r in str(error) for r in reasons)
 
 
 def free_bytes(num_devices: int) -> int:
@@ -103,11 +83,6 @@ def free_bytes(num_devices: int) -> int:
     except (OSError, StopIteration):  # not Linux
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return free // num_devices
-
-
-def by_platform(cpu: Value, accelerator: Value) -> Value:
-    """Returns the constant that suits the platform JAX computes on by default."""
-    return cpu if jax.default_backend() == "cpu" else accelerator
 
 
 def is_first_process() -> bool:
@@ -132,14 +107,10 @@ def barrier(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def state_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns a train state's sharding: replicas divided, or all of it on every device."""
-    return NamedSharding(mesh, P(REPLICA_AXIS) if mesh.shape[REPLICA_AXIS] > 1 else P())
-
-
 def shard_state(state: Any, mesh: Mesh) -> Any:
-    """Places a train state, the same in every process, by `state_sharding`."""
-    return jax.tree.map(lambda leaf: _place(leaf, state_sharding(mesh)), state)
+    """Places a train state, the same in every process: replicas divided, or on every device."""
+    axes = P(REPLICA_AXIS) if mesh.shape[REPLICA_AXIS] > 1 else P()
+    return jax.tree.map(lambda leaf: _place(leaf, NamedSharding(mesh, axes)), state)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

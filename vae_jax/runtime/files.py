@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,26 +45,14 @@ def local_path(name: str, path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Makes a temporary folder in `parent`; removes those of killed processes."""
-    parent.mkdir(parents=True, exist_ok=True)
-    locks.remove_abandoned(parent, prefix)
-    with (
-        tempfile.TemporaryDirectory(
+    """Makes a temporary folder in `parent`, which is locked; removes those of killed processes."""
+    with locks.locked_folder(parent) as is_locked:
+        for abandoned in parent.glob(f"{prefix}*") if is_locked else ():
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
             dir=parent, prefix=prefix, ignore_cleanup_errors=True
-        ) as folder,
-        locks.locked_folder(Path(folder)),
-    ):
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def errors_that_name(path: Path) -> Iterator[None]:
-    """Makes errors of writing name the file, which errors of an open file (a full disk) do not."""
-    try:
-        yield
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None
-        raise
+        ) as folder:
+            yield Path(folder)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -86,18 +75,21 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
       OSError: names `path`.
     """
-    with errors_that_name(path):
+    temporary = None
+    try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL_PREFIX)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary:
             os.unlink(temporary)
-            raise
+        if isinstance(error, OSError):  # that of an open file, as of a full disk, names none
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, handled where nothing is lost."""
+"""Ctrl-C and SIGTERM, handled where nothing is lost, and output that nobody reads."""
 
 import contextlib
 import os
@@ -13,14 +13,10 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A signal asked the process to end; like KeyboardInterrupt, not an error.
+    """A signal asked the process to end; like KeyboardInterrupt, not an error."""
 
-    Attributes:
-      signal_number: which signal.
-    """
-
-    def __init__(self, signal_number: int, message: str = ""):
-        super().__init__(message)
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(last_line(signal_number, message))
         self.signal_number = signal_number
 
 
@@ -58,6 +54,22 @@ def exit_on_signal() -> None:
 
     for number in _NUMBERS:
         signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def quiet_without_reader() -> Iterator[None]:
+    """Ends the process silently if its output has no reader, as in `| head -1`."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):  # else the buffers would raise when the interpreter ends
+            os.dup2(nowhere, descriptor)
+        sys.exit(status(signal.SIGPIPE))
 
 
 @contextlib.contextmanager

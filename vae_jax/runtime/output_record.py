@@ -19,30 +19,23 @@ def written_names(folder: str | os.PathLike[str]) -> set[str]:
         return set()
 
 
-def check_names(folder: Path, names: Sequence[str]) -> set[str]:
+def check_names(folder: Path, names: Sequence[str]) -> None:
     """Raises UserError if a file or folder that no mode wrote has one of the names.
 
     Args:
       folder: the output folder.
       names: the files and folders that a mode will write, relative to `folder`.
-
-    Returns:
-      The names that are recorded already, for `record_names`.
     """
-    ours = written_names(folder)
-    for path in (folder / name for name in names if name not in ours):
+    for path in (folder / name for name in names if name not in written_names(folder)):
         is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
         if os.path.lexists(path) and not is_empty:
             raise UserError(
                 f"{path}: exists, and {folder / OUTPUT_MARKER} does not list it as output; move or "
                 "remove it, or write to another folder"
             )
-    return ours
 
 
-def record_names(folder: Path, names: Sequence[str], known: set[str] | None = None) -> None:
+def record_names(folder: Path, names: Sequence[str]) -> None:
     """Records names that a mode writes in a folder: it may replace them, and they are not data."""
-    known = written_names(folder) if known is None else known
-    if not known.issuperset(names):
-        lines = "\n".join(sorted(known.union(names)))
-        write_atomically(folder / OUTPUT_MARKER, lines + "\n")
+    lines = "\n".join(sorted(written_names(folder).union(names)))
+    write_atomically(folder / OUTPUT_MARKER, lines + "\n")
