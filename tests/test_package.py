@@ -94,7 +94,7 @@ main()
 
 @pytest.mark.slow
 def test_a_trained_model_needs_no_extra_and_a_missing_one_is_one_line(tiny_run, tmp_path):
-    extras = ["tensorflow_datasets", "requests", "PIL", "mlxtend", "matplotlib"]
+    extras = ["tensorflow_datasets", "array_record", "requests", "PIL", "mlxtend", "matplotlib"]
     extras += ["jinja2", "sklearn", "tensorboardX", "flatbuffers", "scipy"]
     result = run_python(_USE_A_MODEL.format(extras=extras), tiny_run, tmp_path / "out")
     line = "error: PIL is not installed; run pip install 'vae-jax[all]'\n"

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +31,20 @@ class SmallFiles:
             (folder / name).write_bytes(gzip.compress(header + array.tobytes(), mtime=0))
         self.contents = {name: (folder / name).read_bytes() for name in self.arrays}
 
-    def registered(self, name: str) -> dict[str, tuple[str, str]]:
+    def registered(self, name: str) -> dict[str, official.checksums.UrlInfo]:
         """Stands in for `official.registered`."""
         return {
-            file_name: (self.address + file_name, hashlib.sha256(content).hexdigest())
+            self.address + file_name: official.checksums.UrlInfo(
+                len(content), hashlib.sha256(content).hexdigest(), file_name
+            )
             for file_name, content in self.contents.items()
         }
 
 
 @pytest.fixture
 def small_files(tmp_path, monkeypatch):
+    # TensorFlow Datasets leaves an empty temporary folder behind for every unprepared builder.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     files = SmallFiles(tmp_path / "official")
     monkeypatch.setattr(official, "registered", files.registered)
     return files

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.common import error_of
+from tests.support.common import error_of, full_disk
 from vae_jax import datasets
 from vae_jax.datasets import cache, official
 
@@ -40,10 +40,11 @@ def assert_holds(dataset, arrays):
 
 
 @pytest.mark.parametrize("name", ["mnist", "kmnist"])
-def test_data_are_stored_once(load, small_files, data_dir, capfd, name):
+def test_data_are_stored_once(load, small_files, data_dir, monkeypatch, capfd, name):
     first = load(name)
     assert_holds(first, small_files.arrays)
     shutil.rmtree(small_files.folder)
+    monkeypatch.setattr(official.VaeJaxMnist, "download_and_prepare", None)
     second = load(name, manual_dir=None)
     assert_holds(second, small_files.arrays)
     assert second.name == name and second.sha256 == first.sha256
@@ -94,19 +95,41 @@ def server(small_files, monkeypatch):
         server.shutdown()
 
 
+def assert_names_the_alternatives(message):
+    for part in ("manual_dir=FOLDER", "name=mnist_5k", *official.FILE_NAMES):
+        assert part in message
+
+
 def test_downloads(load, server, small_files, data_dir):
     assert "is missing; put" in error_of(load, manual_dir=str(data_dir))  # nothing is downloaded
-    labels = small_files.folder / TEST_LABELS
-    labels.write_bytes(labels.read_bytes()[:-20])
-    message = error_of(load, manual_dir=None)
-    assert f"{small_files.address}{TEST_LABELS}: is not the official" in message
-    labels.write_bytes(small_files.contents[TEST_LABELS])
     assert_holds(load(manual_dir=None), small_files.arrays)
     assert [path.name for path in data_dir.iterdir()] == ["vae_jax"]
 
 
+def test_spoiled_download(load, server, small_files, data_dir):
+    truncated(small_files.folder / TEST_LABELS)
+    assert_names_the_alternatives(error_of(load, manual_dir=None))
+    assert not (data_dir / "vae_jax" / "mnist").exists()
+
+
 def test_no_network(load, data_dir):
-    message = error_of(load, manual_dir=None)
-    for part in ("manual_dir=FOLDER", "name=mnist_5k", *official.FILE_NAMES):
-        assert part in message
+    assert_names_the_alternatives(error_of(load, manual_dir=None))
     assert not [*data_dir.glob("vae_jax/*")]
+
+
+def test_damaged_data_are_stored_again(load, server, small_files, data_dir, capfd):
+    load()
+    path = next(data_dir.rglob("*train*array_record*"))
+    data = path.read_bytes()
+    path.write_bytes(data[:2000] + bytes([data[2000] ^ 0x10]) + data[2001:])
+    assert_holds(load(manual_dir=None), small_files.arrays)
+    assert "outdated or damaged" in capfd.readouterr().err
+
+
+def test_a_disk_that_fills_up_while_data_are_stored(load, small_files, data_dir):
+    with full_disk(20_000):
+        message = error_of(load)
+    assert f"cannot write data to {data_dir}/vae_jax/mnist (" in message
+    assert "File too large" in message
+    assert not [*data_dir.glob("vae_jax/*")]
+    assert_holds(load(), small_files.arrays)

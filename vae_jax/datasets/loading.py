@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vae_jax.datasets import images, official
+from vae_jax.datasets import images
 from vae_jax.datasets.cache import cache_folder, make_once
 from vae_jax.datasets.stored_images import StoredImages
 from vae_jax.datasets.structs import DataOptions, Dataset, Split
@@ -167,6 +167,8 @@ def _load_images(options: DataOptions) -> tuple[dict[str, Split], tuple[str, ...
 def _load_official(
     class_names: tuple[str, ...], options: DataOptions
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
+    from vae_jax.datasets import official  # here: this takes half a second
+
     folder = local_path("data.manual_dir", options.manual_dir) if options.manual_dir else None
     splits = official.load(options.name, cache_folder(options.data_dir), folder)
     train, size = splits["train"], options.validation_size

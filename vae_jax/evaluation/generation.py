@@ -78,7 +78,7 @@ def _batch_size(rows: Any) -> int:
     if len(rows) <= _SMALL_BATCH_SIZE:
         return _SMALL_BATCH_SIZE
     # On CPU maps of more leave the caches.
-    return devices.by_platform(cpu=200, accelerator=500)
+    return 200 if jax.default_backend() == "cpu" else 500
 
 
 def encode(model: VAE, params: Params, data: Batch) -> Posterior:
