@@ -58,11 +58,6 @@ class Predictions:
         """`<int>[n]`, the likeliest digit of each image."""
         return self.probabilities.argmax(-1)
 
-    @property
-    def confidence(self) -> np.ndarray:
-        """`<float32>[n]`, the likeliest digit's probability."""
-        return self.probabilities.max(-1)
-
 
 @functools.partial(jax.jit, static_argnames="model")
 def _apply(
