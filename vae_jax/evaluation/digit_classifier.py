@@ -59,17 +59,15 @@ class Predictions:
         return self.probabilities.argmax(-1)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _apply(
-    model: DigitClassifier, params: Params, images: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    features, logits = apply(model, params, images)
+@jax.jit
+def _predict(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    features, logits = apply(DigitClassifier(), params, images)
     return features, jax.nn.softmax(logits)[:, :NUM_DIGITS]
 
 
 def classify(params: Params, images: np.ndarray) -> Predictions:
     """Classifies images `<float>[n, 28, 28, 1]`, intensities in [0, 1], at least one."""
-    function = functools.partial(_apply, DigitClassifier(), params)
+    function = functools.partial(_predict, params)
     return Predictions(*map_batches(function, _BATCH_SIZE, images.astype(np.float32)))
 
 

@@ -164,10 +164,11 @@ def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
     digits: dict[str, Any] = {}
     if predictions:
         fractions = np.bincount(predictions.labels, minlength=NUM_DIGITS) / len(samples)
+        confidence = predictions.probabilities.max(-1)
         least = float(reference.training_images.sum((1, 2, 3)).min())
         digits = {
             "digits_present": int((fractions >= _MIN_DIGIT_FRACTION).sum()),
-            "low_confidence_rate": float((predictions.probabilities.max(-1) < _MIN_CONFIDENCE).mean()),
+            "low_confidence_rate": float((confidence < _MIN_CONFIDENCE).mean()),
             "blank_fraction": float(is_blank(samples, least).mean()),
         }
     return SampleMeasures(

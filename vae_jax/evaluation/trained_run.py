@@ -212,15 +212,12 @@ class TrainedVAE:
     indices in `class_names`, one for each image or one for all. Another model takes none.
     """
 
-    model: VAE  # the Flax module, for one's own `jit` and `grad`, by `vae_jax.apply`
-    params: Params
-    config: ml_collections.ConfigDict  # that it was trained with
+    # The Flax module, for one's own `jit` and `grad`, by `vae_jax.apply`.
+    model: VAE = dataclasses.field(repr=False)
+    params: Params = dataclasses.field(repr=False)
+    config: ml_collections.ConfigDict = dataclasses.field(repr=False)  # that it was trained with
     seed: int  # that it was trained with
     class_names: tuple[str, ...] = ()  # by label; empty if the data have none, or in older runs
-
-    def __repr__(self) -> str:
-        shape, num_classes = self.model.image_shape, self.model.num_classes
-        return f"TrainedVAE(image_shape={shape}, num_classes={num_classes}, seed={self.seed})"
 
     @compilation.fixed_options()
     def encode(self, images: np.ndarray, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -319,17 +316,15 @@ class TrainedVAE:
                 f"images have {num_gray} gray pixels, of which a Bernoulli has no likelihood: "
                 "binarize them, e.g. images > 127"
             )
-        estimates = log_likelihood.Likelihoods(*np.zeros((3, 0)))
-        if len(pixels):
-            estimates = log_likelihood.estimate(
-                *(self.model, self.params, make_root_key(seed)),
-                dataclasses.replace(batch, images=pixels),
-                num_samples,
-                indices=log_likelihood.indices_by_pixels(pixels),
-            )
+        estimates = log_likelihood.estimate(
+            *(self.model, self.params, make_root_key(seed)),
+            dataclasses.replace(batch, images=pixels),
+            num_samples,
+            indices=log_likelihood.indices_by_pixels(pixels),
+        )
         if doubt := estimates.find_doubt(num_samples):
             warnings.warn(doubt, stacklevel=3)  # the caller of the decorated method
-        scores = estimates.to_scores()
+        scores = vars(estimates)
         return {name: each[0] for name, each in scores.items()} if is_single else scores
 
     def _to_batch(self, name: str, images: Any, labels: Any) -> tuple[Batch, bool]:
