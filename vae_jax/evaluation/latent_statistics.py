@@ -17,7 +17,6 @@ from vae_jax.model.priors import Prior
 _ACTIVE_VARIANCE = 0.01  # of the posterior mean of an active latent variable, at least
 _MAP_SEED = 0
 _MAX_PROBE_STEPS = 1000
-_NUM_NEIGHBORS = 30  # the perplexity of t-SNE
 
 
 def active_units(mean: np.ndarray) -> int:
@@ -85,4 +84,4 @@ def tsne_map(latents: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     _check_spread(latents)
-    return TSNE(perplexity=_NUM_NEIGHBORS, random_state=_MAP_SEED).fit_transform(latents)
+    return TSNE(random_state=_MAP_SEED).fit_transform(latents)

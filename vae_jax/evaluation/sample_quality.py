@@ -117,7 +117,6 @@ def max_mean_step_ratio(paths: np.ndarray) -> float:
 class Reference:
     """The real images that samples are measured against."""
 
-    classifier_params: Params | None  # the digit classifier's; None if the images are not digits
     # Returns the features of images, and the digit classifier's predictions if it makes them.
     describe: Callable[[np.ndarray], tuple[np.ndarray, Predictions | None]]
     features: np.ndarray  # `<float>[n, dims]`, of the test images
@@ -147,7 +146,7 @@ def make_reference(
         return predictions.features, predictions
 
     features, distances = describe(test_images)[0], nearest_distances(test_images, training_images)
-    return Reference(classifier_params, describe, features, distances, training_images)
+    return Reference(describe, features, distances, training_images)
 
 
 def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:

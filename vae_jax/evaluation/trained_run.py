@@ -91,13 +91,11 @@ def _from_checkpoints(run: RunDirectory, like: Params) -> tuple[Any, Rows, list[
     progress = checkpoints.latest_progress()
     if progress is None or progress.best is None:
         raise UserError(f"--workdir={run.path}: holds no finished epoch yet; train first")
-    if count > 1:
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), like
-        )
+    axes = (count,) if count > 1 else ()
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), like)
     params = devices.to_device(checkpoints.restore_params(int(progress.best["step"]), like))
     replicas = [params]
-    if count > 1:
+    if axes:
         replicas = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
     return progress.best, progress.rows, replicas
 
@@ -106,8 +104,6 @@ def _from_weights(run: RunDirectory, like: Params) -> tuple[Any, Rows, list[Para
     """Restores epoch and step by name, the rows, and each replica's parameters."""
     paths = [folder / WEIGHTS_NAME for folder in run.replica_folders]
     params, metadata = zip(*(read_weights(path, like) for path in paths), strict=True)
-    if not {"epoch", "step"} <= metadata[0].keys():
-        raise UserError(f"{paths[0]}: its metadata lack epoch or step; export it again")
     rows = [metrics.read_rows(folder / "metrics.csv") for folder in run.replica_folders]
     return metadata[0], [*zip(*rows, strict=True)], [*map(devices.to_device, params)]
 

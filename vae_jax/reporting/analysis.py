@@ -17,7 +17,6 @@ from vae_jax.evaluation.measures import try_measure
 from vae_jax.evaluation.trained_run import Replica, load_data, restore_best
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.rng_streams import Stream
-from vae_jax.model.vae import Params
 from vae_jax.reporting.runs import Group, Run
 from vae_jax.runtime.errors import describe
 from vae_jax.runtime.files import write_record
@@ -86,14 +85,14 @@ def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> measures.La
 
 
 def _measure_reconstructions(
-    replica: Replica, test: datasets.Split, params: Params | None
+    replica: Replica, test: datasets.Split, reference: quality.Reference
 ) -> measures.ReconstructionMeasures:
-    """Measures the test images' reconstructions; `params` are the digit classifier's."""
-    test = _spread(test)
-    originals, labels = np.asarray(test.images) / np.float32(MAX_PIXEL), test.labels
-    images, accuracy = generation.reconstruct(*replica.model_and_params, to_batch(test)), None
-    if params is not None and labels is not None:
-        accuracy = float((digit_classifier.classify(params, images).labels == labels).mean())
+    """Measures the test images' reconstructions."""
+    test, accuracy = _spread(test), None
+    originals = np.asarray(test.images) / np.float32(MAX_PIXEL)
+    images = generation.reconstruct(*replica.model_and_params, to_batch(test))
+    if predictions := reference.describe(images)[1]:
+        accuracy = float((predictions.labels == test.labels).mean())
     return measures.ReconstructionMeasures(
         mean_squared_error=float(((images - originals) ** 2).mean(dtype=np.float64)),
         sharpness=try_measure("sharpness", quality.sharpness, images, originals),
@@ -130,7 +129,7 @@ def _analyze(
         version=measures.ANALYSIS_VERSION,
         best_step=replica.step,
         latents=_measure_latents(replica, dataset),
-        reconstructions=_measure_reconstructions(replica, test, reference.classifier_params),
+        reconstructions=_measure_reconstructions(replica, test, reference),
         interpolations=_measure_interpolations(replica, test),
         samples=quality.measure(reference, images) if np.isfinite(images).all() else None,
         ceiling=ceiling,

@@ -42,11 +42,9 @@ class Exploration:
 
 
 def choose(mean: np.ndarray, variance: np.ndarray) -> Exploration:
-    """Chooses the part of a latent space that a page shows.
+    """Chooses the part that a page shows of a latent space, from the test images' posteriors.
 
-    Args:
-      mean: `<float>[n, latent]`, of the test images' posteriors.
-      variance: `<float>[latent]`, of each latent variable over all of these together.
+    Their means are `<float>[n, latent]`, the variance of all of them together `<float>[latent]`.
 
     Raises:
       UserError: the means do not differ, so that there is no map.
@@ -156,11 +154,8 @@ def render(replica: Replica, dataset: Dataset) -> str:
     return render_template(
         "explorer.html.j2",
         data=script_data,
-        name=dataset.name,
-        num_tests=len(test),
-        image_shape=dataset.image_shape,
+        dataset=dataset,
+        replica=replica,
         latent_size=base.shape[1],
-        epoch=replica.epoch,
-        seed=replica.seed,
         variance_fraction=shown.variance_fraction,
     )

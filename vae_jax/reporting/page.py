@@ -155,9 +155,10 @@ def _comparison(title: str, groups: Sequence[Group]) -> Iterator[Section]:
 def _gallery(group: Group) -> Section:
     """Shows the plots of a group's first model."""
     folder = group.models[0].folder / "plots"
-    paths = {title: folder / f"{name}.png" for name, title in _PLOTS.items()}
     pictures = {
-        title: data_uri(path.read_bytes(), "png") for title, path in paths.items() if path.is_file()
+        title: data_uri(path.read_bytes(), "png")
+        for name, title in _PLOTS.items()
+        if (path := folder / f"{name}.png").is_file()
     }
     return Section(f"{group.name}: plots", pictures=pictures)
 

@@ -60,7 +60,6 @@ class Run:
     """A run directory whose training is complete."""
 
     directory: RunDirectory
-    name: str  # its path below the folder that was read
     models: list[Model]  # one for each seed
     identity: str  # the configuration, without the fields that its runs may differ in
     comparison: str  # of the data and the likelihood: only runs that agree in it can be compared
@@ -115,7 +114,7 @@ def read_groups(workdir: Path, configs: Configs) -> tuple[list[Group], dict[Path
         except Exception as error:  # the other runs are reported, whatever is wrong with this one
             problems[folder] = describe(error)
             continue
-        group = Group(names.get(run.identity, run.name), [])
+        group = Group(names.get(run.identity, name), [])
         groups.setdefault(run.identity + run.comparison, group).runs.append(run)
     order = {name: place for place, name in enumerate(names.values())}
     return sorted(groups.values(), key=lambda g: order.get(g.name, len(order))), problems
@@ -142,7 +141,7 @@ def _read_run(workdir: Path, name: str, configs: Configs) -> Run:
         "commit": (record.get("git_commit") or "unknown")[:7],
         "training": f"{max(m.summary.training_seconds for m in models) / 3600:.1f} h",
     }
-    return Run(directory, name, models, identity, _comparison(directory), provenance)
+    return Run(directory, models, identity, _comparison(directory), provenance)
 
 
 def _read_model(folder: Path, seed: int) -> Model:
