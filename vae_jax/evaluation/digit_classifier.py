@@ -14,7 +14,6 @@ from vae_jax.runtime.batching import map_batches
 
 NUM_DIGITS = 10
 NO_DIGIT = NUM_DIGITS  # the class of images that show no digit
-NUM_FEATURES = 64
 WEIGHTS_PATH = Path(__file__).with_suffix(".npz")  # by `benchmarks/train_digit_classifier.py`
 _BATCH_SIZE = 500
 _DROPOUT_RATE = 0.3
@@ -39,7 +38,7 @@ class DigitClassifier(nn.Module):
         x = nn.relu(nn.Conv(32, (3, 3))(x))
         x = nn.relu(nn.Conv(48, (3, 3), strides=2)(x))
         x = nn.relu(nn.Conv(64, (3, 3), strides=2)(x))
-        features = nn.relu(nn.Dense(NUM_FEATURES)(x.reshape(x.shape[0], -1)))
+        features = nn.relu(nn.Dense(64)(x.reshape(x.shape[0], -1)))
         x = features
         if dropout_key is not None:
             x = nn.Dropout(_DROPOUT_RATE)(x, deterministic=False, rng=dropout_key)

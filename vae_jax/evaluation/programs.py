@@ -117,15 +117,11 @@ def trace_for_conversion(
     convolution = conv_transpose.conv_transpose_as_convolution
     with (
         mock.patch.object(conv_transpose, "conv_transpose", convolution),
-        mock.patch.object(jax.lax, "platform_dependent", _form_for_cpu),
+        mock.patch.object(jax.lax, "platform_dependent", lambda *rows, cpu, **_: cpu(*rows)),
         mock.patch.object(jax.lax, "scan", functools.partial(_scan_forward, jax.lax.scan)),
     ):
         # A new function: JAX may have cached a trace of the original.
         return jax.make_jaxpr(lambda *rows: program.function(*rows))(*rows)
-
-
-def _form_for_cpu(*arguments: Any, cpu: Callable[..., Any], **_: Any) -> Any:
-    return cpu(*arguments)
 
 
 def _scan_forward(

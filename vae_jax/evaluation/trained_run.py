@@ -341,15 +341,11 @@ class TrainedVAE:
         return Batch(array, self._to_labels(labels, len(array))), is_single
 
     def _to_labels(self, labels: Any, num_images: int) -> np.ndarray | None:
-        """Returns the labels of images as `<int32>[num_images]`; None if the model takes none."""
-        if not self.model.num_classes:
-            if labels is not None:
-                raise ValueError("the model is not conditional, it takes no labels")
-            return None
+        """Returns labels as `<int32>[num_images]`, or None, which a conditional model refuses."""
         if labels is None:
-            raise ValueError(
-                "labels are missing: a conditional model needs the class of each image"
-            )
+            return None
+        if not self.model.num_classes:
+            raise ValueError("the model is not conditional, it takes no labels")
         array = np.asarray(labels)
         if array.dtype.kind not in "iu":
             raise TypeError(f"labels are {array.dtype}, must be indices in `class_names`")

@@ -56,26 +56,21 @@ def _reference_and_ceiling(**data: Any) -> tuple[quality.Reference, measures.Sam
     return reference, quality.measure(others, train[: len(test)])
 
 
-def _save_latent_map(replica: Replica, dataset: datasets.Dataset, mean: np.ndarray) -> None:
-    """Plots the map of the test images' latents."""
-    path, labels = replica.plots / "latent_map.png", dataset.test[:_NUM_MAPPED].labels
+def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> measures.LatentMeasures:
+    """Measures and plots the test images' posteriors."""
+    train, test = dataset.train, dataset.test
+    posterior = generation.encode(*replica.model_and_params, to_batch(test))
+    mean, accuracy = posterior.mean, None
     methods = {"PCA": latent_statistics.pca_map, "t-SNE": latent_statistics.tsne_map}
     maps = {
         title: points
         for title, method in methods.items()
         if (points := try_measure(f"{title} map", method, mean[:_NUM_MAPPED])) is not None
     }
+    path = replica.plots / "latent_map.png"
     path.unlink(missing_ok=True)  # that of another epoch
     if maps:
-        plots.save_latent_map(path, maps, labels, dataset.class_names)
-
-
-def _measure_latents(replica: Replica, dataset: datasets.Dataset) -> measures.LatentMeasures:
-    """Measures and plots the test images' posteriors."""
-    train, test = dataset.train, dataset.test
-    posterior = generation.encode(*replica.model_and_params, to_batch(test))
-    mean, accuracy = posterior.mean, None
-    _save_latent_map(replica, dataset, mean)
+        plots.save_latent_map(path, maps, test[:_NUM_MAPPED].labels, dataset.class_names)
     if train.labels is not None and test.labels is not None:
         train_mean = generation.encode(*replica.model_and_params, to_batch(train)).mean
         inputs = (train_mean, train.labels, mean, test.labels)

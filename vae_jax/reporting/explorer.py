@@ -108,10 +108,8 @@ def _make_sheets(
     model, params = replica.model, replica.params
     sheets = {"tests": images[shown.rows] / MAX_PIXEL}
     for name, latents in shown.latents.items():
-        data = Batch()
-        if num_classes:
-            data = Batch(labels=np.arange(num_classes, dtype=np.int32).repeat(len(latents)))
-            latents = np.tile(latents, (num_classes, 1))
+        latents = np.tile(latents, (max(1, num_classes), 1))
+        data = Batch(labels=generation.spread_labels(len(latents), num_classes))
         print(f"decoding {len(latents)} images: {name}", flush=True)
         latents = generation.from_base(model, params, latents, data)
         sheets[name] = generation.decode(model, params, latents, data)

@@ -75,11 +75,8 @@ class Group:
 
     @property
     def models(self) -> list[Model]:
-        """One model for each seed: of copies of a run, the first."""
-        models: dict[int, Model] = {}
-        for model in (model for run in self.runs for model in run.models):
-            models.setdefault(model.seed, model)
-        return [*models.values()]
+        """One model for each seed: of copies of a run, the last."""
+        return [*{model.seed: model for run in self.runs for model in run.models}.values()]
 
     def values(self, measure: str) -> list[Any]:
         """Lists a measure, by dotted name, of the models that have it."""
@@ -174,8 +171,7 @@ def _identity(config: ml_collections.ConfigDict) -> str:
 def _comparison(directory: RunDirectory) -> str:
     """Names the data set, its binarization, the likelihood and the hash of the data."""
     config = directory.config
-    is_own = config.data.name == "images"
-    parts = [Path(config.data.path).name if is_own else config.data.name]
+    parts = [Path(config.data.path).name if config.data.name == "images" else config.data.name]
     if config.data.binarization != "none":
         parts.append("binarized")
     parts.append(config.likelihood.kind.replace("_", " "))
