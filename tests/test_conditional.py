@@ -166,7 +166,7 @@ def test_bayes_rule_takes_the_class_with_the_largest_likelihood(monkeypatch):
 
     def estimate(model, params, key, data, num_samples):
         [label] = set(data.labels.tolist())
-        return log_likelihood.Likelihoods(likelihoods[label], None, None)
+        return log_likelihood.Likelihoods(None, likelihoods[label], None)
 
     monkeypatch.setattr(log_likelihood, "estimate", estimate)
     model = create_vae(2, ENCODER, DECODER, (8, 8, 1), num_classes=3)

@@ -86,8 +86,6 @@ def _measure_conditional(
 def _report(replica: Replica, evaluation: measures.Evaluation, latent_size: int) -> None:
     """Prints the measures; warns of a collapsed posterior."""
     posterior, nll = evaluation.posterior, evaluation.likelihood
-    for name, reason in (posterior.not_measured or {}).items():
-        print(f"{replica.folder}: {name} is not measured: {reason}")
     if nll:
         print(
             f"{replica.folder}: test -log p(x) {nll.negative_log_likelihood:.2f} ± "
@@ -99,9 +97,8 @@ def _report(replica: Replica, evaluation: measures.Evaluation, latent_size: int)
         for name, value in vars(evaluation.conditional).items():
             print(f"{replica.folder}: {name} {value}")
     active = posterior.active_units
-    if active is not None:
-        print(f"{replica.folder}: {active} of {latent_size} latent variables are active")
-    if active is not None and active < _COLLAPSED_FRACTION * latent_size:
+    print(f"{replica.folder}: {active} of {latent_size} latent variables are active")
+    if active < _COLLAPSED_FRACTION * latent_size:
         print(
             f"warning: {replica.folder}: the posterior has collapsed, only {active} of "
             f"{latent_size} latent variables are active; set loss.kl_warmup_steps or "

@@ -57,28 +57,20 @@ def _write_export(folder: Path, replica: Replica, config: ml_collections.ConfigD
 
 
 def _readme(replica: Replica, by_name: dict[str, programs.Program]) -> str:
-    """Returns ten lines that list the files and run the programs by JAX alone."""
+    """Returns a page whose code runs the encoder and the decoder by JAX alone."""
     image, *known = by_name["encoder"].inputs.values()
-    latent, *_ = by_name["decoder"].inputs.values()
-    labels = ", jnp.zeros(3, jnp.int32)" if known else ""  # of the images, then of as many latents
-    names, prior = ", ".join(by_name), replica.model.prior
-    drawn = f"random.normal(random.key(0), {(3, *latent.shape)})"
-    if "prior" in by_name:
-        drawn = f"prior.call({drawn}{labels})"
-    elif not prior.base_is_standard_normal:
-        drawn = "mean"
-    input_names = " and ".join(f"`{name}`" for each in by_name.values() for name in each.inputs)
+    labels = ", jnp.zeros(3, jnp.int32)" if known else ""
     return f"""\
 # A variational autoencoder: seed {replica.seed}, epoch {replica.epoch}
 In this folder, with JAX {jax.__version__} or of the half year after it (`pip install jax flatbuffers`), on CPU, CUDA or TPU:
 ```python
 from pathlib import Path
-from jax import export, numpy as jnp, random
-{names} = (export.deserialize(bytearray(Path(f"{{name}}.stablehlo").read_bytes())) for name in {tuple(by_name)})
-mean, log_var = encoder.call(jnp.zeros({(3, *image.shape)}){labels})  # of q(z | x), for any number of images, intensities in [0, 1]
-images = decoder.call({drawn}{labels})  # means of the intensities
+from jax import export, numpy as jnp
+encoder, decoder = (export.deserialize(bytearray(Path(f"{{name}}.stablehlo").read_bytes())) for name in ("encoder", "decoder"))
+mean, log_var = encoder.call(jnp.zeros({(3, *image.shape[1:])}){labels})  # of q(z | x), for any number of images, intensities in [0, 1]
+images = decoder.call(mean{labels})  # means of the intensities
 ```
-The parameters alone are in `weights.safetensors`; ONNX files, if present, take {input_names}.
+docs/python.md of vae_jax describes the other files.
 """  # noqa: E501
 
 

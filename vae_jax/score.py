@@ -49,7 +49,7 @@ def score(
         estimates = log_likelihood.estimate(
             *replica.model_and_params, replica.root_key, data, num_samples, indices=indices
         )
-        scores, values = estimates.to_scores(), estimates.log_likelihood
+        scores, values = vars(estimates), estimates.log_likelihood
         order = np.argsort(values, kind="stable")
         content = io.StringIO()
         writer = csv.writer(content, lineterminator="\n")

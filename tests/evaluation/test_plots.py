@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from vae_jax.evaluation import image_output, plots
-from vae_jax.training.metrics import COLUMNS, combine
+from vae_jax.training.metrics import COLUMNS
 
 IMAGES = np.random.RandomState(0).uniform(size=(2, 10, 28, 28, 1))
-ROWS = [dict.fromkeys(COLUMNS, 100.0 / epoch) | {"epoch": epoch} for epoch in (1, 2, 3)]
 
 
 def colored_pixels(png):
@@ -33,20 +32,6 @@ def test_a_grid_shows_intensities_as_they_are(tmp_path):
     red[..., 0] = 1.5  # a draw beyond 1 is as red as can be
     image_output.save_grid(path, red)
     np.testing.assert_array_equal(matplotlib.image.imread(path), red.clip(0.0, 1.0)[0, 0])
-
-
-@pytest.mark.slow
-def test_loss_curves_have_three_panels_and_bands_of_replicas(tmp_path):
-    colored = []
-    for std in (None, 1.0, 20.0):
-        stds = {n: std for n in combine(ROWS[:2]) if n.endswith("_std")} if std else {}
-        rows = [row | stds for row in ROWS]
-        rows[0]["kl_weight"] = 0.5  # not measured in every epoch
-        plots.save_loss_curves(tmp_path / "curves.png", rows, best_epoch=3)
-        pixels = matplotlib.image.imread(tmp_path / "curves.png")[..., :3]
-        assert pixels.shape[1] > 2.5 * pixels.shape[0]
-        colored.append(np.mean(np.ptp(pixels, axis=-1) > 0.05))
-    assert 0 < colored[0] < colored[1] < colored[2]
 
 
 def test_the_latent_map_colors_points_by_class(tmp_path):

@@ -8,7 +8,6 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -16,13 +15,8 @@ import vae_jax
 from tests.support.common import ROOT
 from vae_jax import datasets
 from vae_jax.evaluation import log_likelihood
-from vae_jax.evaluation.trained_run import TrainedVAE
-from vae_jax.model.vae import create_vae
 from vae_jax.runtime.errors import UserError
-from vae_jax.training.train_state import init_params
 from vae_jax.training.weights import write_weights
-
-init = jax.jit(init_params, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
@@ -124,19 +118,6 @@ def test_an_estimate_of_a_single_sample_is_warned_of(vae, images):
 def test_other_arguments_are_refused(vae, method, arguments, error, expected):
     with pytest.raises(error, match=expected):
         getattr(vae, method)(*arguments)
-
-
-@pytest.mark.slow
-def test_color_images_need_their_channels():
-    decoder = {"dense_sizes": (), "grid_channels": 1, "filters": (2,), "strides": (2,)}
-    encoder = {"kind": "dense", "dense_sizes": (4,)}
-    model = create_vae(2, encoder, decoder, (6, 4, 3), "gaussian")
-    config = ml_collections.ConfigDict({"latent_size": 2})
-    vae = TrainedVAE(model, init(model, jax.random.key(0)), config, 0)
-    assert vae.encode(np.zeros((5, 6, 4, 3)))[0].shape == (5, 2)
-    assert np.isfinite(vae.log_likelihood(np.zeros((6, 4, 3), np.uint8), num_samples=3))
-    with pytest.raises(ValueError, match=r"must have \(6, 4, 3\) each"):
-        vae.encode(np.zeros((5, 6, 4)))
 
 
 def test_options_of_the_users_program_stay_and_change_nothing(vae, images):

@@ -84,8 +84,8 @@ def test_the_estimate_is_the_integral(latent_size, prior):
     errors = 1.0 / np.sqrt(estimates.effective_sample_size)
     assert errors.max() < 0.1
     assert np.all(np.abs(estimates.log_likelihood - expected) < 4 * errors)
-    assert np.all(estimates.elbo < expected)
-    assert np.mean(expected - estimates.elbo) > 0.1  # so that the bound and it are told apart
+    assert np.all(-estimates.negative_elbo < expected)
+    assert np.mean(expected + estimates.negative_elbo) > 0.1  # so that they are told apart
 
 
 def add(sums, log_weights, log_ratios=None, num_posterior=None):
@@ -163,7 +163,7 @@ def test_samples_are_decided_by_seed_image_and_number(trained):
     model, params, root_key = trained
     nine, ten = (estimate(trained, k) for k in (9, 10))
     # The tenth sample is from the prior, which the bound does not see.
-    np.testing.assert_array_equal(ten.elbo, nine.elbo)
+    np.testing.assert_array_equal(ten.negative_elbo, nine.negative_elbo)
     posterior = apply(model, params, DATA.to_intensities(), method="posterior")
     mean, scale = (np.float64(each) for each in (posterior.mean, np.exp(0.5 * posterior.log_var)))
     for row in (0, 4):
@@ -180,7 +180,7 @@ def test_samples_are_decided_by_seed_image_and_number(trained):
         for actual, weights in ((nine, (joint - q)[:9]), (ten, joint - mixture)):
             expected = scipy.special.logsumexp(weights) - np.log(len(weights))
             assert actual.log_likelihood[row] == pytest.approx(expected, rel=1e-5)
-        assert ten.elbo[row] == pytest.approx((joint - q)[:9].mean(), rel=1e-5)
+        assert ten.negative_elbo[row] == pytest.approx((q - joint)[:9].mean(), rel=1e-5)
 
 
 @pytest.mark.slow
@@ -202,13 +202,13 @@ def test_chunks_do_not_change_the_estimate(trained, monkeypatch):
     monkeypatch.setattr(log_likelihood, "_SAMPLES_PER_CALL", 4)
     monkeypatch.setattr(log_likelihood, "_images_at_once", lambda: 3)
     actual = estimate(trained, 20)
-    for name in ("log_likelihood", "elbo", "effective_sample_size"):
+    for name in ("log_likelihood", "negative_elbo", "effective_sample_size"):
         np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), rtol=1e-3)
 
 
 def test_the_summary_is_in_nats_per_image():
     estimates = log_likelihood.Likelihoods(
-        np.array([-80.0, -90.0]), np.array([-82.0, -92.0]), np.array([3.0, 5.0])
+        np.array([82.0, 92.0]), np.array([-80.0, -90.0]), np.array([3.0, 5.0])
     )
     measures = estimates.summarize(num_samples=5, binarization_seed=7, num_dimensions=100)
     assert measures.negative_log_likelihood == 85.0

@@ -90,16 +90,6 @@ def test_pointing_changes_the_images(page):
     assert seen[0][1] != seen[1][1]
 
 
-def test_pointing_at_a_dot_shows_its_image(page):
-    data = page.evaluate("data")
-    box = page.locator("#map").bounding_box()
-    x, y = data["points"][11]
-    page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
-    label = page.locator("#nearest").get_attribute("aria-label")
-    assert f"test image {data['rows'][11]}" in label
-    assert label.endswith("class cat" if data["labels"] else "image 11")
-
-
 def test_sliders_move_a_latent_variable(page):
     sliders = page.locator("#variables input")
     assert sliders.count() == page.locator("#variables canvas").count() == 10

@@ -95,7 +95,7 @@ def write_evaluation(workdir, best_step):
     likelihood = measures.LikelihoodMeasures(82.125, 1.0, 84.0, 2.0, 1.0, 100, 5000)
     conditional = measures.ConditionalMeasures(0.9, 100, 0.8)
     posterior = {"active_units": 1, "kl_per_dimension": [0.5]}
-    evaluation = measures.Evaluation("nats", best_step, posterior, likelihood, None, conditional)
+    evaluation = measures.Evaluation("nats", best_step, posterior, likelihood, conditional)
     write_record(workdir / "evaluation.json", evaluation)
 
 

@@ -14,7 +14,6 @@ from vae_jax.runtime.batching import map_batches
 
 NUM_DIGITS = 10
 NO_DIGIT = NUM_DIGITS  # the class of images that show no digit
-NUM_FEATURES = 64
 WEIGHTS_PATH = Path(__file__).with_suffix(".npz")  # by `benchmarks/train_digit_classifier.py`
 _BATCH_SIZE = 500
 _DROPOUT_RATE = 0.3
@@ -39,7 +38,7 @@ class DigitClassifier(nn.Module):
         x = nn.relu(nn.Conv(32, (3, 3))(x))
         x = nn.relu(nn.Conv(48, (3, 3), strides=2)(x))
         x = nn.relu(nn.Conv(64, (3, 3), strides=2)(x))
-        features = nn.relu(nn.Dense(NUM_FEATURES)(x.reshape(x.shape[0], -1)))
+        features = nn.relu(nn.Dense(64)(x.reshape(x.shape[0], -1)))
         x = features
         if dropout_key is not None:
             x = nn.Dropout(_DROPOUT_RATE)(x, deterministic=False, rng=dropout_key)
@@ -58,23 +57,16 @@ class Predictions:
         """`<int>[n]`, the likeliest digit of each image."""
         return self.probabilities.argmax(-1)
 
-    @property
-    def confidence(self) -> np.ndarray:
-        """`<float32>[n]`, the likeliest digit's probability."""
-        return self.probabilities.max(-1)
 
-
-@functools.partial(jax.jit, static_argnames="model")
-def _apply(
-    model: DigitClassifier, params: Params, images: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    features, logits = apply(model, params, images)
+@jax.jit
+def _predict(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    features, logits = apply(DigitClassifier(), params, images)
     return features, jax.nn.softmax(logits)[:, :NUM_DIGITS]
 
 
 def classify(params: Params, images: np.ndarray) -> Predictions:
     """Classifies images `<float>[n, 28, 28, 1]`, intensities in [0, 1], at least one."""
-    function = functools.partial(_apply, DigitClassifier(), params)
+    function = functools.partial(_predict, params)
     return Predictions(*map_batches(function, _BATCH_SIZE, images.astype(np.float32)))
 
 

@@ -30,8 +30,8 @@ _SAMPLES_PER_PRIOR_SAMPLE = 10  # the others are from the posterior
 class Likelihoods:
     """Estimates for each image of a split, each `<float64>[n]`."""
 
+    negative_elbo: np.ndarray  # in nats, from the same samples
     log_likelihood: np.ndarray  # log p(x), in nats
-    elbo: np.ndarray  # from the same samples
     effective_sample_size: np.ndarray
 
     def summarize(
@@ -40,7 +40,7 @@ class Likelihoods:
         """Averages over the images; `num_dimensions` of pixels give bits per dimension too."""
         num_images = len(self.log_likelihood)
         deviation = self.log_likelihood.std(ddof=1) if num_images > 1 else 0.0
-        nll, negative_elbo = -self.log_likelihood.mean(), -self.elbo.mean()
+        nll, negative_elbo = -self.log_likelihood.mean(), self.negative_elbo.mean()
         return LikelihoodMeasures(
             negative_log_likelihood=float(nll),
             standard_error=float(deviation / np.sqrt(num_images)),
@@ -53,22 +53,14 @@ class Likelihoods:
             bits_per_dimension=num_dimensions and to_bits_per_dimension(float(nll), num_dimensions),
         )
 
-    def to_scores(self) -> dict[str, np.ndarray]:
-        """Returns the arrays by the names that users see."""
-        return {
-            "negative_elbo": -self.elbo,
-            "log_likelihood": self.log_likelihood,
-            "effective_sample_size": self.effective_sample_size,
-        }
-
     def find_doubt(self, num_samples: int) -> str | None:
         """Reports estimates that rest on a single sample, unless they are of few samples."""
         count = np.count_nonzero(self.effective_sample_size < 2.0)
         if num_samples < 10 or not count:
             return None
         return (
-            f"{count} of {len(self.elbo)} images have an effective sample size below 2: their log "
-            f"p(x) is a lower bound that more than {num_samples} samples would raise"
+            f"{count} of {len(self.log_likelihood)} images have an effective sample size below 2: "
+            f"their log p(x) is a lower bound that more than {num_samples} samples would raise"
         )
 
 
@@ -152,11 +144,11 @@ def estimate(
 ) -> Likelihoods:
     """Estimates log p(x) of images by importance weights, a tenth of the samples from the prior.
 
-    Images are `<uint8>[n, height, width, channels]`, n at least 1, black and white for a Bernoulli.
+    Images are `<uint8>[n, height, width, channels]`, black and white for a Bernoulli.
     The key and an image's index, `<uint32>[n]` (its row if None), decide its samples.
     """
     indices = np.arange(len(data), dtype=np.uint32) if indices is None else indices
-    batch_size = min(_images_at_once(), len(data))
+    batch_size = max(1, min(_images_at_once(), len(data)))
     num_total = devices.to_device(np.int32(num_samples))
     num_batches, title = -(-len(data) // batch_size), f"-log p(x), {num_samples} samples"
     bar = tqdm(desc=title, total=num_batches * num_samples, unit_scale=batch_size, disable=None)
@@ -172,15 +164,16 @@ def estimate(
             jax.block_until_ready(sums)
             bar.update(count)
         estimators = (
-            importance.log_likelihood,
             importance.evidence_lower_bound,
+            importance.log_likelihood,
             importance.effective_sample_size,
         )
         return [jax.jit(function)(sums) for function in estimators]
 
     with bar:
         estimates = map_batches(estimate_batch, batch_size, data, indices)
-    return Likelihoods(*(np.asarray(each, np.float64) for each in estimates))
+    elbo, *others = (np.asarray(each, np.float64) for each in estimates)
+    return Likelihoods(-elbo, *others)
 
 
 def classify(

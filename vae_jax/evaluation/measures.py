@@ -6,12 +6,9 @@ not here are ignored. Imports no JAX, so that a report reads them at once.
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-
-from vae_jax.runtime.files import read_json, to_record
 
 SUMMARY_NAME = "summary.json"
 EVALUATION_NAME = "evaluation.json"
@@ -26,8 +23,6 @@ Value = TypeVar("Value")
 # A loss and its terms by name, averaged over every image of a split. A name that an older file
 # lacks was not measured.
 MeanTerms = dict[str, float]
-# Why measures are None, by their names.
-Reasons = dict[str, str] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +51,9 @@ class Summary:
 class LatentMeasures:
     """Measures of the posteriors of the test images."""
 
-    active_units: int | None  # latent variables whose posterior mean varies over the images
+    active_units: int  # latent variables whose posterior mean varies over the images
     kl_per_dimension: list[float] | None  # averaged over images; sums to the KL of the loss
     probe_accuracy: float | None = None  # of a linear classifier of the labels on the means
-    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +89,6 @@ class Evaluation:
     best_step: int  # of the parameters that were measured
     posterior: LatentMeasures
     likelihood: LikelihoodMeasures | None = None  # if the loss bounds one
-    not_measured: Reasons = None
     conditional: ConditionalMeasures | None = None  # of a conditional model
 
 
@@ -103,10 +96,9 @@ class Evaluation:
 class ReconstructionMeasures:
     """Measures of the test images' reconstructions."""
 
-    mean_squared_error: float | None  # of the intensities
+    mean_squared_error: float  # of the intensities
     sharpness: float | None  # gradient energy relative to the originals'
     classifier_accuracy: float | None = None  # of the digit classifier on them; of digits only
-    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +106,6 @@ class InterpolationMeasures:
     """Measures of interpolations between test images."""
 
     max_mean_step_ratio: float | None  # longest step over mean step, between pixels: 1 is even
-    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +123,6 @@ class SampleMeasures:
     digits_present: int | None = None
     low_confidence_rate: float | None = None
     blank_fraction: float | None = None
-    not_measured: Reasons = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,43 +136,20 @@ class Analysis:
     interpolations: InterpolationMeasures
     samples: SampleMeasures | None = None
     ceiling: SampleMeasures | None = None  # of training images in the samples' place
-    not_measured: Reasons = None
 
 
-def read_analysis(folder: Path, best_step: int) -> Analysis | None:
-    """Reads a replica's analysis; None unless it is of that step and of this version.
+def try_measure(name: str, function: Callable[..., Value], *inputs: Any) -> Value | None:
+    """Returns `function(*inputs)`, numbers; prints why and returns None if they are undefined.
 
-    Raises:
-      UserError: the file is damaged.
+    The function raises ValueError if its inputs do not define them.
     """
-    path = folder / ANALYSIS_NAME
-    value = read_json(path) if path.exists() else None
-    of = isinstance(value, dict) and (value.get("version"), value.get("best_step"))
-    return to_record(path, value, Analysis) if of == (ANALYSIS_VERSION, best_step) else None
-
-
-class NotMeasured(Exception):
-    """A measure that its input does not define; the message says why."""
-
-
-class Measurer:
-    """Measures one quantity after another; `not_measured` has the reasons of missing ones."""
-
-    def __init__(self):
-        self.not_measured: dict[str, str] = {}
-
-    def __call__(
-        self, name: str, function: Callable[..., Value], *inputs: np.ndarray
-    ) -> Value | None:
-        """Returns `function(*inputs)`; None if it is undefined, or if a number is not finite."""
-        try:
-            if not all(np.isfinite(array).all() for array in inputs):
-                raise NotMeasured("what it is measured of is not finite")
-            with np.errstate(all="ignore"):
-                value = function(*inputs)
-            if not np.isfinite(np.asarray(value)).all():
-                raise NotMeasured("it is not finite")
-        except (NotMeasured, ValueError) as reason:
-            self.not_measured[name] = str(reason).partition("\n")[0]
-            return None
-        return value
+    try:
+        with np.errstate(all="ignore"):
+            value = function(*inputs)
+        if np.isfinite(np.asarray(value)).all():
+            return value
+        reason = "it is not finite"
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]
+    print(f"{name} is not measured: {reason}")
+    return None

@@ -19,16 +19,14 @@ _TITLES = {"loss": "Loss", "reconstruction": "Reconstruction", "kl": "KL diverge
 _SPLITS = {"train": "Training", "validation": "Validation"}
 # Colors and dashes that tell lines apart.
 _STYLES = cycler(linestyle=["-", "--", ":"]) * rcParams["axes.prop_cycle"]
-_MAX_COLORED_CLASSES = 20
+MAX_COLORED_CLASSES = 20
 _MAX_CHARACTERS = 40  # of a name in a plot
 _SHOWN_QUANTILES = (0.02, 0.97)
 
 
 def _label(name: str) -> str:
-    """Cuts the middle of a long name, and escapes what Matplotlib would not show as it is."""
-    if len(name) > _MAX_CHARACTERS:
-        name = f"{name[: _MAX_CHARACTERS - 11]}...{name[-8:]}"
-    label = name.encode(errors="backslashreplace").decode().replace("$", r"\$")
+    """Returns the end of a name, and escapes what Matplotlib would not show as it is."""
+    label = name[-_MAX_CHARACTERS:].encode(errors="backslashreplace").decode().replace("$", r"\$")
     return f" {label}" if label.startswith("_") else label  # an underscore would hide the line
 
 
@@ -54,7 +52,7 @@ def save_latent_map(
     there are colors that differ, all points have one color.
     """
     num_classes = len(class_names)
-    is_colored = labels is not None and 0 < num_classes <= _MAX_COLORED_CLASSES
+    is_colored = labels is not None and 0 < num_classes <= MAX_COLORED_CLASSES
     num_colors = 10 if num_classes <= 10 else 20  # of the color map
     style = {"c": labels, "cmap": f"tab{num_colors}", "vmin": -0.5, "vmax": num_colors - 0.5}
     figure = Figure(figsize=(5 * len(maps) + 0.8, 4.8), layout="constrained")

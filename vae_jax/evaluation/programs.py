@@ -9,7 +9,7 @@ import functools
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -33,21 +33,9 @@ _ONNX_PACKAGE = "jax2onnx"
 class Program:
     """A function of any number of rows, its parameters part of it."""
 
-    # From one array `[n, ...]` for each input to arrays of n rows.
-    function: Callable[..., tuple[jax.Array, ...]]
-    inputs: Mapping[str, jax.ShapeDtypeStruct]  # shape and type of a row, by name
+    function: Callable[..., Any]  # of an array `[n, ...]` for each input, to arrays of n rows
+    inputs: dict[str, jax.ShapeDtypeStruct]  # shape and type by name, of a symbolic number of rows
     output_names: tuple[str, ...]
-
-    def abstract_rows(self) -> list[jax.ShapeDtypeStruct]:
-        """Returns shapes and types of the inputs, with a symbolic number of rows."""
-        scope = export.SymbolicScope()
-        return [
-            jax.ShapeDtypeStruct(
-                export.symbolic_shape(", ".join(("batch", *map(str, row.shape))), scope=scope),
-                row.dtype,
-            )
-            for row in self.inputs.values()
-        ]
 
 
 def programs_of(model: VAE, params: Params) -> dict[str, Program]:
@@ -62,20 +50,19 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
     def encode(*known: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(apply(model, params, Batch(*known), method="posterior").to_arrays().values())
 
-    def decode(latents: jax.Array, *known: jax.Array) -> tuple[jax.Array]:
+    def decode(latents: jax.Array, *known: jax.Array) -> jax.Array:
         outputs = apply(model, params, latents, Batch(None, *known), method="decode")
-        return (model.likelihood.mean(outputs),)
+        return model.likelihood.mean(outputs)
 
-    def from_base(base: jax.Array, *known: jax.Array) -> tuple[jax.Array]:
+    def from_base(base: jax.Array, *known: jax.Array) -> jax.Array:
         batch = Batch(None, *known)
-        return (apply(model, params, method=lambda model: model.prior(batch).from_base(base)),)
+        return apply(model, params, method=lambda model: model.prior(batch).from_base(base))
 
-    image = jax.ShapeDtypeStruct(model.image_shape, jnp.float32)
-    known = {"labels": jax.ShapeDtypeStruct((), jnp.int32)} if model.num_classes else {}
+    [batch] = export.symbolic_shape("batch")
+    image = jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.float32)
+    known = {"labels": jax.ShapeDtypeStruct((batch,), jnp.int32)} if model.num_classes else {}
     inputs = {"images": image, **known}
-    rows = (jax.ShapeDtypeStruct((1, *row.shape), row.dtype) for row in inputs.values())
-    mean, *_ = jax.eval_shape(encode, *rows)
-    latent = jax.ShapeDtypeStruct(mean.shape[1:], jnp.float32)
+    latent, _ = jax.eval_shape(encode, *inputs.values())
     programs = {
         "encoder": Program(encode, inputs, ("mean", "log_var")),
         "decoder": Program(decode, {"latents": latent, **known}, ("images",)),
@@ -87,13 +74,8 @@ def programs_of(model: VAE, params: Params) -> dict[str, Program]:
 
 def to_stablehlo(program: Program) -> bytes:
     """Compiles a program for each of `PLATFORMS`, as `jax.export.deserialize` reads it."""
-
-    def function(*rows: jax.Array) -> Any:
-        results = program.function(*rows)
-        return results[0] if len(results) == 1 else results
-
-    exported = export.export(jax.jit(function), platforms=PLATFORMS)
-    return bytes(exported(*program.abstract_rows()).serialize())
+    exported = export.export(jax.jit(program.function), platforms=PLATFORMS)
+    return bytes(exported(*program.inputs.values()).serialize())
 
 
 def has_onnx() -> bool:
@@ -107,7 +89,7 @@ def to_onnx(name: str, program: Program) -> bytes:
     Raises:
       UserError: the package cannot convert it.
     """
-    rows = program.abstract_rows()
+    rows = [*program.inputs.values()]
     # Traced before the package replaces functions of JAX and Flax by its own.
     function = core.jaxpr_as_fun(trace_for_conversion(program, rows))
     for logger in (_ONNX_PACKAGE, "onnx_ir"):  # they warn of every untyped constant
@@ -135,15 +117,11 @@ def trace_for_conversion(
     convolution = conv_transpose.conv_transpose_as_convolution
     with (
         mock.patch.object(conv_transpose, "conv_transpose", convolution),
-        mock.patch.object(jax.lax, "platform_dependent", _form_for_cpu),
+        mock.patch.object(jax.lax, "platform_dependent", lambda *rows, cpu, **_: cpu(*rows)),
         mock.patch.object(jax.lax, "scan", functools.partial(_scan_forward, jax.lax.scan)),
     ):
         # A new function: JAX may have cached a trace of the original.
         return jax.make_jaxpr(lambda *rows: program.function(*rows))(*rows)
-
-
-def _form_for_cpu(*arguments: Any, cpu: Callable[..., Any], **_: Any) -> Any:
-    return cpu(*arguments)
 
 
 def _scan_forward(

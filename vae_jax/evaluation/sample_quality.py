@@ -6,13 +6,13 @@ distances are Euclidean.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from vae_jax.evaluation.digit_classifier import NUM_DIGITS, Predictions, classify
-from vae_jax.evaluation.measures import Measurer, NotMeasured, SampleMeasures
+from vae_jax.evaluation.measures import SampleMeasures, try_measure
 from vae_jax.model.vae import Params
 
 _PRECISION_NEIGHBORS, _COVERAGE_NEIGHBORS = 3, 5
@@ -26,22 +26,6 @@ _PCA_SEED = 0
 _CHUNK = 1000
 
 
-def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Computes the `<float>[n, m]` distances between two sets of vectors."""
-    squares = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2.0 * first @ second.T
-    return np.sqrt(np.maximum(squares, 0.0))
-
-
-def _chunks(array: np.ndarray) -> list[np.ndarray]:
-    return [array[start : start + _CHUNK] for start in range(0, len(array), _CHUNK)]
-
-
-def _radii(features: np.ndarray, numbers: Sequence[int]) -> list[np.ndarray]:
-    """Computes each vector's distances `<float>[n, 1]` to its k-th nearest neighbor, for some k."""
-    nearest = [np.partition(_distances(c, features), numbers, 1) for c in _chunks(features)]
-    return [np.concatenate([c[:, k, None] for c in nearest]) for k in numbers]  # 0 is itself
-
-
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """Computes the squared Fréchet distance of Gaussians fitted to two sets; lower is better.
 
@@ -49,7 +33,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     equation 6. The features are not Inception's: compare with values of the same features alone.
     """
     if min(len(real), len(generated)) < 2:
-        raise NotMeasured("a single image has no covariance")
+        raise ValueError("a single image has no covariance")
     means = [features.mean(0, dtype=np.float64) for features in (real, generated)]
     covariances = [np.cov(features.astype(np.float64).T) for features in (real, generated)]
     # tr (C_1 C_2)^(1/2) is the trace of the root of the symmetric R C_2 R with R^2 = C_1.
@@ -61,12 +45,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     return float(max(0.0, offset + trace - 2.0 * np.sqrt(np.maximum(product, 0.0)).sum()))
 
 
-def neighbor_measures(
-    real: np.ndarray,
-    generated: np.ndarray,
-    precision_neighbors: int = _PRECISION_NEIGHBORS,
-    coverage_neighbors: int = _COVERAGE_NEIGHBORS,
-) -> tuple[float, float, float]:
+def neighbor_measures(real: np.ndarray, generated: np.ndarray) -> tuple[float, float, float]:
     """Computes precision, recall and coverage of generated vectors.
 
     A ball reaches from a vector to its k-th nearest neighbor in the same set. Precision is the
@@ -74,18 +53,25 @@ def neighbor_measures(
     generated ones: Kynkäänniemi et al. 2019 (arXiv:1904.06991), equations 1 and 2. Coverage is the
     fraction of real balls with a generated vector: Naeem et al. 2020 (arXiv:2002.09797), section 3.
     """
+    from sklearn.metrics import pairwise_distances
+    from sklearn.neighbors import NearestNeighbors
+
     real, generated = real.astype(np.float64), generated.astype(np.float64)
-    near, wide = _radii(real, (precision_neighbors, coverage_neighbors))
-    [own] = _radii(generated, (precision_neighbors,))
+    of_real, of_generated = (  # distances to the nearest neighbors, `<float>[n, k]`
+        NearestNeighbors(n_neighbors=_COVERAGE_NEIGHBORS).fit(vectors).kneighbors()[0]
+        for vectors in (real, generated)
+    )
+    near, wide = of_real[:, _PRECISION_NEIGHBORS - 1], of_real[:, -1]
+    own = of_generated[:, _PRECISION_NEIGHBORS - 1, None]
     is_precise, is_recalled, is_covered = [], np.zeros(len(real), bool), np.zeros(len(real), bool)
-    for vectors, radii in zip(_chunks(generated), _chunks(own), strict=True):
-        distances = _distances(vectors, real)
-        is_precise.append((distances <= near.T).any(1))
-        is_recalled |= (distances <= radii).any(0)
-        is_covered |= (distances <= wide.T).any(0)
-    each = (np.concatenate(is_precise), is_recalled, is_covered)
-    precision, recall, coverage = (float(flags.mean()) for flags in each)
-    return precision, recall, coverage
+    for start in range(0, len(generated), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        distances = pairwise_distances(generated[rows], real)
+        is_precise.append((distances <= near).any(1))
+        is_recalled |= (distances <= own[rows]).any(0)
+        is_covered |= (distances <= wide).any(0)
+    precision = float(np.concatenate(is_precise).mean())
+    return precision, float(is_recalled.mean()), float(is_covered.mean())
 
 
 def is_blank(images: np.ndarray, min_intensity: float) -> np.ndarray:
@@ -120,6 +106,8 @@ def max_mean_step_ratio(paths: np.ndarray) -> float:
     `paths` is `<float>[n, num_steps, height, width, channels]`, and steps are between the pixels of
     neighbors: a definition of this project.
     """
+    if not len(paths):
+        raise ValueError("there is a single image")
     steps = np.sqrt((np.diff(paths, axis=1) ** 2).sum((2, 3, 4), dtype=np.float64))
     mean, longest = steps.mean(1), steps.max(1)
     return float(np.divide(longest, mean, out=np.ones_like(mean), where=mean > 0.0).mean())
@@ -129,7 +117,6 @@ def max_mean_step_ratio(paths: np.ndarray) -> float:
 class Reference:
     """The real images that samples are measured against."""
 
-    classifier_params: Params | None  # the digit classifier's; None if the images are not digits
     # Returns the features of images, and the digit classifier's predictions if it makes them.
     describe: Callable[[np.ndarray], tuple[np.ndarray, Predictions | None]]
     features: np.ndarray  # `<float>[n, dims]`, of the test images
@@ -159,7 +146,7 @@ def make_reference(
         return predictions.features, predictions
 
     features, distances = describe(test_images)[0], nearest_distances(test_images, training_images)
-    return Reference(classifier_params, describe, features, distances, training_images)
+    return Reference(describe, features, distances, training_images)
 
 
 def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
@@ -168,28 +155,28 @@ def measure(reference: Reference, samples: np.ndarray) -> SampleMeasures:
     Samples are copies by their distances to the training images, compared with those of the test
     images, after Meehan et al. 2020 (arXiv:2004.05675).
     """
-    real, measured = reference.features, Measurer()
+    real = reference.features
     generated, predictions = reference.describe(samples)
-    neighbors = measured("neighbors", neighbor_measures, real, generated) or (None, None, None)
+    neighbors = try_measure("neighbors", neighbor_measures, real, generated) or (None, None, None)
     distances = nearest_distances(samples, reference.training_images)
     copy_distance = np.quantile(reference.distances, _COPY_QUANTILE)
     digits: dict[str, Any] = {}
     if predictions:
         fractions = np.bincount(predictions.labels, minlength=NUM_DIGITS) / len(samples)
+        confidence = predictions.probabilities.max(-1)
         least = float(reference.training_images.sum((1, 2, 3)).min())
         digits = {
             "digits_present": int((fractions >= _MIN_DIGIT_FRACTION).sum()),
-            "low_confidence_rate": float((predictions.confidence < _MIN_CONFIDENCE).mean()),
+            "low_confidence_rate": float((confidence < _MIN_CONFIDENCE).mean()),
             "blank_fraction": float(is_blank(samples, least).mean()),
         }
     return SampleMeasures(
         features="digit classifier" if predictions else "principal components",
         num_samples=len(samples),
-        frechet_distance=measured("frechet_distance", frechet_distance, real, generated),
+        frechet_distance=try_measure("frechet_distance", frechet_distance, real, generated),
         precision=neighbors[0],
         recall=neighbors[1],
         coverage=neighbors[2],
         copy_fraction=float((distances < copy_distance).mean()),
         **digits,
-        not_measured=measured.not_measured,
     )

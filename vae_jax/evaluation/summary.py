@@ -52,7 +52,8 @@ def save_interpolation(replica: Replica, test: datasets.Split) -> None:
     pairs = generation.pick_pairs(test.labels, len(test), _NUM_COLUMNS)
     first, last = (to_batch(test[rows]) for rows in pairs)
     steps = generation.interpolate(*replica.model_and_params, first, last, _NUM_INTERPOLATION_STEPS)
-    begin, end = (replica.shown(_intensities(data))[:, None] for data in (first, last))
+    ends = (np.asarray(data.images) / np.float32(MAX_PIXEL) for data in (first, last))
+    begin, end = (replica.shown(images)[:, None] for images in ends)
     gap = np.ones_like(begin)
     grid = np.concatenate([begin, gap, replica.shown(steps), gap, end], axis=1)
     save_grid(replica.plots / "interpolation.png", grid)
@@ -65,13 +66,10 @@ def save_reconstructions(replica: Replica, test: datasets.Split) -> None:
     data = to_batch(test[: rows * columns])
     images = generation.reconstruct(*replica.model_and_params, data)
     shape = (rows, columns, *replica.model.image_shape)
-    pairs = np.stack([_intensities(data).reshape(shape), images.reshape(shape)], axis=1)
+    originals = np.asarray(data.images) / np.float32(MAX_PIXEL)
+    pairs = np.stack([originals.reshape(shape), images.reshape(shape)], axis=1)
     grid = replica.shown(pairs).reshape(2 * rows, *shape[1:])
     save_grid(replica.plots / "reconstructions.png", grid)
-
-
-def _intensities(data: Batch) -> np.ndarray:
-    return np.asarray(data.images) / MAX_PIXEL
 
 
 def _finish(folder: Path, rows: Sequence[dict[str, float]], summary: Summary) -> Summary:

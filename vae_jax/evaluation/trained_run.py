@@ -91,13 +91,11 @@ def _from_checkpoints(run: RunDirectory, like: Params) -> tuple[Any, Rows, list[
     progress = checkpoints.latest_progress()
     if progress is None or progress.best is None:
         raise UserError(f"--workdir={run.path}: holds no finished epoch yet; train first")
-    if count > 1:
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), like
-        )
+    axes = (count,) if count > 1 else ()
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), like)
     params = devices.to_device(checkpoints.restore_params(int(progress.best["step"]), like))
     replicas = [params]
-    if count > 1:
+    if axes:
         replicas = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
     return progress.best, progress.rows, replicas
 
@@ -106,8 +104,6 @@ def _from_weights(run: RunDirectory, like: Params) -> tuple[Any, Rows, list[Para
     """Restores epoch and step by name, the rows, and each replica's parameters."""
     paths = [folder / WEIGHTS_NAME for folder in run.replica_folders]
     params, metadata = zip(*(read_weights(path, like) for path in paths), strict=True)
-    if not {"epoch", "step"} <= metadata[0].keys():
-        raise UserError(f"{paths[0]}: its metadata lack epoch or step; export it again")
     rows = [metrics.read_rows(folder / "metrics.csv") for folder in run.replica_folders]
     return metadata[0], [*zip(*rows, strict=True)], [*map(devices.to_device, params)]
 
@@ -213,15 +209,12 @@ class TrainedVAE:
     indices in `class_names`, one for each image or one for all. Another model takes none.
     """
 
-    model: VAE  # the Flax module, for one's own `jit` and `grad`, by `vae_jax.apply`
-    params: Params
-    config: ml_collections.ConfigDict  # that it was trained with
+    # The Flax module, for one's own `jit` and `grad`, by `vae_jax.apply`.
+    model: VAE = dataclasses.field(repr=False)
+    params: Params = dataclasses.field(repr=False)
+    config: ml_collections.ConfigDict = dataclasses.field(repr=False)  # that it was trained with
     seed: int  # that it was trained with
     class_names: tuple[str, ...] = ()  # by label; empty if the data have none, or in older runs
-
-    def __repr__(self) -> str:
-        shape, num_classes = self.model.image_shape, self.model.num_classes
-        return f"TrainedVAE(image_shape={shape}, num_classes={num_classes}, seed={self.seed})"
 
     @compilation.fixed_options()
     def encode(self, images: np.ndarray, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -320,17 +313,15 @@ class TrainedVAE:
                 f"images have {num_gray} gray pixels, of which a Bernoulli has no likelihood: "
                 "binarize them, e.g. images > 127"
             )
-        estimates = log_likelihood.Likelihoods(*np.zeros((3, 0)))
-        if len(pixels):
-            estimates = log_likelihood.estimate(
-                *(self.model, self.params, make_root_key(seed)),
-                dataclasses.replace(batch, images=pixels),
-                num_samples,
-                indices=log_likelihood.indices_by_pixels(pixels),
-            )
+        estimates = log_likelihood.estimate(
+            *(self.model, self.params, make_root_key(seed)),
+            dataclasses.replace(batch, images=pixels),
+            num_samples,
+            indices=log_likelihood.indices_by_pixels(pixels),
+        )
         if doubt := estimates.find_doubt(num_samples):
             warnings.warn(doubt, stacklevel=3)  # the caller of the decorated method
-        scores = estimates.to_scores()
+        scores = vars(estimates)
         return {name: each[0] for name, each in scores.items()} if is_single else scores
 
     def _to_batch(self, name: str, images: Any, labels: Any) -> tuple[Batch, bool]:
@@ -351,15 +342,11 @@ class TrainedVAE:
         return Batch(array, self._to_labels(labels, len(array))), is_single
 
     def _to_labels(self, labels: Any, num_images: int) -> np.ndarray | None:
-        """Returns the labels of images as `<int32>[num_images]`; None if the model takes none."""
-        if not self.model.num_classes:
-            if labels is not None:
-                raise ValueError("the model is not conditional, it takes no labels")
-            return None
+        """Returns labels as `<int32>[num_images]`, or None, which a conditional model refuses."""
         if labels is None:
-            raise ValueError(
-                "labels are missing: a conditional model needs the class of each image"
-            )
+            return None
+        if not self.model.num_classes:
+            raise ValueError("the model is not conditional, it takes no labels")
         array = np.asarray(labels)
         if array.dtype.kind not in "iu":
             raise TypeError(f"labels are {array.dtype}, must be indices in `class_names`")

@@ -24,9 +24,6 @@ _MAX_LOG_SCALE = 2.0
 class Prior:
     """The attributes and methods of every prior."""
 
-    # Whether vectors of its base space are drawn from N(0, I): the domain of a `FlowPrior`'s map,
-    # otherwise the latent space itself.
-    base_is_standard_normal: ClassVar[bool] = False
     is_learned: ClassVar[bool] = False  # whether training changes it
 
     def __call__(self, batch: Batch) -> Any:
@@ -76,8 +73,6 @@ class StandardNormal(Prior):
     """N(0, I), without parameters."""
 
     latent_size: int
-
-    base_is_standard_normal: ClassVar = True
 
     def log_density(self, latents: jax.Array) -> jax.Array:
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
@@ -222,8 +217,6 @@ class CouplingFlow(_LearnedPrior):
     num_layers: int = 10
     hidden_size: int = 256  # of the dense layers
     num_classes: int = 0  # labels, inputs of the dense layers for p(z | y); 0 for none
-
-    base_is_standard_normal: ClassVar = True
 
     def setup(self) -> None:
         """Makes the layers' parameters."""

@@ -8,9 +8,8 @@ import numpy as np
 from PIL import Image
 
 from vae_jax.datasets import Dataset, Images
-from vae_jax.evaluation import generation
+from vae_jax.evaluation import generation, plots
 from vae_jax.evaluation.latent_statistics import principal_plane
-from vae_jax.evaluation.measures import NotMeasured
 from vae_jax.evaluation.trained_run import Replica
 from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.priors import FlowPrior
@@ -28,76 +27,57 @@ _TRAVERSAL = np.linspace(-3.0, 3.0, 15)  # in standard deviations
 _MAX_SELECTED = 10  # classes of a conditional model to select from
 _NUM_SAMPLES = 320
 _MARGIN = 0.05  # around the map's points, relative to their extent
-_MAX_COLORED_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Exploration:
-    """The part of a latent space that a page shows.
+    """The part of a latent space that a page shows."""
 
-    Attributes:
-      rows: the test images that are points of the map.
-      points: `<float>[rows, 2]`, their places, from 0 to 1: to the right, and downwards.
-      variables: the latent variables to traverse, the most active first.
-      variance_fraction: the part of the means' variance that lies in the plane of the map.
-      latents: `<float32>[n, latent]` to decode, in the base space of the prior, by sheet.
-    """
-
-    rows: np.ndarray
-    points: np.ndarray
-    variables: np.ndarray
-    variance_fraction: float
+    rows: np.ndarray  # the test images that are points of the map
+    points: np.ndarray  # `<float>[rows, 2]`, places from 0 to 1: to the right, and downwards
+    variables: np.ndarray  # the latent variables to traverse, the most active first
+    variance_fraction: float  # of the means' variance, the part in the plane of the map
+    # To decode, `<float32>[n, latent]` in the base space of the prior, by sheet.
     latents: dict[str, np.ndarray]
 
 
 def choose(mean: np.ndarray, variance: np.ndarray) -> Exploration:
-    """Chooses the part of a latent space that a page shows.
+    """Chooses the part that a page shows of a latent space, from the test images' posteriors.
 
-    Args:
-      mean: `<float>[n, latent]`, of the test images' posteriors.
-      variance: `<float>[latent]`, of each latent variable over all of these together.
+    Their means are `<float>[n, latent]`, the variance of all of them together `<float>[latent]`.
 
     Raises:
       UserError: the means do not differ, so that there is no map.
     """
     try:
         plane = principal_plane(mean)
-    except NotMeasured as error:
+    except ValueError as error:
         raise UserError(f"there is nothing to explore: {error}") from error
     rows = np.linspace(0, len(mean) - 1, min(len(mean), _MAX_POINTS)).round().astype(int)
-    coordinates = plane.project(mean[rows]).astype(np.float64)
+    coordinates = plane.transform(mean[rows]).astype(np.float64)
     low, high = coordinates.min(0), coordinates.max(0)
     side = float((high - low).max()) * (1.0 + 2.0 * _MARGIN)
     corner = (low + high) / 2.0 + np.array([-side, side]) / 2.0  # the upper left one
     offsets = (np.arange(_NUM_CELLS) + 0.5) * side / _NUM_CELLS
     cells = np.stack(np.meshgrid(corner[0] + offsets, corner[1] - offsets), -1).reshape(-1, 2)
     variables = np.argsort(-mean.var(0, dtype=np.float64), kind="stable")[:_MAX_VARIABLES]
-    origin = mean.mean(0, dtype=np.float64)
+    # From the mean one latent variable after the other moves, `<float>[variables, steps, latent]`.
+    moves = np.diag(np.sqrt(variance))[variables, None] * _TRAVERSAL[:, None]
+    traversals = mean.mean(0, dtype=np.float64) + moves
     return Exploration(
         rows=rows,
         points=(coordinates - corner) / (side, -side),
         variables=variables,
-        variance_fraction=plane.variance_fraction,
+        variance_fraction=float(plane.explained_variance_ratio_.sum()),
         latents={
-            "map": plane.latents_at(cells),
-            "traversals": _traversals(origin, variance, variables),
+            "map": plane.inverse_transform(cells).astype(np.float32),
+            "traversals": traversals.reshape(-1, mean.shape[1]).astype(np.float32),
         },
     )
 
 
-def _traversals(origin: np.ndarray, variance: np.ndarray, variables: np.ndarray) -> np.ndarray:
-    """Moves one latent variable after the other away from the origin, `<float>[n, latent]`."""
-    latents = np.tile(origin, (len(variables), len(_TRAVERSAL), 1))
-    for row, variable in enumerate(variables):
-        latents[row, :, variable] += _TRAVERSAL * np.sqrt(variance[variable])
-    return latents.reshape(-1, len(origin)).astype(np.float32)
-
-
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """Makes `<uint8>` images, of at most 32 pixels to a side, of intensities.
-
-    Intensities are `<float>[n, height, width, channels]`.
-    """
+    """Makes `<uint8>`, at most 32 pixels to a side, of `<float>[n, height, width, channels]`."""
     pixels = (images.clip(0.0, 1.0) * MAX_PIXEL).round().astype(np.uint8)
     pictures = [_picture(each) for each in pixels]
     for picture in pictures:
@@ -107,11 +87,7 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def pack(images: np.ndarray) -> str:
-    """Packs `<uint8>[n, height, width, channels]` into a sheet, the first at the upper left.
-
-    Returns:
-      The URI of a WebP file, lossless if gray.
-    """
+    """Packs `<uint8>[n, height, width, channels]` into a sheet: the URI of a WebP file."""
     num, height, width, channels = images.shape
     rows = -(-num // _COLUMNS)
     padded = np.pad(images, [(0, rows * _COLUMNS - num), (0, 0), (0, 0), (0, 0)])
@@ -128,17 +104,12 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 def _make_sheets(
     replica: Replica, shown: Exploration, images: Images, num_classes: int
 ) -> dict[str, np.ndarray]:
-    """Returns the thumbnails of each sheet; latents are decoded in each class, one after another.
-
-    The test images are one of the sheets.
-    """
+    """Returns the thumbnails of each sheet; latents are decoded in one class after another."""
     model, params = replica.model, replica.params
     sheets = {"tests": images[shown.rows] / MAX_PIXEL}
     for name, latents in shown.latents.items():
-        data = Batch()
-        if num_classes:
-            data = Batch(labels=np.arange(num_classes, dtype=np.int32).repeat(len(latents)))
-            latents = np.tile(latents, (num_classes, 1))
+        latents = np.tile(latents, (max(1, num_classes), 1))
+        data = Batch(labels=generation.spread_labels(len(latents), num_classes))
         print(f"decoding {len(latents)} images: {name}", flush=True)
         latents = generation.from_base(model, params, latents, data)
         sheets[name] = generation.decode(model, params, latents, data)
@@ -174,18 +145,15 @@ def render(replica: Replica, dataset: Dataset) -> str:
         "traversal": _TRAVERSAL.round(2).tolist(),
         "labels": None if test.labels is None else test.labels[shown.rows].tolist(),
         "classNames": names,
-        "isColored": test.labels is not None and 0 < len(names) <= _MAX_COLORED_CLASSES,
+        "isColored": test.labels is not None and 0 < len(names) <= plots.MAX_COLORED_CLASSES,
         "samples": _NUM_SAMPLES,
         "numSelected": num_classes,
     }
     return render_template(
         "explorer.html.j2",
         data=script_data,
-        name=dataset.name,
-        num_tests=len(test),
-        image_shape=dataset.image_shape,
+        dataset=dataset,
+        replica=replica,
         latent_size=base.shape[1],
-        epoch=replica.epoch,
-        seed=replica.seed,
         variance_fraction=shown.variance_fraction,
     )

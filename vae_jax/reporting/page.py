@@ -17,7 +17,6 @@ from vae_jax.training.metrics import TERMS
 
 _PLOTS = {
     "reconstructions": "Test images and their reconstructions",
-    "classes": "The same latents in every class",
     "samples": "Samples from random latents",
     "interpolation": "From one test image to another",
     "latent_map": "Latent means of test images",
@@ -52,16 +51,11 @@ class Column(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A section of the report.
-
-    Attributes:
-      title: its heading.
-      table: rows of cells, the titles first; `Best` cells are marked.
-      pictures: URIs of PNG files by title; only the HTML page shows them.
-    """
+    """A section of the report."""
 
     title: str
-    table: Sequence[Sequence[str]] = ()
+    table: Sequence[Sequence[str]] = ()  # rows of cells, the titles first; `Best` cells are marked
+    # URIs of PNG files by title; only the HTML page shows them.
     pictures: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -161,9 +155,10 @@ def _comparison(title: str, groups: Sequence[Group]) -> Iterator[Section]:
 def _gallery(group: Group) -> Section:
     """Shows the plots of a group's first model."""
     folder = group.models[0].folder / "plots"
-    paths = {title: folder / f"{name}.png" for name, title in _PLOTS.items()}
     pictures = {
-        title: data_uri(path.read_bytes(), "png") for title, path in paths.items() if path.is_file()
+        title: data_uri(path.read_bytes(), "png")
+        for name, title in _PLOTS.items()
+        if (path := folder / f"{name}.png").is_file()
     }
     return Section(f"{group.name}: plots", pictures=pictures)
 

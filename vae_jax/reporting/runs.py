@@ -11,15 +11,16 @@ import numpy as np
 
 from vae_jax.configuration import flatten
 from vae_jax.evaluation.measures import (
+    ANALYSIS_NAME,
+    ANALYSIS_VERSION,
     EVALUATION_NAME,
     SUMMARY_NAME,
     Analysis,
     Evaluation,
     Summary,
-    read_analysis,
 )
 from vae_jax.runtime.errors import UserError, describe
-from vae_jax.runtime.files import read_record
+from vae_jax.runtime.files import Record, read_json, read_record, to_record
 from vae_jax.training import metrics
 from vae_jax.training.run_directory import CONFIG_NAME, NOT_PART_OF_IDENTITY, RunDirectory
 
@@ -31,21 +32,13 @@ Configs = Mapping[str, ml_collections.ConfigDict]
 
 @dataclasses.dataclass
 class Model:
-    """One trained model: a run's, or one of its replicas'.
+    """One trained model: a run's, or one of its replicas'."""
 
-    Attributes:
-      folder: its files.
-      seed: its seed.
-      curves: the columns of `metrics.csv` that every file has, `<float>[epochs]`.
-      summary: its `summary.json`.
-      analysis: its `analysis.json`; None if it is missing or of another epoch.
-      evaluation: its `evaluation.json`; None if it is missing or of another epoch.
-    """
-
-    folder: Path
+    folder: Path  # of its files
     seed: int
-    curves: dict[str, np.ndarray]
+    curves: dict[str, np.ndarray]  # the columns that every `metrics.csv` has, `<float>[epochs]`
     summary: Summary
+    # None if the file is missing or of another epoch.
     analysis: Analysis | None
     evaluation: Evaluation | None
 
@@ -64,45 +57,26 @@ class Model:
 
 @dataclasses.dataclass
 class Run:
-    """A run directory whose training is complete.
-
-    Attributes:
-      directory: the run directory.
-      name: its path below the folder that was read.
-      models: one for each seed.
-      identity: the configuration by dotted path, without the fields that its runs may differ in.
-      comparison: data set, binarization, likelihood and the data's SHA-256: only losses of runs
-        that agree in it can be compared.
-      provenance: command, device, version of JAX, commit and training time, as texts.
-    """
+    """A run directory whose training is complete."""
 
     directory: RunDirectory
-    name: str
-    models: list[Model]
-    identity: dict[str, Any]
-    comparison: str
-    provenance: dict[str, str]
+    models: list[Model]  # one for each seed
+    identity: str  # the configuration, without the fields that its runs may differ in
+    comparison: str  # of the data and the likelihood: only runs that agree in it can be compared
+    provenance: dict[str, str]  # command, device, version of JAX, commit and training time
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The runs of one configuration on the same data.
+    """The runs of one configuration on the same data."""
 
-    Attributes:
-      name: of the configuration in `configs/`, else the first run's.
-      runs: at least one.
-    """
-
-    name: str
-    runs: list[Run]
+    name: str  # of the configuration in `configs/`, else the first run's
+    runs: list[Run]  # at least one
 
     @property
     def models(self) -> list[Model]:
-        """One model for each seed: of copies of a run, the first."""
-        models: dict[int, Model] = {}
-        for model in (model for run in self.runs for model in run.models):
-            models.setdefault(model.seed, model)
-        return [*models.values()]
+        """One model for each seed: of copies of a run, the last."""
+        return [*{model.seed: model for run in self.runs for model in run.models}.values()]
 
     def values(self, measure: str) -> list[Any]:
         """Lists a measure, by dotted name, of the models that have it."""
@@ -123,14 +97,11 @@ def first_epoch(curve: np.ndarray, target: float) -> int | None:
 def read_groups(workdir: Path, configs: Configs) -> tuple[list[Group], dict[Path, str]]:
     """Reads every complete run below a folder, and groups them, named configurations first.
 
-    Args:
-      workdir: the folder; links in it are not followed.
-      configs: configurations by name, in the order of the groups.
-
     Returns:
-      The groups, and for each folder that was skipped the reason.
+      The groups, in the order of the configurations by name, and for each folder that was skipped
+      the reason.
     """
-    names = {str(_identity(config)): name for name, config in configs.items()}
+    names = {_identity(config): name for name, config in configs.items()}
     groups: dict[str, Group] = {}
     problems = {}
     for folder in sorted(path.parent for path in workdir.rglob(CONFIG_NAME)):
@@ -140,19 +111,14 @@ def read_groups(workdir: Path, configs: Configs) -> tuple[list[Group], dict[Path
         except Exception as error:  # the other runs are reported, whatever is wrong with this one
             problems[folder] = describe(error)
             continue
-        identity = str(run.identity)
-        group = Group(names.get(identity, run.name), [])
-        groups.setdefault(identity + run.comparison, group).runs.append(run)
+        group = Group(names.get(run.identity, name), [])
+        groups.setdefault(run.identity + run.comparison, group).runs.append(run)
     order = {name: place for place, name in enumerate(names.values())}
     return sorted(groups.values(), key=lambda g: order.get(g.name, len(order))), problems
 
 
 def _read_run(workdir: Path, name: str, configs: Configs) -> Run:
-    """Reads a run directory.
-
-    Raises:
-      UserError: the run is not complete, or a file is damaged.
-    """
+    """Reads a run directory; raises UserError if it is not complete, or a file is damaged."""
     directory = RunDirectory.open(workdir)
     config, record, path = directory.config, directory.record, workdir / SUMMARY_NAME
     summary = read_record(path, Summary) if path.exists() else None
@@ -163,9 +129,8 @@ def _read_run(workdir: Path, name: str, configs: Configs) -> Run:
         _read_model(folder, config.seed + index)
         for index, folder in enumerate(directory.replica_folders)
     ]
-    identity = _identity(config)
-    if directory.parent:  # a prior fitted afterwards is not one trained with the model
-        identity["prior_fitted"] = True
+    # A prior fitted afterwards is not one trained with the model.
+    identity = _identity(config) + (" prior fitted" if directory.parent else "")
     provenance = {
         "command": _command(directory, name, configs),
         "device": f"{record.get('device_count', 1)} x {record.get('device_kind')}",
@@ -173,38 +138,40 @@ def _read_run(workdir: Path, name: str, configs: Configs) -> Run:
         "commit": (record.get("git_commit") or "unknown")[:7],
         "training": f"{max(m.summary.training_seconds for m in models) / 3600:.1f} h",
     }
-    return Run(directory, name, models, identity, _comparison(directory), provenance)
+    return Run(directory, models, identity, _comparison(directory), provenance)
 
 
 def _read_model(folder: Path, seed: int) -> Model:
-    """Reads a model's records.
-
-    Raises:
-      UserError: a file is damaged, or epochs are missing.
-    """
+    """Reads a model's records; raises UserError if a file is damaged, or epochs are missing."""
     summary = read_record(folder / SUMMARY_NAME, Summary)
-    path = folder / EVALUATION_NAME
-    evaluation = read_record(path, Evaluation) if path.exists() else None
-    if evaluation and evaluation.best_step != summary.best_step:
-        evaluation = None
     rows = metrics.read_rows(folder / "metrics.csv")
     if len(rows) != summary.epochs_trained:
         raise UserError(f"{folder / 'metrics.csv'}: epochs are missing")
     curves = {column: np.array([row[column] for row in rows]) for column in metrics.COLUMNS}
-    analysis = read_analysis(folder, summary.best_step)
+    step = summary.best_step
+    analysis = _read_current(
+        folder / ANALYSIS_NAME, Analysis, best_step=step, version=ANALYSIS_VERSION
+    )
+    evaluation = _read_current(folder / EVALUATION_NAME, Evaluation, best_step=step)
     return Model(folder, seed, curves, summary, analysis, evaluation)
 
 
-def _identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    fields = flatten(config.to_dict())
-    return {path: fields[path] for path in sorted(fields) if path not in _NOT_COMPARED}
+def _read_current(path: Path, record_type: type[Record], **current: int) -> Record | None:
+    """Reads a record; None if the file is missing, or one of its fields has another value."""
+    value = read_json(path) if path.exists() else {}
+    is_current = value.items() >= current.items()
+    return to_record(path, value, record_type) if is_current else None
+
+
+def _identity(config: ml_collections.ConfigDict) -> str:
+    fields = sorted(flatten(config.to_dict()).items())
+    return str([field for field in fields if field[0] not in _NOT_COMPARED])
 
 
 def _comparison(directory: RunDirectory) -> str:
     """Names the data set, its binarization, the likelihood and the hash of the data."""
     config = directory.config
-    is_own = config.data.name == "images"
-    parts = [Path(config.data.path).name if is_own else config.data.name]
+    parts = [Path(config.data.path).name if config.data.name == "images" else config.data.name]
     if config.data.binarization != "none":
         parts.append("binarized")
     parts.append(config.likelihood.kind.replace("_", " "))
