@@ -16,15 +16,15 @@ from vae_jax.training.train_state import init_params
 from vae_jax.training.weights import WEIGHTS_NAME, write_weights
 
 
-def write_run(folder, data_name="mnist_5k"):
+def write_run(folder, data_name="mnist_5k", image_shape=(28, 28, 1)):
     """A run directory with parameters alone, which nothing trained; returns its replica."""
     config = make_small_config()
     config.data.name = data_name
     config.data.path = "photos" if data_name == "images" else None
-    model = evaluation_settings(config, DataSpec((28, 28, 1))).model
+    model = evaluation_settings(config, DataSpec(image_shape)).model
     params = init_params(model, make_root_key(0))
     write_weights(folder / WEIGHTS_NAME, params, {"epoch": "1", "step": "40"})
-    write_json(folder / "config.json", {"config": config.to_dict(), "image_shape": [28, 28, 1]})
+    write_json(folder / "config.json", {"config": config.to_dict(), "image_shape": image_shape})
     (folder / "metrics.csv").write_text(f"{','.join(COLUMNS)}\n{','.join('1' for _ in COLUMNS)}\n")
     [replica] = restore_best(RunDirectory.open(folder)).replicas
     return replica
@@ -40,3 +40,4 @@ def test_few_images_are_plotted_and_only_digits_in_negative(tmp_path):
             assert matplotlib.image.imread(replica.plots / f"{name}.png").size
     assert replica.dark_on_light
     assert not write_run(tmp_path, "images").dark_on_light
+    assert not write_run(tmp_path, image_shape=(8, 8, 3)).dark_on_light
