@@ -2,13 +2,11 @@
 
 That gradient is a product with the transposed kernel, which XLA's CPU back end gathers in strides
 of a row. If the pages of a large kernel exceed the processor's table of pages (TLB), it waits for
-each: with pages of 4 KiB, on a Xeon of 2023, for half of a training step. On CPU this module
-multiplies a few of the kernel's rows at a time.
+each, for half of a training step. On CPU a few of the kernel's rows are multiplied at a time.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,16 +22,11 @@ _MAX_PIECE_BYTES = 2**19
 _MIN_PIECE_ROWS = 32
 
 
-def _num_pieces(kernel: jax.Array) -> int:
-    """Counts the pieces, of equal size, in which a kernel's rows are multiplied."""
-    num_rows, num_bytes = len(kernel), kernel.size * kernel.dtype.itemsize
-    divisors = (n for n in range(1, num_rows // _MIN_PIECE_ROWS + 1) if num_rows % n == 0)
-    return next((n for n in divisors if num_bytes <= n * _MAX_PIECE_BYTES), 1)
-
-
 def _in_pieces(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiplies `<float>[batch, columns]` with the transposed kernel, some rows at a time."""
-    num_pieces = _num_pieces(kernel)
+    num_rows, num_bytes = len(kernel), kernel.size * kernel.dtype.itemsize
+    divisors = (n for n in range(1, num_rows // _MIN_PIECE_ROWS + 1) if num_rows % n == 0)
+    num_pieces = next((n for n in divisors if num_bytes <= n * _MAX_PIECE_BYTES), 1)
     if num_pieces == 1:
         return cotangent @ kernel.T
     pieces = kernel.reshape(num_pieces, -1, kernel.shape[1])
@@ -63,10 +56,5 @@ def _backward(
 matmul.defvjp(lambda x, kernel: (matmul(x, kernel), (x, kernel)), _backward)
 
 
-def _dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """Takes the place of `jax.lax.dot_general` in `flax.linen.Dense`."""
-    return matmul(x, kernel)
-
-
 # A constructor rather than a class: Flax derives initial parameters from the class's name.
-Dense = functools.partial(nn.Dense, dot_general=_dot_general)
+Dense = functools.partial(nn.Dense, dot_general=lambda x, kernel, *_, **__: matmul(x, kernel))
