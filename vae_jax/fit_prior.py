@@ -41,7 +41,12 @@ def fit_prior(run: RunDirectory, output: str | os.PathLike[str] | None = None) -
         )
     trained = restore_best(RunDirectory.open(run))
     dataset, is_binarized = load_data(trained), config.data.binarization == "dynamic"
-    folders = run_directory.replica_folders(target, config.seed, len(trained.replicas))
+    record = {
+        **run.record,
+        "config": run_directory.config_to_record(config),
+        run_directory.PARENT: str(run.path.absolute()),
+    }
+    folders = RunDirectory(target, record, config).replica_folders
     for replica, folder in zip(trained.replicas, folders, strict=True):
         prior = init_params(model, replica.root_key)["prior"]
         others = {name: value for name, value in replica.params.items() if name != "prior"}
@@ -57,11 +62,6 @@ def fit_prior(run: RunDirectory, output: str | os.PathLike[str] | None = None) -
             f"seed {replica.seed}: validation -log p(z) {fit.validation[fit.epoch]:.2f} nats per "
             f"image at epoch {fit.epoch}; the standard normal {fit.standard_normal:.2f}"
         )
-    record = {
-        **run.record,
-        "config": run_directory.config_to_record(config),
-        run_directory.PARENT: str(run.path.absolute()),
-    }
     write_json(target / run_directory.CONFIG_NAME, record)  # last: now the folder is a run
     print(format_summary(summarize(restore_best(RunDirectory.open(target)), dataset)))
 

@@ -23,7 +23,6 @@ from vae_jax.runtime.cores import available_cores
 from vae_jax.runtime.errors import UserError
 from vae_jax.runtime.files import local_path, read_record, write_json
 from vae_jax.training import run_directory, steps
-from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import train_settings
 from vae_jax.training.train_state import num_parameters
@@ -186,7 +185,7 @@ def train_and_evaluate(
         summary = _final_summary(workdir, config)
         if not summary:
             with interrupts.defer_signals() as request:
-                Trainer(run, dataset, Checkpoints(workdir), mesh, request).run()
+                Trainer(run, dataset, mesh, request).run()
         devices.barrier("trained")
         if is_first:
             _report(run, dataset, summary)

@@ -1,30 +1,15 @@
-"""Gaussians and losses against SciPy, quadrature and numerical gradients."""
+"""Gaussians and losses against SciPy and by hand."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.integrate
-import scipy.special
 import scipy.stats
-from jax.test_util import check_grads
 
 from vae_jax.model import distributions, losses
 
 RNG = np.random.RandomState(0)
 MEAN, LOG_VAR, X = RNG.normal(size=(3, 3, 4)).astype(np.float32)
-
-
-def test_gaussian_kl_equals_quadrature():
-    def kl(mean, log_var):
-        q, p = scipy.stats.norm(mean, np.exp(0.5 * log_var)), scipy.stats.norm()
-        integrand = lambda x: q.pdf(x) * (q.logpdf(x) - p.logpdf(x))  # noqa: E731
-        return scipy.integrate.quad(integrand, mean - 12 * q.std(), mean + 12 * q.std())[0]
-
-    expected = np.vectorize(kl)(np.float64(MEAN), np.float64(LOG_VAR))
-    each = distributions.gaussian_kl_per_dimension(MEAN, LOG_VAR)
-    np.testing.assert_allclose(each, expected, rtol=1e-4)
-    np.testing.assert_allclose(distributions.gaussian_kl(MEAN, LOG_VAR), expected.sum(1), rtol=1e-5)
 
 
 def test_gaussian_kl_is_zero_at_the_prior_and_precise_near_it():
@@ -58,21 +43,6 @@ def test_finite_values_and_gradients_at_extreme_log_variances(function, log_var)
 
 def free_bits_of(mean, log_var):
     return losses.free_bits_kl(distributions.gaussian_kl_per_dimension(mean, log_var), 0.5)
-
-
-@pytest.mark.slow
-def test_gradients_equal_numerical_ones():
-    with jax.enable_x64(True):
-        mean, log_var, x = (RNG.normal(size=(6, 3)) for _ in range(3))
-        sample = lambda *args: distributions.sample_gaussian(jax.random.key(1), *args)  # noqa: E731
-        for function, arguments in (
-            (distributions.gaussian_kl, (mean, log_var)),
-            (distributions.gaussian_log_density, (x, mean, log_var)),
-            (sample, (mean, log_var)),
-            (free_bits_of, (mean, log_var)),
-            (losses.importance_weighted_bound, (x,)),
-        ):
-            check_grads(jax.jit(function), arguments, order=2, modes=["rev"])
 
 
 def test_free_bits_by_hand():

@@ -1,6 +1,5 @@
 """Likelihood estimates against the truth: quadrature, a closed form, plain sums."""
 
-import binascii
 import dataclasses
 import functools
 
@@ -13,14 +12,13 @@ import scipy.stats
 
 from tests.support.common import apply, make_settings, small_vae
 from vae_jax.evaluation import log_likelihood
-from vae_jax.model import importance
+from vae_jax.model import losses
 from vae_jax.model.priors import CouplingFlow
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.training import steps
 
 RANDOM = np.random.default_rng(0)
-add_weights = jax.jit(importance.add_weights)
 DATA = Batch((RANDOM.uniform(size=(7, 8, 8, 1)) < 0.2).astype(np.uint8) * np.uint8(255))
 
 
@@ -88,13 +86,6 @@ def test_the_estimate_is_the_integral(latent_size, prior):
     assert np.mean(expected + estimates.negative_elbo) > 0.1  # so that they are told apart
 
 
-def add(sums, log_weights, log_ratios=None, num_posterior=None):
-    """Adds samples, all from the posterior by default."""
-    log_ratios = log_weights if log_ratios is None else log_ratios
-    count = len(log_weights) if num_posterior is None else num_posterior
-    return add_weights(sums, log_weights, log_ratios, np.arange(len(log_weights)) < count)
-
-
 def test_with_samples_from_the_prior_the_estimate_is_unbiased_where_the_posterior_is_astray():
     """x = W z + noise; q is narrow and four deviations off, and one sample in ten is from p(z)."""
     weights, noise, x = RANDOM.normal(size=(3, 2)), 0.9, RANDOM.normal(size=3)
@@ -110,17 +101,15 @@ def test_with_samples_from_the_prior_the_estimate_is_unbiased_where_the_posterio
         + scipy.stats.norm.logpdf(latents).sum(-1)
         - scipy.stats.norm(mean, scale).logpdf(latents).sum(-1)
     )
-    log_weights = importance.balance_heuristic(log_ratios, log_likelihoods, 0.1)
-    sums = add(importance.no_weights(num_repeats), log_weights, log_ratios, 9)
-    relative = np.exp(np.asarray(importance.log_likelihood(sums), np.float64) - expected)
+    log_weights = losses.balance_heuristic(log_ratios, log_likelihoods, 0.1)
+    estimates = np.asarray(losses.importance_weighted_bound(log_weights), np.float64)
+    relative = np.exp(estimates - expected)
     error = relative.std() / np.sqrt(num_repeats)
     assert error < 0.02
     assert abs(relative.mean() - 1.0) < 4 * error
     # Of q alone nearly all estimates are far too low, and nothing shows it.
-    alone = importance.log_likelihood(add(importance.no_weights(num_repeats), log_ratios[:9]))
+    alone = losses.importance_weighted_bound(log_ratios[:9])
     assert np.median(np.exp(alone - expected)) < 0.01
-    elbo = importance.evidence_lower_bound(sums)
-    np.testing.assert_allclose(elbo, log_ratios[:9].mean(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
@@ -128,34 +117,22 @@ def test_the_balance_heuristic_is_its_formula_and_never_nan(fraction):
     log_likelihood, log_prior, log_q = RANDOM.normal(size=(3, 50)) * 3
     ratio = log_likelihood + log_prior - log_q
     mixture = fraction * np.exp(log_prior) + (1 - fraction) * np.exp(log_q)
-    weights = importance.balance_heuristic(ratio, log_likelihood, fraction)
+    weights = losses.balance_heuristic(ratio, log_likelihood, fraction)
     expected = log_likelihood + log_prior - np.log(mixture)
     np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-5)
     log_likelihood = jnp.float32([-80.0, -80.0, -80.0, -np.inf, -1e30])
     # q far below the prior, far above, the prior zero, p(x | z) zero.
     ratio = jnp.float32([1e20, -2e14, -np.inf, -np.inf, -3e30])
-    weights = importance.balance_heuristic(ratio, log_likelihood, 0.1)
+    weights = losses.balance_heuristic(ratio, log_likelihood, 0.1)
     expected = [-80.0 + np.log(10.0), -2e14, -np.inf, -np.inf, -3e30]
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_sums_in_pieces_are_the_formulas():
+def test_the_effective_sample_size_is_its_formula():
     log_weights = RANDOM.normal(size=(50, 3)) * 3 - 500  # far below what exp can hold
-    # The last 20 are from the prior: the ELBO does not count them.
-    log_ratios = np.concatenate([log_weights[:30] + 1.0, np.full((20, 3), -1e20)])
-    sums = importance.no_weights(3)
-    for start, stop in ((0, 1), (1, 20), (20, 50)):
-        rows = slice(start, stop)
-        sums = add(sums, log_weights[rows], log_ratios[rows], max(30 - start, 0))
-    assert (sums.count, sums.posterior_count) == (50, 30)
     shifted = np.exp(log_weights + 500)
-    expected = np.log(shifted.mean(0)) - 500
-    np.testing.assert_allclose(importance.log_likelihood(sums), expected, rtol=1e-6)
-    size = shifted.sum(0) ** 2 / (shifted**2).sum(0)
-    np.testing.assert_allclose(importance.effective_sample_size(sums), size, rtol=1e-3)
-    elbo = importance.evidence_lower_bound(sums)
-    np.testing.assert_allclose(elbo, log_ratios[:30].mean(0), rtol=1e-6)
+    expected = shifted.sum(0) ** 2 / (shifted**2).sum(0)
+    np.testing.assert_allclose(losses.effective_sample_size(log_weights), expected, rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -181,19 +158,6 @@ def test_samples_are_decided_by_seed_image_and_number(trained):
             expected = scipy.special.logsumexp(weights) - np.log(len(weights))
             assert actual.log_likelihood[row] == pytest.approx(expected, rel=1e-5)
         assert ten.negative_elbo[row] == pytest.approx((q - joint)[:9].mean(), rel=1e-5)
-
-
-@pytest.mark.slow
-def test_by_its_pixels_an_image_has_the_same_estimate_in_every_place(trained):
-    indices = log_likelihood.indices_by_pixels(DATA.images)
-    assert indices.dtype == np.uint32
-    assert indices.tolist() == [binascii.crc32(bytes(each.flat)) for each in DATA.images]
-    order = np.array([3, 0, 6, 3, 5, 1, 2])
-    here = estimate(trained, 12, indices=indices).log_likelihood
-    there = estimate(trained, 12, DATA[order], indices=indices[order]).log_likelihood
-    np.testing.assert_allclose(there, here[order], rtol=1e-3)
-    by_row = estimate(trained, 12, DATA[order]).log_likelihood
-    assert by_row[0] != pytest.approx(by_row[3], abs=1e-4)
 
 
 @pytest.mark.slow

@@ -52,14 +52,6 @@ def test_a_warmup_weighs_the_kl_with_or_without_free_bits(state, free_bits):
         # The terms of a step stay those of the plain bound.
         expected = terms["reconstruction"] + weight * terms["kl"]
         np.testing.assert_allclose(terms["loss"], expected, rtol=1e-6)
-    assert loss_of(SEVERAL, state.params)[1][1] == {}
-
-
-def test_the_samples_begin_after_the_epochs_of_the_elbo():
-    objective = dataclasses.replace(SEVERAL, elbo_warmup_epochs=2)
-    found = [objective.of_epoch(epoch) for epoch in (1, 2, 3, 4)]
-    assert found == [Objective(), Objective(), SEVERAL, SEVERAL]
-    assert Objective(free_bits=0.5).of_epoch(1) == Objective(free_bits=0.5)
 
 
 @pytest.mark.slow
@@ -76,7 +68,6 @@ def test_evaluation_is_of_the_bound_that_is_trained(state):
     np.testing.assert_allclose(terms["reconstruction"], -log_likelihood.mean(0), rtol=1e-5)
     kl = distributions.gaussian_kl(posterior.mean, posterior.log_var)
     np.testing.assert_allclose(terms["kl"], kl, rtol=1e-4)
-    assert np.all(np.asarray(terms["loss"]) < -np.asarray(weights).mean(0))  # Jensen
 
 
 @pytest.mark.slow

@@ -97,20 +97,6 @@ def test_gradients_of_the_log_density_pass_through_noise_or_through_the_sample_a
     np.testing.assert_allclose(path.log_var, -0.5 * noise**2, rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_gradients_through_samples_can_be_scaled():
-    scale = RANDOM.uniform(size=(2, 3)).astype(np.float32)
-    weights = RANDOM.normal(size=(2, 3, 4)).astype(np.float32)
-
-    def total(mean, gradient_scale):
-        sample = Posterior(mean, LOG_VAR).sample(KEYS, 2, gradient_scale=gradient_scale)
-        return (weights * sample.latents).sum()
-
-    value, gradient = jax.value_and_grad(total)(MEAN, jnp.asarray(scale))
-    np.testing.assert_allclose(gradient, (scale[..., None] * weights).sum(0), rtol=1e-5)
-    np.testing.assert_allclose(value, total(MEAN, None), rtol=1e-6)
-
-
 def kl_by_quadrature(log_density):
     """The KL of `POSTERIOR` from independent dimensions of this log-density, in float64."""
 

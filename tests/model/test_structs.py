@@ -25,9 +25,6 @@ def test_pixels_become_intensities_and_floats_are_intensities_already():
     np.testing.assert_array_equal(batch.labels, LABELS)
     intensities = Batch(np.float32(PIXELS / 255.0), LABELS)
     assert intensities.to_intensities() is intensities
-
-
-def test_pixels_of_another_type_are_an_error():
     with pytest.raises(TypeError, match="pixels are int32, must be uint8"):
         Batch(PIXELS.astype(np.int32)).to_intensities()
 
@@ -48,13 +45,3 @@ def test_copies_of_a_batch_follow_one_another():
     copies = jax.jit(Batch.repeat, static_argnums=1)(BATCH, 3)
     assert_equal(copies, np.concatenate([PIXELS] * 3), np.tile(LABELS, 3))
     assert Batch().repeat(3).num_copies == 3
-
-
-def test_labels_without_images_and_as_a_row_of_zeros_and_a_one():
-    assert BATCH.without_images().images is None
-    assert BATCH.without_images().labels is LABELS
-    one_hot = BATCH.one_hot(6)
-    assert one_hot.dtype == jnp.float32
-    np.testing.assert_array_equal(one_hot, np.eye(6)[LABELS])
-    with pytest.raises(ValueError, match="labels are missing"):
-        Batch(PIXELS).one_hot(6)

@@ -13,7 +13,7 @@ from vae_jax import report
 from vae_jax.evaluation import measures
 from vae_jax.reporting import analysis, page, runs
 from vae_jax.runtime.files import read_json, write_json, write_record
-from vae_jax.training import run_directory
+from vae_jax.training.run_directory import RunDirectory
 
 RECORDS = ROOT / "docs" / "runs" / "baseline"
 NAMED = {name: vae_jax.get_config(name) for name in ("baseline", "optimized")}
@@ -30,7 +30,7 @@ def write_run(workdir, name, losses, samples=None, **fields):
     config = NAMED[name].copy_and_resolve_references()
     config.train.num_replicas = len(losses)
     config.update_from_flattened_dict(fields)
-    folders = run_directory.replica_folders(workdir, config.seed, len(losses))
+    folders = RunDirectory(workdir, {}, config).replica_folders
     for folder, loss in zip(folders, losses, strict=True):
         shutil.copytree(RECORDS, folder, ignore=shutil.ignore_patterns("config.json"))
         terms = {"loss": loss, "reconstruction": loss - 24.0, "kl": 24.0}

@@ -96,7 +96,7 @@ def _check_config_json(content: bytes) -> bool:
             return False
         spec = _read(lambda: run.spec)
         for use in (
-            lambda: run_directory.check_same_config(run, _DEFAULT),
+            lambda: run.with_config(_DEFAULT),
             lambda: run_directory.check_resumes(run, _DEFAULT),
             lambda: run_directory.check_same_data(run, "0" * 64),
             lambda: run.label_index("--label", "7"),

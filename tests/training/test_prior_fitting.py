@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support.common import assert_trees_equal, error_of, make_small_config
+from tests.support.common import assert_trees_equal, make_small_config
 from vae_jax import datasets
 from vae_jax.model.rng_streams import make_root_key
 from vae_jax.training import prior_fitting
@@ -48,9 +48,3 @@ def test_binarized_pixels_are_drawn_anew_and_repeatably(monkeypatch):
     first, second = (fit(1, is_binarized=True)[2] for _ in range(2))
     assert_trees_equal(first, second)
     assert not np.array_equal(first["mean"], gray["mean"])
-
-
-@pytest.mark.slow
-def test_a_loss_that_is_not_finite_is_an_error(monkeypatch):
-    monkeypatch.setattr(prior_fitting, "_LEARNING_RATE", np.inf)
-    assert "not finite at step 2" in error_of(fit, 130)

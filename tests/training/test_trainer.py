@@ -131,10 +131,6 @@ def test_the_training_images_decide_the_initial_state_if_configured(small_config
     assert "at most the 4000 training images" in error
 
 
-def test_a_chunk_takes_as_many_steps_as_fit_into_its_time():
-    assert [trainer._chunk_length(seconds) for seconds in (0.14, 30.0, 0.7, 0.0)] == [10, 1, 2, 32]
-
-
 @pytest.mark.slow
 def test_the_bound_takes_over_after_the_epochs_of_the_elbo(
     make_tiny_config, tmp_path, interrupt_save_of_step

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from vae_jax.evaluation.generation import encode_batch
 from vae_jax.evaluation.measures import LikelihoodMeasures
-from vae_jax.model import importance
-from vae_jax.model.importance import WeightSums
+from vae_jax.model import losses
 from vae_jax.model.likelihoods import to_bits_per_dimension
 from vae_jax.model.posterior import LatentSample, Posterior
 from vae_jax.model.rng_streams import Stream, stream_key
@@ -65,25 +64,24 @@ class Likelihoods:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_samples"))
-def add_importance_samples(
+def weigh_samples(
     model: VAE,
     params: Params,
     root_key: jax.Array,
     batch: Batch,
     posterior: Posterior,
     indices: jax.Array,
-    sums: WeightSums,
+    first: jax.Array,
     num_samples: int,
-    num_total: jax.Array,
-) -> WeightSums:
-    """Draws `num_samples` more latents for each image and adds their importance weights.
+    num_posterior: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Draws `num_samples` latents for each image, numbered from `first` on.
 
-    The last tenth of an image's `num_total` samples is from the prior. A sample's noise depends
-    only on its image's index, `<uint32>[batch]`, and its own number.
+    Those from the number `num_posterior` on are from the prior. A sample's noise depends only on
+    its image's index, `<uint32>[batch]`, and its own number. Returns the logarithms of
+    p(x | z) p(z) / q(z | x) and of p(x | z), each `<float>[batch, num_samples]`.
     """
-    num_prior = num_total // _SAMPLES_PER_PRIOR_SAMPLE
-    num_posterior = num_total - num_prior
-    numbers = sums.count + jnp.arange(num_samples)
+    numbers = first + jnp.arange(num_samples)
 
     def weigh_images(
         shared: Any, batch: Batch, posterior: Posterior, indices: jax.Array
@@ -117,10 +115,19 @@ def add_importance_samples(
         return log_ratios[:, 0].T, log_likelihoods[:, 0].T
 
     shared = params, root_key, numbers, num_posterior
-    weights = division.divide_rows(weigh_images, shared, batch, posterior, indices)
-    log_ratios, log_likelihoods = (each.T for each in weights)
-    log_weights = importance.balance_heuristic(log_ratios, log_likelihoods, num_prior / num_total)
-    return importance.add_weights(sums, log_weights, log_ratios, numbers < num_posterior)
+    return division.divide_rows(weigh_images, shared, batch, posterior, indices)
+
+
+@jax.jit
+def _estimate(log_ratios: jax.Array, log_likelihoods: jax.Array) -> list[jax.Array]:
+    """Computes the arrays of `Likelihoods` from all samples, `<float>[num_samples, batch]`."""
+    num_prior = len(log_ratios) // _SAMPLES_PER_PRIOR_SAMPLE
+    log_weights = losses.balance_heuristic(log_ratios, log_likelihoods, num_prior / len(log_ratios))
+    return [
+        -log_ratios[: len(log_ratios) - num_prior].mean(0),
+        losses.importance_weighted_bound(log_weights),
+        losses.effective_sample_size(log_weights),
+    ]
 
 
 def indices_by_pixels(images: np.ndarray) -> np.ndarray:
@@ -149,31 +156,26 @@ def estimate(
     """
     indices = np.arange(len(data), dtype=np.uint32) if indices is None else indices
     batch_size = max(1, min(_images_at_once(), len(data)))
-    num_total = devices.to_device(np.int32(num_samples))
+    num_posterior = np.int32(num_samples - num_samples // _SAMPLES_PER_PRIOR_SAMPLE)
     num_batches, title = -(-len(data) // batch_size), f"-log p(x), {num_samples} samples"
     bar = tqdm(desc=title, total=num_batches * num_samples, unit_scale=batch_size, disable=None)
 
     def estimate_batch(batch: Batch, indices: jax.Array) -> list[jax.Array]:
-        posterior = encode_batch(model, params, batch)
-        sums = jax.jit(importance.no_weights, static_argnums=0)(batch_size)
+        posterior, pieces = encode_batch(model, params, batch), []
         for start in range(0, num_samples, _SAMPLES_PER_CALL):
             count = min(_SAMPLES_PER_CALL, num_samples - start)
-            sums = add_importance_samples(
-                model, params, root_key, batch, posterior, indices, sums, count, num_total
+            first, last = devices.to_device((np.int32(start), num_posterior))
+            weights = weigh_samples(
+                model, params, root_key, batch, posterior, indices, first, count, last
             )
-            jax.block_until_ready(sums)
+            pieces.append(devices.to_host(weights))
             bar.update(count)
-        estimators = (
-            importance.evidence_lower_bound,
-            importance.log_likelihood,
-            importance.effective_sample_size,
-        )
-        return [jax.jit(function)(sums) for function in estimators]
+        samples = [np.concatenate(each, axis=1).T for each in zip(*pieces, strict=True)]
+        return _estimate(*devices.to_device(samples))
 
     with bar:
         estimates = map_batches(estimate_batch, batch_size, data, indices)
-    elbo, *others = (np.asarray(each, np.float64) for each in estimates)
-    return Likelihoods(-elbo, *others)
+    return Likelihoods(*(np.asarray(each, np.float64) for each in estimates))
 
 
 def classify(

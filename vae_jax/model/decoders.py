@@ -29,7 +29,6 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `<float>[batch, height, width, channels]` to the same shape."""
         features = x.shape[-1]
-        # At stride 1 a transposed convolution is a convolution.
         y = ConvTranspose(features, _KERNEL_SIZE)(self.activation(x))
         zeros = nn.initializers.zeros
         return x + ConvTranspose(features, _KERNEL_SIZE, kernel_init=zeros)(self.activation(y))

@@ -8,7 +8,6 @@ transposes the two small matrices instead, the cotangent and the product.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -53,10 +52,5 @@ def _backward(
 matmul.defvjp(lambda x, kernel: (matmul(x, kernel), (x, kernel)), _backward)
 
 
-def _dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """Takes the place of `jax.lax.dot_general` in `flax.linen.Dense`."""
-    return matmul(x, kernel)
-
-
 # A constructor rather than a class: Flax derives initial parameters from the class's name.
-Dense = functools.partial(nn.Dense, dot_general=_dot_general)
+Dense = functools.partial(nn.Dense, dot_general=lambda x, kernel, *_, **__: matmul(x, kernel))

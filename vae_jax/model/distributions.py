@@ -41,18 +41,13 @@ def gaussian_log_density(x: jax.Array, mean: jax.Array, log_var: jax.Array) -> j
 
 
 def gaussian_log_density_of_noise(noise: jax.Array, log_var: jax.Array) -> jax.Array:
-    """Computes the log-density of the sample that `reparameterize` makes of noise.
+    """Computes the log-density of the sample mean + exp(log_var / 2) * noise.
 
     `<float>[..., latent]`, which the log-variance broadcasts against, gives `<float>[...]`. The
     sample is rounded, and its density would be wrong at small variances; the noise is exact.
     """
     terms = math.log(2.0 * math.pi) + log_var + jnp.square(noise)
     return -0.5 * jnp.sum(terms, axis=-1)
-
-
-def reparameterize(mean: jax.Array, log_var: jax.Array, noise: jax.Array) -> jax.Array:
-    """Makes a sample of a diagonal Gaussian from standard normal noise, `<float>[..., latent]`."""
-    return mean + jnp.exp(0.5 * log_var) * noise
 
 
 def sample_gaussian(key: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -63,4 +58,4 @@ def sample_gaussian(key: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.
     Kingma and Welling 2014 (arXiv:1312.6114), section 2.4: gradients pass to `mean` and
     `log_var`, the noise depends on the key alone.
     """
-    return reparameterize(mean, log_var, jax.random.normal(key, mean.shape, mean.dtype))
+    return mean + jnp.exp(0.5 * log_var) * jax.random.normal(key, mean.shape, mean.dtype)

@@ -12,12 +12,6 @@ from vae_jax.model.vae import VAE, Params
 _LSTM_LAYERS = {f"{source}{gate}" for source in "ih" for gate in "ifgo"}
 
 
-def _lstm_cell(path: tuple[str, ...], params: Params) -> Params | None:
-    """Returns the parameters of the LSTM cell that a parameter is part of; None if of none."""
-    parent = functools.reduce(lambda tree, name: tree[name], path[:-2], params)
-    return parent if set(parent) == _LSTM_LAYERS else None
-
-
 def tensorflow_params(params: Params, key: jax.Array) -> Params:
     """Draws parameters as TensorFlow 1: Glorot uniform kernels, zero biases, open forget gates.
 
@@ -29,9 +23,11 @@ def tensorflow_params(params: Params, key: jax.Array) -> Params:
     new = []
     for index, (keys, leaf) in enumerate(leaves):
         path = tuple(entry.key for entry in keys)
+        cell = functools.reduce(lambda tree, name: tree[name], path[:-2], params)
+        is_lstm = set(cell) == _LSTM_LAYERS
         if path[-1] == "kernel":
             *receptive_field, fan_in, fan_out = leaf.shape
-            if cell := _lstm_cell(path, params):
+            if is_lstm:
                 # TensorFlow's cell has one kernel, from input and hidden state to all gates.
                 fan_in = sum(cell[name]["kernel"].shape[0] for name in ("ii", "hi"))
                 fan_out *= 4
@@ -41,7 +37,7 @@ def tensorflow_params(params: Params, key: jax.Array) -> Params:
         elif path[0] == "prior":
             new.append(leaf)
         else:
-            is_forget_gate = path[-2:] == ("hf", "bias") and _lstm_cell(path, params)
+            is_forget_gate = is_lstm and path[-2:] == ("hf", "bias")
             new.append(jnp.full_like(leaf, 1.0 if is_forget_gate else 0.0))
     return jax.tree_util.tree_unflatten(structure, new)
 

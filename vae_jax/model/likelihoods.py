@@ -1,7 +1,5 @@
 """Likelihoods p(x | z) of pixels: the meaning of the decoder's raw outputs.
 
-To write your own, subclass `Likelihood` and add the class to `LIKELIHOODS`.
-
 Images are intensities in [0, 1], `<float>[batch, height, width, channels]`. A likelihood with one
 parameter for each intensity takes outputs of that shape; one with more has them one after another
 on the last axis, first those of all channels for the first parameter.
@@ -168,20 +166,17 @@ def _split_at_small(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     return is_small, jnp.where(is_small, 1.0, logits)
 
 
-class _LocationAndScale(Likelihood):
-    """A likelihood with a location in [0, 1] and a log-scale for each intensity."""
-
-    def _location_and_log_scale(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Computes both from logits and raw log-scales; scales begin at 0.1 and are bounded."""
-        logits, raw = jnp.split(outputs, 2, axis=-1)
-        location = jax.nn.sigmoid(logits)
-        # Soft below: the gradient of a pixel that is always the same does not vanish for good.
-        soft = _MIN_LOG_SCALE + jax.nn.softplus(raw + _INITIAL_LOG_SCALE - _MIN_LOG_SCALE)
-        return location, jnp.minimum(soft, _MAX_LOG_SCALE)
+def _location_and_log_scale(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Computes both from logits and raw log-scales; scales begin at 0.1 and are bounded."""
+    logits, raw = jnp.split(outputs, 2, axis=-1)
+    location = jax.nn.sigmoid(logits)
+    # Soft below: the gradient of a pixel that is always the same does not vanish for good.
+    soft = _MIN_LOG_SCALE + jax.nn.softplus(raw + _INITIAL_LOG_SCALE - _MIN_LOG_SCALE)
+    return location, jnp.minimum(soft, _MAX_LOG_SCALE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaussian(_LocationAndScale):
+class Gaussian(Likelihood):
     """Independent real intensities around means in [0, 1], with one learned scale a channel.
 
     The sigma-VAE of Rybkin et al. 2021 (arXiv:2006.13202) with a shared scale. A density: its
@@ -193,7 +188,7 @@ class Gaussian(_LocationAndScale):
     def log_prob(self, outputs: jax.Array, images: jax.Array) -> jax.Array:
         """Computes sum_i -1/2 ((x_i - m_i) / s)^2 - log s - 1/2 log 2 pi."""
         self._check_shapes(outputs, images)
-        mean, log_scale = self._location_and_log_scale(outputs)
+        mean, log_scale = _location_and_log_scale(outputs)
         residuals = (images - mean) * jnp.exp(-log_scale)
         return -sum_per_example(
             0.5 * jnp.square(residuals) + log_scale + 0.5 * math.log(2.0 * math.pi)
@@ -201,16 +196,16 @@ class Gaussian(_LocationAndScale):
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         """Computes the mean of each intensity: `<float>[batch, ..., channels]`, in [0, 1]."""
-        return self._location_and_log_scale(outputs)[0]
+        return _location_and_log_scale(outputs)[0]
 
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         """Draws intensities `<float>[batch, ..., channels]`, some of them beyond [0, 1]."""
-        mean, log_scale = self._location_and_log_scale(outputs)
+        mean, log_scale = _location_and_log_scale(outputs)
         return mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape, mean.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
-class DiscretizedLogistic(_LocationAndScale):
+class DiscretizedLogistic(Likelihood):
     """Independent intensities of 256 levels: a logistic distribution, rounded and clipped.
 
     Kingma et al. 2016 (arXiv:1606.04934), appendix B; the lowest and the highest level have the
@@ -229,7 +224,7 @@ class DiscretizedLogistic(_LocationAndScale):
         finite where the difference would round to 0.
         """
         self._check_shapes(outputs, images)
-        location, log_scale = self._location_and_log_scale(outputs)
+        location, log_scale = _location_and_log_scale(outputs)
         inverse_scale = jnp.exp(-log_scale)
         upper = (images + 0.5 / MAX_PIXEL - location) * inverse_scale
         lower = (images - 0.5 / MAX_PIXEL - location) * inverse_scale
@@ -246,18 +241,14 @@ class DiscretizedLogistic(_LocationAndScale):
         The clipped logistic's, s (softplus(m / s) - softplus((m - 1) / s)): rounding to levels
         changes it by less than half a level.
         """
-        location, log_scale = self._location_and_log_scale(outputs)
+        location, log_scale = _location_and_log_scale(outputs)
         scale = jnp.exp(log_scale)
         upper, lower = location / scale, (location - 1.0) / scale
-        difference = jax.nn.softplus(upper) - jax.nn.softplus(lower)
-        # At large scales the two are nearly equal; the same, written without their difference.
-        ratio = jnp.expm1(jnp.minimum(1.0 / scale, 10.0))
-        at_large_scale = jnp.log1p(jax.nn.sigmoid(lower) * ratio)
-        return scale * jnp.where(scale > 0.1, at_large_scale, difference)
+        return scale * (jax.nn.softplus(upper) - jax.nn.softplus(lower))
 
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         """Draws intensities, multiples of 1/255, `<float>[batch, ..., channels]`."""
-        location, log_scale = self._location_and_log_scale(outputs)
+        location, log_scale = _location_and_log_scale(outputs)
         noise = jax.random.logistic(key, location.shape, location.dtype)
         levels = jnp.round(MAX_PIXEL * (location + jnp.exp(log_scale) * noise))
         return jnp.clip(levels, 0.0, MAX_PIXEL) / MAX_PIXEL

@@ -1,4 +1,4 @@
-"""Formulas of training losses: pure functions, in nats."""
+"""Formulas of losses and of estimates of log p(x): pure functions, in nats."""
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +26,6 @@ def negative_elbo(
     return {"loss": reconstruction + kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
 
 
-def linear_warmup(step: int | jax.Array, num_steps: int) -> jax.Array:
-    """Computes the factor of a KL weight after some steps: `step / num_steps`, at most 1.
-
-    Bowman et al. 2016 (arXiv:1511.06349), section 3.1; linear as in Sønderby et al. 2016
-    (arXiv:1602.02282).
-    """
-    return jnp.minimum(1.0, jnp.float32(step) / num_steps)
-
-
 def free_bits_kl(kl_per_dimension: jax.Array, free_bits: float) -> jax.Array:
     """Sums the KL `<float>[batch, latent]` over dimensions, each at least its free nats: `[]`.
 
@@ -52,6 +43,36 @@ def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:
     L_k = log (1 / k) sum_i w_i
 
     Burda et al. 2016 (arXiv:1509.00519), equation 8; for k = 1 the ELBO of one sample.
-    The weights are `<float>[k, batch]`, log p(x | z) + log p(z) - log q(z | x).
+    The weights are `<float>[k, batch]`, log p(x | z) + log p(z) - log q(z | x), or those of
+    `balance_heuristic` if some samples are from the prior.
     """
     return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(len(log_weights))
+
+
+def balance_heuristic(
+    log_ratios: jax.Array, log_likelihoods: jax.Array, prior_fraction: float
+) -> jax.Array:
+    """Computes log-weights `<float>[...]` of samples of which a fraction f is from the prior.
+
+    w = p(x | z) p(z) / (f p(z) + (1 - f) q(z | x)) = p(x | z) / (f + (1 - f) p(x | z) / r)
+
+    Takes log r, r = p(x | z) p(z) / q(z | x), and log p(x | z). The mean of all weights is p(x)
+    without bias, and none exceeds p(x | z) / f, however badly q(z | x) fits: a defensive mixture
+    (Hesterberg 1995, Technometrics 37) with the balance heuristic (Veach and Guibas 1995,
+    SIGGRAPH). With f = 0 a weight is r.
+    """
+    log_q_over_prior = log_likelihoods - log_ratios
+    log_mixture = jnp.logaddexp(
+        jnp.log(prior_fraction), jnp.log1p(-prior_fraction) + log_q_over_prior
+    )
+    # Not NaN where p(x | z) is 0.
+    return jnp.where(log_likelihoods == -jnp.inf, -jnp.inf, log_likelihoods - log_mixture)
+
+
+def effective_sample_size(log_weights: jax.Array) -> jax.Array:
+    """Computes (sum of w)^2 / (sum of w^2), Kong 1992: `<float>[batch]`, from 1 to k.
+
+    The weights are `<float>[k, batch]`.
+    """
+    log_sum = jax.nn.logsumexp(log_weights, axis=0)
+    return jnp.exp(2.0 * log_sum - jax.nn.logsumexp(2.0 * log_weights, axis=0))

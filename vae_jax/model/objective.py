@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from vae_jax.model import losses
 from vae_jax.model.posterior import LatentSample, Posterior
@@ -34,9 +35,6 @@ class Objective:
         return dataclasses.replace(self, num_importance_samples=num_samples, elbo_warmup_epochs=0)
 
 
-NEGATIVE_ELBO = Objective()
-
-
 def training_loss(
     objective: Objective,
     model: VAE,
@@ -51,15 +49,31 @@ def training_loss(
     Without a dropout key dropout is off; `step` is the number of steps taken before. Returns the
     scalar, its terms for each image, and numbers of the step: "kl_weight" with a warmup.
     """
+    posterior = apply(model, params, batch, method="posterior")
     if objective.num_importance_samples > 1:
-        terms = _importance_weighted_loss(objective, model, params, batch, sample_key, dropout_key)
+        draw = functools.partial(
+            posterior.sample, sample_key, objective.num_importance_samples, objective.path_gradient
+        )
+
+        def weigh(sample: LatentSample) -> tuple[jax.Array, jax.Array]:
+            return apply(model, params, batch, sample, dropout_key, method="log_weights_of")
+
+        sample = draw()
+        log_weights, log_likelihood = weigh(sample)
+        if objective.path_gradient:
+            # The compiler sees that the weights are computed twice.
+            scale = jax.nn.softmax(jax.lax.stop_gradient(log_weights), axis=0)
+            log_weights, log_likelihood = weigh(draw(gradient_scale=scale))
+        kl = _kl(model, params, batch, posterior, sample[0])
+        terms = _importance_weighted_terms(log_weights, log_likelihood, kl)
         return terms["loss"].mean(), (terms, {})
     kl_weight: float | jax.Array = objective.kl_weight
     numbers = {}
     if objective.kl_warmup_steps:
-        kl_weight = kl_weight * losses.linear_warmup(step, objective.kl_warmup_steps)
+        # Bowman et al. 2016 (arXiv:1511.06349), section 3.1; linear as in Sønderby et al. 2016
+        # (arXiv:1602.02282).
+        kl_weight = kl_weight * jnp.minimum(1.0, jnp.float32(step) / objective.kl_warmup_steps)
         numbers["kl_weight"] = kl_weight
-    posterior = apply(model, params, batch, method="posterior")
     sample = posterior.sample(sample_key, path_gradient=objective.path_gradient)
     log_likelihood = apply(
         model, params, sample.latents, batch, dropout_key, method="log_likelihood"
@@ -98,33 +112,6 @@ def _kl(
 ) -> jax.Array:
     """Computes KL(q(z | x) || p(z)) of each image, as `Posterior.kl` does."""
     return apply(model, params, method=lambda model: posterior.kl(model.prior(batch), sample))
-
-
-def _importance_weighted_loss(
-    objective: Objective,
-    model: VAE,
-    params: Params,
-    batch: Batch,
-    sample_key: jax.Array,
-    dropout_key: jax.Array | None,
-) -> Terms:
-    """Computes the terms of the bound of several samples."""
-    posterior = apply(model, params, batch, method="posterior")
-    draw = functools.partial(
-        posterior.sample, sample_key, objective.num_importance_samples, objective.path_gradient
-    )
-
-    def weigh(sample: LatentSample) -> tuple[jax.Array, jax.Array]:
-        return apply(model, params, batch, sample, dropout_key, method="log_weights_of")
-
-    sample = draw()
-    log_weights, log_likelihood = weigh(sample)
-    if objective.path_gradient:
-        # The compiler sees that the weights are computed twice.
-        scale = jax.nn.softmax(jax.lax.stop_gradient(log_weights), axis=0)
-        log_weights, log_likelihood = weigh(draw(gradient_scale=scale))
-    kl = _kl(model, params, batch, posterior, sample[0])
-    return _importance_weighted_terms(log_weights, log_likelihood, kl)
 
 
 def _importance_weighted_terms(

@@ -38,17 +38,15 @@ class Posterior:
     ) -> LatentSample:
         """Draws reparameterized samples with the exact log-density, at small variances too.
 
-        Args:
-          key: one key, or `<key>[batch]`, one for each image, which alone decides its noise.
-          num_samples: samples of each image; None for one, without the first axis.
-          path_gradient: whether gradients of the log-density pass through the sample alone: Roeder
-            et al. 2017 (arXiv:1703.09194), section 3. Same mean, less variance near the optimum.
-          gradient_scale: `<float>[num_samples, batch]`, factors of the gradients through a sample.
+        Takes one key, or `<key>[batch]`, which alone decide their images' noise; without a number
+        of samples there is one, without the first axis. With `path_gradient` gradients of the
+        log-density pass through the sample alone: Roeder et al. 2017 (arXiv:1703.09194), section 3.
+        Gradients through a sample are multiplied by `<float>[num_samples, batch]` if given.
         """
         mean, log_var, noise = self.mean, self.log_var, _draw_noise(key, num_samples, self.mean)
         if num_samples is not None:
             mean, log_var = mean[None], log_var[None]
-        latents = distributions.reparameterize(mean, log_var, noise)
+        latents = mean + jnp.exp(0.5 * log_var) * noise
         if gradient_scale is not None:
             latents = _scale_gradient(latents, gradient_scale[..., None])
         if path_gradient:

@@ -1,8 +1,4 @@
-"""Priors p(z) over latent vectors.
-
-To write your own, subclass `Prior`, add the methods of `ClosedFormPrior` or `FlowPrior` if they
-apply, and add the class to `PRIORS`. A prior with parameters is a Flax module too.
-"""
+"""Priors p(z) over latent vectors; one with parameters is a Flax module too."""
 
 import dataclasses
 import functools
@@ -119,7 +115,7 @@ class _GivenLabels:
 class _Mixture(_LearnedPrior):
     """A mixture of diagonal Gaussians, which a subclass defines."""
 
-    def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Computes mean and log-variance `<float>[components, latent]`, and log-weights.
 
         The log-weights are `<float>[components]`, or of each label `<float>[batch, components]`.
@@ -128,7 +124,7 @@ class _Mixture(_LearnedPrior):
 
     def log_density(self, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         """Computes log p(z) of `<float>[batch, latent]`: `<float>[batch]`, nats."""
-        mean, log_var, log_weights = self.components(labels)
+        mean, log_var, log_weights = self._components(labels)
         density = jax.vmap(distributions.gaussian_log_density, in_axes=(None, 0, 0), out_axes=1)
         log_densities = density(latents, mean[:, None], log_var[:, None])
         log_weights = log_weights[None] if labels is None else log_weights
@@ -138,7 +134,7 @@ class _Mixture(_LearnedPrior):
         self, key: jax.Array, num_samples: int, labels: jax.Array | None = None
     ) -> jax.Array:
         """Draws latent vectors `<float>[num_samples, latent]`, decided by the key."""
-        mean, log_var, log_weights = self.components(labels)
+        mean, log_var, log_weights = self._components(labels)
         component_key, noise_key = jax.random.split(key)
         chosen = jax.random.categorical(component_key, log_weights, shape=(num_samples,))
         return distributions.sample_gaussian(noise_key, mean[chosen], log_var[chosen])
@@ -159,8 +155,7 @@ class GaussianMixture(_Mixture):
         classes = (self.num_classes,) if self.num_classes else ()
         self.logits = self.param("logits", zeros, (*classes, self.num_components))
 
-    def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Computes mean and log-variance `<float>[components, latent]`, and log-weights."""
+    def _components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         log_weights = jax.nn.log_softmax(self.logits)
         if labels is not None:
             log_weights = labels @ log_weights
@@ -189,13 +184,7 @@ class VampPrior(_Mixture):
         """Whether training changes the pseudo-inputs; the encoder is trained either way."""
         return self.pseudo_inputs == "learned"
 
-    @property
-    def num_training_images(self) -> int:
-        """Number of training images that it begins with, set by `with_pseudo_inputs`."""
-        return 0 if self.is_learned else self.num_components
-
-    def components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Computes mean and log-variance `<float>[components, latent]`, and log-weights."""
+    def _components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         learned = self.is_learned
         images = jax.nn.sigmoid(self.images) if learned else jax.lax.stop_gradient(self.images)
         posterior = self.encoder(Batch(images))
@@ -208,9 +197,8 @@ class CouplingFlow(_LearnedPrior):
 
     arXiv:1605.08803, section 3. A layer shifts and scales each dimension by learned numbers
     (Kingma and Dhariwal 2018, section 3.1), permutes them in a fixed way, and shifts and scales
-    the second half by the output of three dense layers of the first. The last dense layer begins
-    at zero, so the flow begins as the standard normal. Scales are bounded by a tanh. Layers are
-    stacked: each parameter's first axis is the layer.
+    the second half by the output of three dense layers of the first. The last of these begins at
+    zero: the flow begins as the standard normal. Each parameter's first axis is the layer.
     """
 
     latent_size: int  # at least 2
@@ -240,7 +228,6 @@ class CouplingFlow(_LearnedPrior):
     def _shift_and_log_scale(
         self, layer: dict, first: jax.Array, labels: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Computes a layer's shift and log-scale of the second half from the first."""
         if labels is not None:
             first = jnp.concatenate([first, labels], axis=-1)
         hidden = nn.swish(first @ layer["first_kernel"] + layer["first_bias"][None])

@@ -1,8 +1,7 @@
 """Named streams of random keys: each kind of randomness in a run has its own.
 
-A run has one root key, made from its seed. A stream is a fixed number folded into it; within a
-stream the epoch, the step or the image's index is folded in. No key is carried or split along a
-loop, so any step can be computed again from `(seed, step)`.
+A stream is a fixed number folded into the root key, which the seed makes; within a stream the
+epoch, the step or the image's index is folded in, so any step can be computed again.
 """
 
 import enum

@@ -104,14 +104,10 @@ def create_vae(
 ) -> VAE:
     """Builds the model that the fields of a configuration describe.
 
-    Args:
-      latent_size: number of latent dimensions.
-      encoder: `kind`, a name in `ENCODERS`, and the attributes of that encoder.
-      decoder: `kind`, a name in `DECODERS`, "conv_transpose" by default, and its attributes.
-      image_shape: `(height, width, channels)` of an image.
-      likelihood: a name in `LIKELIHOODS`.
-      prior: `kind`, a name in `PRIORS`, and its attributes; the standard normal if None.
-      num_classes: number of labels of a conditional model, else 0.
+    Encoder, decoder and prior hold a `kind`, a name in `ENCODERS`, `DECODERS` or `PRIORS`, and
+    its attributes. The kind of a decoder is "conv_transpose" by default, and the prior the standard
+    normal. The likelihood is a name in `LIKELIHOODS`, `image_shape` is `(height, width, channels)`,
+    and `num_classes` the number of labels of a conditional model, else 0.
 
     Raises:
       ValueError: a kind or an attribute is unknown.

@@ -3,8 +3,7 @@
 A checkpoint, numbered by the training step, holds the train state, the rows of `metrics.csv` so far
 and the metrics of the steps of an unfinished epoch, with a checksum over all of them. If the best
 epoch ended since the checkpoint before, it also holds the best parameters: the first checkpoint
-from the best epoch on always has them. Orbax is not used: it returns arrays with flipped bits
-without an error, and reports a full disk in many lines; older versions wrote its folders.
+from the best epoch on always has them. Older versions wrote folders with Orbax.
 """
 
 import dataclasses
@@ -13,16 +12,15 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from vae_jax.model.vae import Params
 from vae_jax.runtime import devices
-from vae_jax.runtime.errors import UserError
+from vae_jax.runtime.errors import UserError, describe
 from vae_jax.runtime.files import write_atomically
-from vae_jax.training import orbax_checkpoints
 from vae_jax.training.metrics import StepMetrics
 from vae_jax.training.train_state import TrainState
 from vae_jax.training.weights import fill, named_arrays, read_arrays, to_bytes
@@ -58,10 +56,41 @@ def _select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarr
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """Reads a checkpoint, whichever version wrote it; raises ValueError if it is damaged."""
-    arrays = orbax_checkpoints.read(path) if path.is_dir() else read_arrays(path)[0]
+    arrays = _read_folder(path) if path.is_dir() else read_arrays(path)[0]
     if "progress" not in arrays:
         raise ValueError("is damaged: it has no progress")
     return arrays
+
+
+def _read_folder(folder: Path) -> dict[str, np.ndarray]:
+    """Reads a checkpoint of Orbax as the arrays of a file; ValueError if it cannot be read.
+
+    Its items are `params`, the parameters to evaluate; `state`, the rest of the train state; and
+    `progress`, JSON.
+    """
+    import orbax.checkpoint as ocp  # not at import: it is slow, and seldom needed
+
+    def restore(item: Path) -> Any:
+        handler = ocp.PyTreeCheckpointHandler()
+        tree = handler.metadata(item).tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+    try:
+        content = json.loads((folder / "progress" / "metadata").read_text())["content"]
+        state, params = restore(folder / "state"), restore(folder / "params")
+        record = json.dumps({"rows": content["rows"], "seconds": content["seconds"]})
+    except Exception as error:  # the library's errors are of every kind
+        raise ValueError(f"is damaged ({describe(error)[:200]})") from error
+    owner = state["average"] if state.get("average") else state
+    owner["params"] = params
+    steps = {
+        kind: {name: np.array(values, np.float32) for name, values in content[kind].items()}
+        for kind in ("sums", "numbers")  # older versions measured fewer things
+        if content.get(kind)
+    }
+    arrays = named_arrays({"state": state, "steps": steps})
+    return arrays | {"progress": np.frombuffer(record.encode(), np.uint8)}
 
 
 def _to_progress(arrays: Mapping[str, np.ndarray]) -> Progress:
@@ -79,9 +108,8 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         """Lists the checkpoints, newest first."""
-        paths = self._folder.iterdir() if self._folder.is_dir() else ()
-        ours = [path for path in paths if path.name.removesuffix(_SUFFIX).isdecimal()]
-        return sorted(ours, key=lambda path: (int(path.stem), path.suffix), reverse=True)
+        paths = self._folder.glob("[0-9]*")
+        return sorted(paths, key=lambda path: (int(path.stem), path.suffix), reverse=True)
 
     def _path_of_best(self, step: int) -> Path:
         """Returns the checkpoint that has the parameters of the best epoch, which `step` ended."""
@@ -99,10 +127,9 @@ class Checkpoints:
         Raises:
           OSError: it cannot be written; the others are unchanged.
         """
+        host = devices.to_host({"state": _with_raw_key(state), "best": best})
+        arrays = named_arrays({**host, "steps": progress.steps})
         record = json.dumps({"rows": progress.rows, "seconds": progress.seconds})
-        host_state = devices.to_host(_with_raw_key(state))
-        host_best = devices.to_host(best)
-        arrays = named_arrays({"state": host_state, "steps": progress.steps, "best": host_best})
         arrays["progress"] = np.frombuffer(record.encode(), np.uint8)
         if not devices.is_first_process():
             return

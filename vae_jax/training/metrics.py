@@ -1,5 +1,6 @@
 """Metrics: from the sums of steps to the rows of epochs, in CSV and TensorBoard files."""
 
+import contextlib
 import csv
 import io
 import re
@@ -17,8 +18,7 @@ from vae_jax.runtime.files import write_atomically
 
 # The terms that every file has, in this order.
 TERMS = ("loss", "reconstruction", "kl")
-# The columns that every file has. Others follow them, in alphabetical order: further terms, numbers
-# of the steps averaged over an epoch, and deviations of several replicas.
+# The columns that every file has; others follow them, in alphabetical order.
 COLUMNS = (
     "epoch",
     "step",
@@ -38,7 +38,6 @@ class StepMetrics:
     numbers: dict[str, Any]  # other numbers of the step, as the gradient's norm, `<float>[...]`
 
     def __len__(self) -> int:
-        """Returns the number of steps."""
         return len(self.sums["loss"])
 
     def __getitem__(self, rows: slice) -> "StepMetrics":
@@ -64,9 +63,8 @@ def mean_terms(
     replica's means by name, in nats per image.
     """
     means = {
-        term: np.atleast_1d(np.asarray(terms[term]).sum(0, dtype=np.float64) / num_images)
-        for term in (*TERMS, *sorted({*terms} - {*TERMS}))
-        if term in terms
+        term: np.atleast_1d(np.asarray(values).sum(0, dtype=np.float64) / num_images)
+        for term, values in terms.items()
     }
     columns = zip(*means.values(), strict=True)
     return [dict(zip(means, map(float, column), strict=True)) for column in columns]
@@ -133,17 +131,17 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     """
     try:
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [
-            {column: float(value) for column, value in row.items() if value != ""} for row in rows
-        ]
+            return [
+                {column: float(value) for column, value in row.items() if value != ""}
+                for row in csv.DictReader(file)
+            ]
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(f"{path}: is damaged ({error})") from error
 
 
-class MetricsWriter:
+class MetricsWriter(contextlib.AbstractContextManager):
     """Writes each replica's row an epoch to `metrics.csv` and a TensorBoard events file.
 
     The means of several replicas go to the run's folder. Use as a context manager.
@@ -205,15 +203,13 @@ class MetricsWriter:
             ]
             self._write_event(folder, step=int(table[-1]["step"]), summary=Summary(value=values))
 
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
     def __exit__(self, *exception: Any) -> None:
         for events in self._events.values():
             events.close()
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    # Further terms, numbers of the steps, and deviations of several replicas.
     others = {name for row in rows for name in row} - {*COLUMNS}
     text = io.StringIO()
     # A number that was not measured is an empty cell.

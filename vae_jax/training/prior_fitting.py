@@ -91,13 +91,6 @@ def _loss(
     return loss.mean(), ({"loss": loss}, {})
 
 
-@functools.partial(jax.jit, static_argnames="settings")
-def _validation_loss(
-    settings: TrainSettings, prior: Params, data: _Encoded, key: jax.Array
-) -> jax.Array:
-    return _loss(settings, prior, data, key, jnp.int32(0))[0]
-
-
 def fit_prior(
     model: VAE,
     params: Params,
@@ -122,12 +115,13 @@ def fit_prior(
     settings = TrainSettings(
         EvaluationSettings(model), optax.adam(rate), rate, batch_size, loss=_loss
     )
+    mean_loss = jax.jit(lambda *data: _loss(settings, *data, step=jnp.int32(0))[0])
     held_out = _encode(model, params, to_batch(dataset.validation), key)
     latents = held_out.batch.images.sample(stream_key(key, Stream.POSTERIOR)).latents
     standard_normal = -StandardNormal(latents.shape[-1]).log_density(latents).mean()
     opt_state = settings.optimizer.init(prior)
     state = TrainState(jnp.int32(0), prior, average=None, opt_state=opt_state, root_key=key)
-    validation = [float(_validation_loss(settings, prior, held_out, key))]
+    validation = [float(mean_loss(prior, held_out, key))]
     best, train, data = jax.device_get(prior), [], None
     total, quiet = num_steps * batch_size, not sys.stderr.isatty()
     bar = tqdm(None, "fitting", total, unit=" images", unit_scale=True, disable=quiet)
@@ -138,7 +132,7 @@ def fit_prior(
         state, steps = train_one_epoch(settings, state, data, epoch, bar)
         train.append(float(steps.sums["loss"].mean()) / batch_size)
         key = state.root_key  # each step consumes the state
-        validation.append(float(_validation_loss(settings, state.params, held_out, key)))
+        validation.append(float(mean_loss(state.params, held_out, key)))
         if validation[-1] == min(validation):
             best = jax.device_get(state.params)
     return best, PriorFit(int(np.argmin(validation)), train, validation, float(standard_normal))

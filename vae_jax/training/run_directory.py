@@ -143,7 +143,10 @@ class RunDirectory:
     @property
     def replica_folders(self) -> list[Path]:
         """Each replica's folder of metrics and plots: the run directory itself if it is one."""
-        return replica_folders(self.path, self.config.seed, self.config.train.num_replicas)
+        seed, count = self.config.seed, self.config.train.num_replicas
+        if count == 1:
+            return [self.path]
+        return [self.path / "replicas" / f"seed_{seed + index}" for index in range(count)]
 
     def with_config(
         self, config: ml_collections.ConfigDict, changes: Sequence[str] = ()
@@ -153,19 +156,24 @@ class RunDirectory:
         Raises:
           UserError: another field differs, in a group that is not among the `changes`.
         """
-        check_same_config(self, config, changes)
+        there, here = flatten(self.config.to_dict()), flatten(config.to_dict())
+        differing = [
+            f"{name} is {there[name]!r} there, {here[name]!r} here"
+            for name in sorted(here)
+            if name not in NOT_PART_OF_IDENTITY
+            and name.partition(".")[0] not in changes
+            and there[name] != here[name]
+        ]
+        if differing:
+            raise UserError(
+                f"--workdir={self.path}: holds a run with another configuration: "
+                f"{'; '.join(differing)}. Use another --workdir, or the same configuration"
+            )
         return dataclasses.replace(self, config=config)
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "RunDirectory":
         """Returns the run with fields changed, by dotted path, as `with_config` does."""
         return self.with_config(configuration.from_dict(self.record["config"], overrides))
-
-
-def replica_folders(workdir: Path, seed: int, num_replicas: int) -> list[Path]:
-    """Lists each replica's folder of metrics and plots: the run directory itself if it is one."""
-    if num_replicas == 1:
-        return [workdir]
-    return [workdir / "replicas" / f"seed_{seed + index}" for index in range(num_replicas)]
 
 
 def config_to_record(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -180,11 +188,9 @@ def config_to_record(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def environment_changes(run: RunDirectory, here: Mapping[str, Any]) -> list[str]:
     """Lists the entries of the environment, of the record `here`, that differ from a run's."""
-    recorded, current = (
-        flatten({name: record[name] for name in _ENVIRONMENT if name in record})
-        for record in (run.record, here)
-    )
     # An entry that an older record lacks is not known to differ.
+    recorded = flatten({name: run.record[name] for name in _ENVIRONMENT if name in run.record})
+    current = flatten(here)
     return [
         f"{name} was {value!r}, is {current.get(name)!r}"
         for name, value in recorded.items()
@@ -194,27 +200,7 @@ def environment_changes(run: RunDirectory, here: Mapping[str, Any]) -> list[str]
 
 def has_checkpoint(workdir: Path) -> bool:
     """Returns whether a run directory has a step's checkpoint, valid or damaged."""
-    paths = (workdir / "checkpoints").glob("*")
-    return any(path.stem.isdecimal() or path.stem.startswith("damaged_") for path in paths)
-
-
-def check_same_config(
-    run: RunDirectory, config: ml_collections.ConfigDict, changes: Sequence[str] = ()
-) -> None:
-    """Raises UserError if a run has another configuration, except in some groups of fields."""
-    there, here = flatten(run.config.to_dict()), flatten(config.to_dict())
-    differing = [
-        f"{name} is {there[name]!r} there, {here[name]!r} here"
-        for name in sorted(here)
-        if name not in NOT_PART_OF_IDENTITY
-        and name.partition(".")[0] not in changes
-        and there[name] != here[name]
-    ]
-    if differing:
-        raise UserError(
-            f"--workdir={run.path}: holds a run with another configuration: "
-            f"{'; '.join(differing)}. Use another --workdir, or the same configuration"
-        )
+    return any((workdir / "checkpoints").glob("[0-9d]*"))
 
 
 def check_resumes(run: RunDirectory, config: ml_collections.ConfigDict) -> None:
@@ -225,7 +211,7 @@ def check_resumes(run: RunDirectory, config: ml_collections.ConfigDict) -> None:
     same_length, before = config.copy_and_resolve_references(), run.config.train.num_epochs
     if config.train.learning_rate_schedule == "constant" and config.train.num_epochs > before:
         same_length.train.num_epochs = before
-    check_same_config(run, same_length)
+    run.with_config(same_length)
 
 
 def check_workdir(workdir: Path) -> None:

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from vae_jax.datasets import DataSpec
-from vae_jax.model.objective import NEGATIVE_ELBO, Objective
+from vae_jax.model.objective import Objective
 from vae_jax.model.vae import VAE, create_vae
 from vae_jax.runtime.devices import DATA_AXIS, REPLICA_AXIS
 from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
@@ -26,15 +26,10 @@ class EvaluationSettings:
     """
 
     model: VAE
-    objective: Objective = NEGATIVE_ELBO  # of this epoch
+    objective: Objective = dataclasses.field(default_factory=Objective)  # of this epoch
     num_replicas: int = 1  # seeds computed side by side
     # The devices, from `division.make_mesh`; None for the one where the arrays lie.
     mesh: jax.sharding.Mesh | None = None
-
-    @property
-    def num_parts(self) -> int:
-        """Number of devices that divide a batch."""
-        return 1 if self.mesh is None else self.mesh.shape[DATA_AXIS]
 
     def in_epoch(self, epoch: int) -> "EvaluationSettings":
         """Returns the settings of an epoch, counted from 1: the objective can change."""
@@ -50,15 +45,10 @@ class EvaluationSettings:
     ) -> Callable:
         """Maps a function of one replica over all of them, as `jax.vmap`; to be used in `jax.jit`.
 
-        Each device computes some replicas, or some images of each batch: see `batch_axis`.
-
-        Args:
-          function: computes with one replica.
-          in_axes: the replicas' axis of each argument: 0, or None if all share it.
-          out_axes: the replicas' axis of the results.
-          in_batch: the images' axis of each argument that is divided by images, before the
-            replicas' axis is added; None elsewhere, and for no such argument.
-          out_batch: the images' axis of the results; None if every device computes the same.
+        Each device computes some replicas, or some images of each batch: see `batch_axis`. The
+        replicas' axis of an argument is 0, or None if all share it; `in_batch` and `out_batch` are
+        the images' axes of arguments and results before that axis is added, None where every
+        device has the same.
         """
         mapped = function
         if self.num_replicas > 1:
@@ -75,10 +65,7 @@ class EvaluationSettings:
         )
 
     def _spec(self, replica_axis: int | None, batch_axis: int | None) -> P:
-        """Returns the division of an array with these axes, as `for_each_replica` takes them."""
-        names: list[str | None] = []
-        if batch_axis is not None:
-            names = [*[None] * batch_axis, DATA_AXIS]
+        names = [] if batch_axis is None else [*[None] * batch_axis, DATA_AXIS]
         if self.num_replicas > 1 and replica_axis is not None:
             names += [None] * (replica_axis - len(names))
             names.insert(replica_axis, REPLICA_AXIS)
@@ -109,10 +96,6 @@ class TrainSettings:
     def on_mesh(self, mesh: jax.sharding.Mesh | None) -> "TrainSettings":
         """Returns the settings of the same steps on other devices."""
         return dataclasses.replace(self, evaluation=dataclasses.replace(self.evaluation, mesh=mesh))
-
-    def in_epoch(self, epoch: int) -> "TrainSettings":
-        """Returns the settings of an epoch, counted from 1."""
-        return dataclasses.replace(self, evaluation=self.evaluation.in_epoch(epoch))
 
 
 def evaluation_settings(

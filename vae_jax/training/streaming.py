@@ -54,8 +54,6 @@ class StreamedData:
         # The last block has as many steps as the others, so that one program serves all.
         padding = [(0, 0)] * (used.ndim - 1) + [(0, -used.shape[-1] % (size * self._batch_size))]
         rows = np.pad(used, padding).reshape(*used.shape[:-1], num_blocks, size, self._batch_size)
-        if first == num_steps:
-            return
         with ThreadPoolExecutor(1, "reading images") as pool:
             ahead = pool.submit(self._send, rows[..., first // size, :, :])
             waited, start = 0.0, time.perf_counter()
@@ -65,8 +63,9 @@ class StreamedData:
                 waited += time.perf_counter() - asked
                 if number + 1 < num_blocks:
                     ahead = pool.submit(self._send, rows[..., number + 1, :, :])
+                else:  # after its last block nothing more is asked of this function
+                    self._report_waiting(waited, time.perf_counter() - start)
                 yield block, min((number + 1) * size, num_steps)
-        self._report_waiting(waited, time.perf_counter() - start)
 
     def _report_waiting(self, waited: float, seconds: float) -> None:
         if seconds > _MIN_SECONDS and waited > _MAX_WAITING * seconds and not self._is_reported:

@@ -1,6 +1,7 @@
 """The epochs of a run: training in chunks of steps, validation, rows and checkpoints."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import signal
@@ -40,12 +41,6 @@ class ReadError(UserError):
     def __init__(self, problem: UserError, state: TrainState, steps: StepMetrics | None):
         super().__init__(str(problem))
         self.state, self.steps = state, steps
-
-
-def _chunk_length(seconds_per_step: float) -> int:
-    """Chooses how many steps one call to the device takes, the same in every process."""
-    seconds = max(devices.max_over_processes(seconds_per_step), 1e-6)
-    return min(max(int(_CHUNK_SECONDS / seconds), 1), steps.MAX_CHUNK_STEPS)
 
 
 def train_one_epoch(
@@ -93,7 +88,8 @@ def train_one_epoch(
             if running:
                 finished.append(_finish(settings, *running, epoch, step, bar))
                 step += running[1]
-                length = _chunk_length((time.perf_counter() - begun) / running[1])
+                seconds = devices.max_over_processes(time.perf_counter() - begun) / running[1]
+                length = int(np.clip(_CHUNK_SECONDS / seconds, 1, steps.MAX_CHUNK_STEPS))
             begun, running = time.perf_counter(), (chunk, count)
             first += count
             should_end = should_stop()
@@ -134,8 +130,8 @@ def _initial_state(
     begins_at_mean, images = config.output_bias_init == "data_mean", dataset.train.images
     mean_image = dataset.train_mean / MAX_PIXEL if begins_at_mean else None
     pseudo_inputs = None
-    if number := getattr(settings.evaluation.model.prior, "num_training_images", 0):
-        if number > len(images):
+    if config.prior.kind == "vamp" and config.prior.pseudo_inputs == "data":
+        if (number := config.prior.num_components) > len(images):
             raise UserError(
                 f"prior.num_components is {number}, must be at most the {len(images)} training "
                 "images, which prior.pseudo_inputs=data takes"
@@ -152,13 +148,12 @@ class Trainer:
         self,
         run: RunDirectory,
         dataset: datasets.Dataset,
-        checkpoints: Checkpoints,
         mesh: jax.sharding.Mesh,
         request: Request,
     ):
         """Restores the last checkpoint, or creates the first state; checks `request` often."""
-        self._run, self._config = run, run.config
-        self._checkpoints, self._request = checkpoints, request
+        self._run, self._config, self._request = run, run.config, request
+        self._checkpoints = Checkpoints(run.path)
         self._steps_per_epoch = len(dataset.train) // run.config.train.batch_size
         self._settings = train_settings(run.config, dataset.spec, self._steps_per_epoch, mesh)
         train = run.config.train
@@ -167,7 +162,7 @@ class Trainer:
         self._validation = to_batch(dataset.validation)
         # Progress and time of the last checkpoint; the best epoch's parameters if it ended since.
         self._saved, self._saved_at, self._best = None, time.perf_counter(), None
-        if restored := checkpoints.restore_latest(steps.abstract_state(self._settings)):
+        if restored := self._checkpoints.restore_latest(steps.abstract_state(self._settings)):
             state, self._progress = restored
             self._saved = self._progress
             self._state = devices.shard_state(state, mesh)
@@ -216,11 +211,9 @@ class Trainer:
         total, done = num_epochs * self._steps_per_epoch * batch_size, self._step * batch_size
         quiet = not (is_first and sys.stderr.isatty())
         bar = tqdm(None, None, total, initial=done, unit=" images", unit_scale=True, disable=quiet)
-        with bar, contextlib.ExitStack() as stack:
-            writer = None
-            if is_first:
-                files = self._run.path, self._run.replica_folders, self._progress.rows
-                writer = stack.enter_context(metrics.MetricsWriter(*files))
+        files = self._run.path, self._run.replica_folders, self._progress.rows
+        files_writer = metrics.MetricsWriter(*files) if is_first else contextlib.nullcontext()
+        with bar, files_writer as writer:
             for epoch in range(len(self._progress.rows) + 1, num_epochs + 1):
                 bar.set_description(f"epoch {epoch}/{num_epochs}")
                 rows = self._train(epoch, bar)
@@ -243,7 +236,8 @@ class Trainer:
     def _train(self, epoch: int, bar: tqdm) -> list[dict[str, float]]:
         """Trains and validates for one epoch; returns each replica's row."""
         start = time.perf_counter()
-        settings = self._settings.in_epoch(epoch)
+        evaluation = self._settings.evaluation.in_epoch(epoch)
+        settings = dataclasses.replace(self._settings, evaluation=evaluation)
         epoch_steps = self._progress.steps
         try:
             self._state, epoch_steps = train_one_epoch(
@@ -265,7 +259,7 @@ class Trainer:
         stop_if_requested()
         params, key = self._state.evaluation_params, self._state.root_key
         means = evaluate_split(
-            settings.evaluation, params, key, self._validation, before_batch=stop_if_requested
+            evaluation, params, key, self._validation, before_batch=stop_if_requested
         )
         step = epoch * self._steps_per_epoch
         is_finite = np.isfinite(epoch_steps.sums["loss"]).any(axis=0).all()

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.model.objective import evaluation_terms
@@ -12,6 +11,7 @@ from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch, Terms
 from vae_jax.model.vae import Params
 from vae_jax.runtime.batching import map_batches
+from vae_jax.runtime.devices import DATA_AXIS
 from vae_jax.training import metrics
 from vae_jax.training.settings import EvaluationSettings
 
@@ -32,8 +32,9 @@ def evaluate_split(
     called before each batch of images, ends the evaluation.
     """
     # Every device has as many images of a batch as the others.
+    num_parts = 1 if settings.mesh is None else settings.mesh.shape[DATA_AXIS]
     batch_size = max(_BATCH_SIZE // settings.objective.num_importance_samples, _MIN_BATCH_SIZE)
-    batch_size = -(-batch_size // settings.num_parts) * settings.num_parts
+    batch_size = -(-batch_size // num_parts) * num_parts
 
     def evaluate(batch: Batch, indices: jax.Array) -> Terms:
         before_batch()
@@ -65,5 +66,4 @@ def evaluate_batch(
     evaluate_all = settings.for_each_replica(
         evaluate, (0, 0, None, None), out_axes=1, in_batch=(None, None, 0, 0), out_batch=0
     )
-    batch = jax.tree.map(jnp.asarray, batch)
-    return evaluate_all(params, root_key, batch, jnp.asarray(indices))
+    return evaluate_all(params, root_key, batch, indices)
