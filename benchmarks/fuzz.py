@@ -21,44 +21,35 @@ from tests.support import fuzzing
 _BATCH = 500  # Hypothesis remembers the inputs of a batch
 
 
-class Tally:
-    """The outcomes of one target's inputs, and the shortest input of each crash."""
+def run_target(
+    target: fuzzing.Target, num_inputs: int, seed: int, bar: tqdm
+) -> tuple[collections.Counter, dict[str, str]]:
+    """Tries inputs of one target, the same ones for the same seed.
 
-    def __init__(self):
-        self.outcomes = collections.Counter()
-        self.crashes: dict[str, str] = {}
+    Returns how many had each outcome, and the shortest input of each crash.
+    """
+    outcomes, crashes = collections.Counter(), {}
+    while (left := num_inputs - outcomes.total()) > 0:
 
-    def add(self, target: fuzzing.Target, value: Any) -> None:
-        """Tries one input."""
-        try:
-            self.outcomes["accepted" if target.check(value) else "refused"] += 1
-        except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            crash = f"{type(error).__name__} in {frame.filename}:{frame.lineno}"
-            self.outcomes["crashes"] += 1
-            self.crashes[crash] = min(self.crashes.get(crash, repr(value)), repr(value), key=len)
-
-
-def run_target(target: fuzzing.Target, inputs: int, seed: int, bar: tqdm) -> Tally:
-    """Tries `inputs` inputs of one target; the same ones for the same seed."""
-    tally = Tally()
-    while (left := inputs - tally.outcomes.total()) > 0:
-
-        @hypothesis.seed(seed + tally.outcomes.total())
+        @hypothesis.seed(seed + outcomes.total())
         @hypothesis.settings(
+            fuzzing.SETTINGS,
             max_examples=min(left, _BATCH),
-            database=None,
-            deadline=None,
             phases=[hypothesis.Phase.generate],
-            suppress_health_check=list(hypothesis.HealthCheck),
         )
         @hypothesis.given(target.inputs)
         def batch(value: Any) -> None:
-            tally.add(target, value)
             bar.update()
+            try:
+                outcomes["accepted" if target.check(value) else "refused"] += 1
+            except Exception as error:
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                crash = f"{type(error).__name__} in {frame.filename}:{frame.lineno}"
+                outcomes["crashes"] += 1
+                crashes[crash] = min(crashes.get(crash, repr(value)), repr(value), key=len)
 
         batch()
-    return tally
+    return outcomes, crashes
 
 
 def main() -> None:
@@ -72,10 +63,10 @@ def main() -> None:
     with tqdm(total=arguments.inputs, unit="inputs", smoothing=0.0, mininterval=1) as bar:
         for target in fuzzing.TARGETS:
             inputs = round(target.fraction * arguments.inputs)
-            tally = run_target(target, inputs, arguments.seed, bar)
-            counts = (tally.outcomes[name] for name in ("accepted", "refused", "crashes"))
+            outcomes, found = run_target(target, inputs, arguments.seed, bar)
+            counts = (outcomes[name] for name in ("accepted", "refused", "crashes"))
             rows.append((target.name, str(inputs), *map(str, counts)))
-            crashes += [f"\n{target.name}: {c}\n  {e[:1_000]}" for c, e in tally.crashes.items()]
+            crashes += [f"\n{target.name}: {c}\n  {e[:1_000]}" for c, e in found.items()]
     print_table(("target", "inputs", "accepted", "refused", "crashes"), rows)
     print(*crashes, sep="\n")
     sys.exit(bool(crashes))

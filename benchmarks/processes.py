@@ -16,20 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from common import SHARED_GPU, last_error
 
 _PAUSE_SECONDS = 0.5  # until the last contender's threads are asleep
-
-
-class Contender(NamedTuple):
-    """A row of the table: its name, a module of `contenders/`, and a variant for `create`."""
-
-    name: str
-    module: str
-    variant: str = ""
 
 
 class Worker:
@@ -63,19 +55,22 @@ class Worker:
 
 @contextlib.contextmanager
 def started(
-    contenders: Sequence[Contender],
+    contenders: Sequence[tuple[str, str, str]],
     peers_python: str,
     config: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> Iterator[list[Worker]]:
-    """Starts contenders, all at once, with the same arrays; yields those that start."""
+    """Starts contenders, all at once, with the same arrays; yields those that start.
+
+    Each is its name, a module of `contenders/` and a variant for its `create`.
+    """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **arrays)
         started = []
-        for index, contender in enumerate(contenders):
-            interpreter = sys.executable if contender.module == "ours" else peers_python
-            command = [interpreter, __file__, contender.module, contender.variant]
+        for index, (name, module, variant) in enumerate(contenders):
+            interpreter = sys.executable if module == "ours" else peers_python
+            command = [interpreter, __file__, module, variant]
             log = Path(folder) / f"{index}.log"
             process = subprocess.Popen(
                 [*command, json.dumps(config), str(inputs)],
@@ -85,7 +80,7 @@ def started(
                 text=True,
                 env=os.environ | SHARED_GPU,
             )
-            started.append((contender.name, stack.enter_context(process), log))
+            started.append((name, stack.enter_context(process), log))
         workers = [worker for each in started if (worker := Worker(*each)).is_alive]
         if not workers:
             sys.exit("error: no contender is left")

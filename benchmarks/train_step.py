@@ -12,21 +12,21 @@ from collections.abc import Sequence
 
 import numpy as np
 from common import describe_machine, load_comparable_config, print_table
-from processes import Contender, Worker, compare, parse_arguments, started
+from processes import Worker, compare, parse_arguments, started
 
 from vae_jax import datasets
 
 CONTENDERS = (
-    Contender("ours", "ours", "command line"),
-    Contender("ours, batches divided over the cores", "ours", "divided"),
-    Contender("ours, batches not divided", "ours", "one device"),
-    Contender("plain Flax, a call a step", "ours", "plain Flax"),
-    Contender("PyTorch, eager", "pytorch", "eager"),
-    Contender("PyTorch, eager, fused Adam", "pytorch", "eager, fused"),
-    Contender("PyTorch, eager, fused, channels last", "pytorch", "eager, fused, last"),
-    Contender("PyTorch, compiled, fused Adam", "pytorch", "compiled, fused"),
-    Contender("PyTorch, compiled, fused, channels last", "pytorch", "compiled, fused, last"),
-    Contender("Keras on TensorFlow, XLA", "keras_tensorflow", "XLA"),
+    ("ours", "ours", "command line"),
+    ("ours, batches divided over the cores", "ours", "divided"),
+    ("ours, batches not divided", "ours", "one device"),
+    ("plain Flax, a call a step", "ours", "plain Flax"),
+    ("PyTorch, eager", "pytorch", "eager"),
+    ("PyTorch, eager, fused Adam", "pytorch", "eager, fused"),
+    ("PyTorch, eager, fused, channels last", "pytorch", "eager, fused, last"),
+    ("PyTorch, compiled, fused Adam", "pytorch", "compiled, fused"),
+    ("PyTorch, compiled, fused, channels last", "pytorch", "compiled, fused, last"),
+    ("Keras on TensorFlow, XLA", "keras_tensorflow", "XLA"),
 )
 
 

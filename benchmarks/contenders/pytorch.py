@@ -5,7 +5,6 @@ the decoder is compiled and Adam is fused.
 """
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -139,10 +138,8 @@ def _num_parameters(model: nn.Module) -> int:
 
 
 def _optimizer(model: VAE, train: dict[str, Any], fused: bool) -> torch.optim.Optimizer:
-    """Makes Adam, with decay of the kernels if the configuration has any."""
+    """Makes Adam, with the configuration's decay of the kernels."""
     rate, decay = train["learning_rate"], train["weight_decay"]
-    if not decay:
-        return torch.optim.Adam(model.parameters(), rate, fused=fused)
     kernels = [p for name, p in model.named_parameters() if "bias" not in name]
     biases = [p for name, p in model.named_parameters() if "bias" in name]
     groups = [{"params": kernels}, {"params": biases, "weight_decay": 0.0}]
@@ -161,8 +158,7 @@ class Trainer:
         self._loss = torch.compile(self._model) if "compiled" in variant else self._model
         self._optimizer = _optimizer(self._model, train, fused="fused" in variant)
         average = get_ema_multi_avg_fn(train["ema_decay"])
-        self._average = AveragedModel(self._model, multi_avg_fn=average)
-        self._has_average = bool(train["ema_decay"])
+        self._average = train["ema_decay"] and AveragedModel(self._model, multi_avg_fn=average)
 
     def _step(self, batch: int) -> torch.Tensor:
         pixels = self._pixels[batch * self._batch_size : (batch + 1) * self._batch_size]
@@ -170,7 +166,7 @@ class Trainer:
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        if self._has_average:
+        if self._average:
             self._average.update_parameters(self._model)
         return loss
 
@@ -244,20 +240,19 @@ def create(
 def main() -> None:
     """Trains with a DataLoader and a loop; saves the weights and samples."""
     arguments = common.parse_run_arguments()
-    config = json.loads(arguments.config)
-    batch_size = config["train"]["batch_size"]
+    config, batch_size = arguments.config, arguments.config["train"]["batch_size"]
     torch.manual_seed(0)
     images = torch.tensor(common.read_images(arguments.data)).float() / 255
-    held_out = DataLoader(TensorDataset(images[: arguments.validation_size]), batch_size)
+    held_out = DataLoader(TensorDataset(images[: common.VALIDATION_SIZE]), batch_size)
     loader = DataLoader(
-        TensorDataset(images[arguments.validation_size :]), batch_size, shuffle=True, drop_last=True
+        TensorDataset(images[common.VALIDATION_SIZE :]), batch_size, shuffle=True, drop_last=True
     )
     model = VAE(config).to(_DEVICE)
     if arguments.compiled:
         model.decoder.compile()
     optimizer = _optimizer(model, config["train"], fused=arguments.compiled)
     print("first step begins", flush=True)
-    for epoch in range(1, arguments.epochs + 1):
+    for epoch in range(1, common.NUM_EPOCHS + 1):
         losses = {"train": 0.0, "validation": 0.0}
         for index, (pixels,) in enumerate(loader):
             loss = model(pixels.to(_DEVICE))
@@ -269,10 +264,10 @@ def main() -> None:
                 print("first step done", flush=True)
         with torch.no_grad():
             for (pixels,) in held_out:
-                share = len(pixels) / arguments.validation_size
-                losses["validation"] += model(pixels.to(_DEVICE)).item() * share
+                loss = model(pixels.to(_DEVICE)).item()
+                losses["validation"] += loss * len(pixels) / common.VALIDATION_SIZE
         row = ", ".join(f"{split} {loss:.2f}" for split, loss in losses.items())
-        print(f"epoch {epoch}/{arguments.epochs}: {row}", flush=True)
+        print(f"epoch {epoch}/{common.NUM_EPOCHS}: {row}", flush=True)
     torch.save(model.state_dict(), arguments.output / "vae.pt")
     with torch.no_grad():
         logits = model.decoder(torch.randn(100, config["latent_size"], device=_DEVICE))
