@@ -19,10 +19,10 @@ from train_run import parts
 # Configuration, epochs, replicas.
 _RUNS = (("baseline", 50, 1), ("baseline", 3, 8), ("flagship", 3, 1))
 _COMPARISONS = (
-    ("train_step.py", "--config=baseline", "--rounds=2", "--steps=64"),
-    ("train_step.py", "--config=flagship", "--rounds=2", "--steps=64"),
-    ("train_step.py", "--config=optimized", "--rounds=2", "--steps=64"),
-    ("inference.py", "--config=flagship"),
+    "train_step.py --rounds=2 --steps=64 --config=baseline",
+    "train_step.py --rounds=2 --steps=64 --config=flagship",
+    "train_step.py --rounds=2 --steps=64 --config=optimized",
+    "inference.py --config=flagship",
 )
 _DEVICE = (
     "import jax; print(jax.device_count(), jax.default_backend(), jax.devices()[0].device_kind)"
@@ -39,12 +39,12 @@ def time_run(mnist: Path, config: str, num_epochs: int, num_replicas: int) -> li
     )
     with tempfile.TemporaryDirectory() as folder:
         run = watch_ours(Path(folder), *arguments, f"--workdir={folder}/run")
-    name = [f"`{config}`", str(num_epochs), str(num_replicas)]
+    cells = [f"`{config}`", str(num_epochs), str(num_replicas)]
     if run.problem:
-        return [*name, run.problem]
+        return [*cells, run.problem]
     begins, first, *epochs, end, total = parts(run, num_epochs)
     seconds = (begins, first, sum(epochs), epochs[-1], end, total)
-    return [*name, *(f"{value:.2f}" for value in seconds)]
+    return [*cells, *(f"{value:.2f}" for value in seconds)]
 
 
 def main() -> None:
@@ -61,11 +61,11 @@ def main() -> None:
     header = ("", "epochs", "replicas", "seconds to the first step", "first step")
     header += ("all epochs", "last epoch", "end", "in all")
     print_table(header, (time_run(arguments.mnist, *run) for run in _RUNS))
-    for script, *more in _COMPARISONS:
-        print(f"\n{script} {' '.join(more)}\n", flush=True)
-        command = [sys.executable, str(ROOT / "benchmarks" / script), *more]
-        if subprocess.run([*command, f"--peers_python={arguments.peers_python}"]).returncode:
-            print(f"\nleft out: {script} failed", flush=True)
+    for comparison in _COMPARISONS:
+        print(f"\n{comparison}\n", flush=True)
+        script, *more = (*comparison.split(), f"--peers_python={arguments.peers_python}")
+        if subprocess.run([sys.executable, ROOT / "benchmarks" / script, *more]).returncode:
+            print("\nleft out: it failed", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,16 +37,10 @@ TINY_MODEL = (
     "--config.decoder.strides=(4,)",
     "--config.decoder.residual_blocks=()",
 )
-# Several processes share one GPU: none may reserve its memory.
-SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-_HEADER_BYTES = 16  # of an IDX file of images: a magic number and three sizes
 
 
 def load_comparable_config(name: str) -> Any:
-    """Loads a configuration of `configs/` without the features that the peers' models lack.
-
-    A standard normal prior, the ELBO of one latent sample, no warmup of its KL term, no labels.
-    """
+    """Loads a configuration of `configs/` without the features that the peers' models lack."""
     from vae_jax import shipped_configs
 
     config = shipped_configs.get_config(name)
@@ -85,7 +79,7 @@ def read_images(folder: Path) -> np.ndarray:
         content = path.read_bytes()
     else:
         content = gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes())
-    return np.frombuffer(content, np.uint8, offset=_HEADER_BYTES).reshape(-1, 28, 28)
+    return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)  # after the header
 
 
 def describe_machine() -> str:

@@ -25,8 +25,6 @@ from vae_jax.runtime import compilation
 from vae_jax.runtime.files import PARTIAL_PREFIX
 
 _KILLS_A_RUN = 5
-# 3 epochs of 200 steps.
-_FIELDS = (*TINY_MODEL, "--config.train.batch_size=20", "--config.train.num_epochs=3")
 
 
 def _kill(workdir: Path, arguments: list[str], while_writing: bool, seconds: float) -> bool | None:
@@ -49,7 +47,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--checkpoint_seconds", type=float, default=0.0)
     arguments = parser.parse_args()
-    often = ["--config=quickstart", "--config.train.checkpoint_seconds=0", *_FIELDS]
+    often = ["--config=quickstart", *TINY_MODEL, "--config.train.checkpoint_seconds=0"]
+    often += ["--config.train.batch_size=20", "--config.train.num_epochs=3"]  # of 200 steps
     seldom = [*often, f"--config.train.checkpoint_seconds={arguments.checkpoint_seconds}"]
     compilation.set_cpu_flags()
     rng, runs, identical, killed, unfinished = random.Random(0), 0, 0, 0, 0

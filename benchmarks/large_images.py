@@ -1,10 +1,10 @@
 """Image sets larger than memory: peak memory and start of a run; streamed against on the device.
 
-  python benchmarks/large_images.py --data=FOLDER_OF_MNIST --folder=FOLDER --gigabytes=8
+  python benchmarks/large_images.py --folder=FOLDER --gigabytes=8
 
-Makes a file of color images of 64x64 from MNIST's digits in --folder, if it is not there, trains a
-small model on it for one epoch, streamed; starts a second run; encodes all of it; then compares the
-speed of training on fewer images, streamed and on the device, in turns.
+Makes a file of color images of 64x64, noise, in --folder, if it is not there, trains a small model
+on it for one epoch, streamed; starts a second run; encodes all of it; then compares the speed of
+training on fewer images, streamed and on the device, in turns.
 """
 
 import argparse
@@ -15,28 +15,18 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import TINY_MODEL, Watched, describe_machine, print_table, read_images, watch_ours
+from common import TINY_MODEL, Watched, describe_machine, print_table, watch_ours
 
 _SIZE = 64
 _BLOCK = 1_000  # images made at once
 
 
-def make_images(path: Path, digits: np.ndarray, num_images: int) -> None:
-    """Writes an `.npy` of digits of random colors at random places, and noise."""
+def make_images(path: Path, *shape: int) -> None:
+    """Writes an `.npy` of noise, `<uint8>[n, height, width, channels]`."""
     random = np.random.default_rng(0)
-    shape = (num_images, _SIZE, _SIZE, 3)
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, num_images, _BLOCK):
-            count = min(_BLOCK, num_images - start)
-            images = random.integers(0, 32, (count, *shape[1:]), np.uint8)
-            for image in images:
-                top, left = random.integers(0, _SIZE - 28, 2)
-                color = random.integers(128, 224, 3, dtype=np.uint16)
-                digit = digits[random.integers(len(digits))][..., None] * color // 255
-                image[top : top + 28, left : left + 28] += digit.astype(np.uint8)
-            file.write(images.data)
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    for block in np.split(images, range(_BLOCK, len(images), _BLOCK)):
+        block[:] = random.integers(0, 256, block.shape, np.uint8)
 
 
 def run(path: Path, workdir: Path, *arguments: str, last: str | None = None) -> Watched:
@@ -72,13 +62,13 @@ def speed(path: Path, workdir: Path, on_device: str) -> float:
         return float([*csv.DictReader(file)][-1]["images_per_second"])
 
 
-def compare(folder: Path, scratch: Path, digits: np.ndarray, rounds: int) -> None:
+def compare(folder: Path, scratch: Path, rounds: int) -> None:
     """Prints the speed of streamed training over that with all images on the device."""
-    gray, color = folder / "gray.npy", folder / "color.npy"
-    np.save(gray, digits[:8_000])
-    make_images(color, digits, 2_500)
     rows = []
-    for name, path in (("28x28x1", gray), ("64x64x3", color)):
+    for shape in ((8_000, 28, 28, 1), (2_500, 64, 64, 3)):
+        name = "x".join(map(str, shape[1:]))
+        path = folder / f"{name}.npy"
+        make_images(path, *shape)
         speeds = {"true": [], "false": []}
         for number in range(rounds):
             for on_device, values in speeds.items():
@@ -92,22 +82,20 @@ def compare(folder: Path, scratch: Path, digits: np.ndarray, rounds: int) -> Non
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of MNIST's files")
     parser.add_argument("--folder", type=Path, required=True, help="where the images are made")
     parser.add_argument("--gigabytes", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    digits = read_images(arguments.data)
     print(f"{describe_machine()}\n", flush=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         path = arguments.folder / f"images_{arguments.gigabytes:g}.npy"
         num_images = int(arguments.gigabytes * 2**30) // (_SIZE * _SIZE * 3)
         if not path.exists():
-            make_images(path, digits, num_images)
+            make_images(path, num_images, _SIZE, _SIZE, 3)
         print(f"{num_images} images of {_SIZE}x{_SIZE}x3, {arguments.gigabytes:g} GiB\n")
         measure_large(path, Path(scratch))
-        compare(arguments.folder, Path(scratch), digits, arguments.rounds)
+        compare(arguments.folder, Path(scratch), arguments.rounds)
 
 
 if __name__ == "__main__":

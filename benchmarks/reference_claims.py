@@ -4,10 +4,9 @@
   python benchmarks/reference_claims.py
 
 The report and two more sections replace the end of that page, below `MARKER`. The quotations are
-from the description of the reference project
-(github.com/sumeyye-agac/variational-autoencoder-MNIST-tensorflow), the criteria are ours. They
-compare means over seeds: the measure of a claim in `reference_claims.csv` has to be at least or at
-most the limit; with another configuration, the factor times the mean of that, plus the limit.
+from the description of the reference project, the criteria are ours. They compare means over seeds:
+the measure of a claim in `reference_claims.csv` has to be at least or at most the limit; with
+another configuration, the factor times the mean of that, plus the limit.
 """
 
 import csv

@@ -93,8 +93,9 @@ def main() -> None:
     """Trains, writes the weights and prints their accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("--manual_dir", help="a folder with the four MNIST files")
     options = parser.parse_args()
-    dataset = datasets.load("mnist")
+    dataset = datasets.load("mnist", manual_dir=options.manual_dir)
     params = train(dataset.train.images, dataset.train.labels)
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     halves = {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}

@@ -56,10 +56,7 @@ def contenders(python: str, mnist: Path, scratch: Path) -> Iterator[tuple[str, W
 
 
 def parts(run: Watched, num_epochs: int) -> list[float]:
-    """Returns the seconds to the first step, of it, of each epoch without it, to the end, in all.
-
-    All runs print the same lines.
-    """
+    """Returns the seconds to the first step, of it, of each epoch without it, to the end, in all."""
     marks = [run.when("first step begins"), run.when("first step done")]
     marks += [run.when(f"epoch {epoch}/") for epoch in range(1, num_epochs + 1)]
     return [marks[0], *np.diff([*marks, run.seconds]), run.seconds]
@@ -72,19 +69,17 @@ def main() -> None:
     parser.add_argument("--peers_python", default=sys.executable, help="interpreter of the peers")
     arguments = parser.parse_args()
     print(f"{describe_machine()}; configs/baseline.py, {NUM_EPOCHS} epochs\n", flush=True)
-    runs: dict[str, Watched] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, run in contenders(arguments.peers_python, arguments.mnist, Path(scratch)):
-            print(f"{name}: {run.problem or f'{run.seconds:.1f} s'}", flush=True)
-            if not run.problem:
-                runs[name] = run
+        runs = dict(contenders(arguments.peers_python, arguments.mnist, Path(scratch)))
     rows = []
     for name, run in runs.items():
+        if run.problem:
+            print(f"left out: {name}: {run.problem}")
+            continue
         cells = (f"{run.seconds / runs[_REFERENCE].seconds:.2f}", f"{run.peak_bytes / 2**20:.0f}")
         rows.append((name, *(f"{seconds:.1f}" for seconds in parts(run, NUM_EPOCHS)), *cells))
     epochs = (f"epoch {epoch}" for epoch in range(1, NUM_EPOCHS + 1))
     header = ("seconds", "to the first step", "first step", *epochs, "end", "in all")
-    print()
     print_table((*header, "times ours", "peak MiB"), rows)
 
 

@@ -53,19 +53,13 @@ def _decoder(latent_size: int, config: dict[str, Any]) -> keras.Model:
     return keras.Model(latents, layers.Dense(28**2)(layers.Flatten()(x)))
 
 
-def _networks(config: dict[str, Any]) -> tuple[keras.Model, keras.Model]:
-    latent_size = config["latent_size"]
-    return _encoder(latent_size, config["encoder"]), _decoder(latent_size, config["decoder"])
-
-
 def _optimizer(train: dict[str, Any]) -> keras.optimizers.Optimizer:
     """Makes Adam, with the kernels' decay and the moving average where there are such."""
-    decay = train["ema_decay"]
-    average = {"use_ema": True, "ema_momentum": decay} if decay else {}
-    if not train["weight_decay"]:
-        return keras.optimizers.Adam(train["learning_rate"], **average)
-    optimizer = keras.optimizers.AdamW(
-        train["learning_rate"], weight_decay=train["weight_decay"], **average
+    optimizer = keras.optimizers.Adam(
+        train["learning_rate"],
+        weight_decay=train["weight_decay"] or None,
+        use_ema=train["ema_decay"] > 0,
+        ema_momentum=train["ema_decay"],
     )
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
@@ -82,8 +76,10 @@ class Sampling(layers.Layer):
         return mean + tf.exp(0.5 * log_var) * tf.random.normal(tf.shape(mean))
 
 
-def _vae(encoder: keras.Model, decoder: keras.Model) -> keras.Model:
-    images = keras.Input((28, 28))
+def _vae(config: dict[str, Any]) -> keras.Model:
+    latent_size, images = config["latent_size"], keras.Input((28, 28))
+    encoder = _encoder(latent_size, config["encoder"])
+    decoder = _decoder(latent_size, config["decoder"])
     return keras.Model(images, decoder(Sampling()(encoder(images))))
 
 
@@ -100,7 +96,7 @@ class Trainer:
         self._batch_size = config["train"]["batch_size"]
         self._binarize = config["data"]["binarization"] == "dynamic"
         self._pixels = tf.constant(arrays["images"][..., 0].astype(np.float32) / 255)
-        self._model = _vae(*_networks(config))
+        self._model = _vae(config)
         self._variables = self._model.trainable_variables
         self._optimizer = _optimizer(config["train"])
         self._optimizer.build(self._variables)
@@ -152,8 +148,7 @@ def main() -> None:
     keras.utils.set_random_seed(0)
     images = common.read_images(arguments.data).astype(np.float32) / 255
     held_out, images = np.split(images, [common.VALIDATION_SIZE])
-    encoder, decoder = _networks(config)
-    model = _vae(encoder, decoder)
+    model = _vae(config)
     model.compile(optimizer=_optimizer(config["train"]), loss=_reconstruction_loss)
     # The lines by which `train_run.py` reads the time; it takes the first of each.
     report = keras.callbacks.LambdaCallback(
@@ -171,7 +166,9 @@ def main() -> None:
         callbacks=[report],
     )
     model.save_weights(arguments.output / "vae.weights.h5")
-    logits = decoder.predict(np.random.normal(size=(100, config["latent_size"])), verbose=0)
+    logits = model.layers[-1].predict(
+        np.random.normal(size=(100, config["latent_size"])), verbose=0
+    )
     np.save(arguments.output / "samples.npy", 1 / (1 + np.exp(-logits)))
 
 

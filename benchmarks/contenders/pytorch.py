@@ -133,10 +133,6 @@ class VAE(nn.Module):
         return (reconstruction + kl) / len(pixels)
 
 
-def _num_parameters(model: nn.Module) -> int:
-    return sum(math.prod(parameter.shape) for parameter in model.parameters())
-
-
 def _optimizer(model: VAE, train: dict[str, Any], fused: bool) -> torch.optim.Optimizer:
     """Makes Adam, with the configuration's decay of the kernels."""
     rate, decay = train["learning_rate"], train["weight_decay"]
@@ -172,8 +168,8 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """Takes the first step; returns its loss, in nats per image, and the model's size."""
-        loss = self._step(0).item()
-        return {"first_loss": loss, "num_parameters": _num_parameters(self._model)}
+        size = sum(parameter.numel() for parameter in self._model.parameters())
+        return {"first_loss": self._step(0).item(), "num_parameters": size}
 
     def run(self, num_steps: int) -> None:
         """Takes steps over the first batches; returns when the last is done."""
@@ -195,10 +191,6 @@ class Inference:
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(self._model.decoder(latents))
-
-    def facts(self) -> dict[str, Any]:
-        """Returns the model's size."""
-        return {"num_parameters": _num_parameters(self._model)}
 
     @torch.inference_mode()
     def run(self, task: str) -> float:
@@ -253,21 +245,19 @@ def main() -> None:
     optimizer = _optimizer(model, config["train"], fused=arguments.compiled)
     print("first step begins", flush=True)
     for epoch in range(1, common.NUM_EPOCHS + 1):
-        losses = {"train": 0.0, "validation": 0.0}
-        for index, (pixels,) in enumerate(loader):
+        losses = []
+        for (pixels,) in loader:
             loss = model(pixels.to(_DEVICE))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses["train"] += loss.item() / len(loader)
-            if (epoch, index) == (1, 0):
+            losses.append(loss.item())
+            if len(losses) == 1:  # `train_run.py` takes the first such line
                 print("first step done", flush=True)
         with torch.no_grad():
-            for (pixels,) in held_out:
-                loss = model(pixels.to(_DEVICE)).item()
-                losses["validation"] += loss * len(pixels) / common.VALIDATION_SIZE
-        row = ", ".join(f"{split} {loss:.2f}" for split, loss in losses.items())
-        print(f"epoch {epoch}/{common.NUM_EPOCHS}: {row}", flush=True)
+            held_out_losses = [model(pixels.to(_DEVICE)).item() for (pixels,) in held_out]
+        means = f"train {np.mean(losses):.2f}, validation {np.mean(held_out_losses):.2f}"
+        print(f"epoch {epoch}/{common.NUM_EPOCHS}: {means}", flush=True)
     torch.save(model.state_dict(), arguments.output / "vae.pt")
     with torch.no_grad():
         logits = model.decoder(torch.randn(100, config["latent_size"], device=_DEVICE))
