@@ -56,7 +56,7 @@ def contenders(python: str, mnist: Path, scratch: Path) -> Iterator[tuple[str, W
 
 
 def parts(run: Watched, num_epochs: int) -> list[float]:
-    """Returns the seconds to the first step, of it, of each epoch without it, to the end, in all."""
+    """Returns seconds: to the first step, of it, of each epoch without it, to the end, in all."""
     marks = [run.when("first step begins"), run.when("first step done")]
     marks += [run.when(f"epoch {epoch}/") for epoch in range(1, num_epochs + 1)]
     return [marks[0], *np.diff([*marks, run.seconds]), run.seconds]
