@@ -1,8 +1,6 @@
 """The command line in processes of its own, as a user meets it."""
 
-import os
 import re
-import subprocess
 import sys
 import warnings
 
@@ -11,21 +9,11 @@ from absl import app
 from absl.testing import flagsaver
 
 from tests.support.common import ROOT
+from tests.support.processes import finish, start, train
 from vae_jax import __main__ as main
 from vae_jax import modes
 
 QUICKSTART = "--config=configs/quickstart.py"
-
-
-def run(*arguments, cwd=ROOT, interpreter=()):
-    return subprocess.run(
-        [sys.executable, *interpreter, str(ROOT / "main.py"), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": ""},
-    )
 
 
 @pytest.fixture
@@ -56,23 +44,23 @@ def error_of(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
-    workdir = f"--workdir={tmp_path / 'run'}"
-    result = run(QUICKSTART, workdir, "--config.train.batch_size=4001")
-    assert (result.returncode, result.stdout) == (1, "")
+    process = start(tmp_path / "run", QUICKSTART, "--config.train.batch_size=4001")
+    status, output, errors = finish(process)
+    assert (status, output) == (1, "")
     line = r"error: train\.batch_size is 4001, must be at most 4000.*\n"
-    assert re.fullmatch(line, result.stderr), result.stderr
+    assert re.fullmatch(line, errors), errors
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
-    of_sample = run("--help", "--mode=sample").stdout
+def test_help_names_the_modes_and_imports_neither_jax_nor_the_data(tmp_path):
+    _, of_sample, _ = finish(start(tmp_path, "--help", "--mode=sample"))
     assert "\n  --num: " in of_sample
     assert "--input" not in of_sample.partition("\nflags:\n")[2]  # of other modes
-    result = run("--help", interpreter=("-X", "importtime"))
+    _, output, errors = finish(start(tmp_path, "--help", PYTHONPROFILEIMPORTTIME="1"))
     for name in (*modes.MODES, "--workdir", "--config"):
-        assert name in result.stdout
-    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+        assert name in output
+    imported = {line.rpartition("|")[2].strip() for line in errors.splitlines()}
     assert "ml_collections" in imported
     slow = {"jax", "tensorflow_datasets", "tensorflow", "matplotlib", "orbax", "mlxtend"}
     assert not imported & slow
@@ -141,14 +129,12 @@ def test_a_configuration_file_that_cannot_be_used(tmp_path, error_of, content, e
 
 @pytest.mark.slow
 def test_a_run_from_start_to_samples(tmp_path, tiny_arguments, error_of):
-    train = (*tiny_arguments, f"--workdir={tmp_path / 'run'}", "--config.train.num_epochs=1")
-    result = run(*train)
-    assert result.returncode == 0, result.stderr
-    assert "epoch 1/1: train" in result.stdout and "best epoch 1 of 1: validation" in result.stdout
-    assert (tmp_path / "run" / "summary.json").exists()
-    # From another folder, and without --config: the run directory knows it.
-    result = run("--mode=sample", "--workdir=run", cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert (tmp_path / "run" / "samples.npy").exists()
-    message = error_of(*train, "--config.seed=1")
+    workdir = tmp_path / "run"
+    output = train(workdir, *tiny_arguments, "--config.train.num_epochs=1")
+    assert "epoch 1/1: train" in output and "best epoch 1 of 1: validation" in output
+    assert (workdir / "summary.json").exists()
+    # Without --config: the run directory knows it.
+    assert finish(start(workdir, "--mode=sample"))[::2] == (0, "")
+    assert (workdir / "samples.npy").exists()
+    message = error_of(*tiny_arguments, f"--workdir={workdir}", "--config.seed=1")
     assert "holds a run with another configuration: seed is 0 there, 1 here" in message

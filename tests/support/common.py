@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,13 @@ ROOT = Path(__file__).parents[2]
 # A folder with the four official MNIST files, where there is one.
 MNIST_DIR = os.environ.get("MNIST_DIR", "")
 needs_mnist = pytest.mark.skipif(not MNIST_DIR, reason="MNIST_DIR names no folder with MNIST")
+
+
+def python_block(path: str, word: str) -> str:
+    """The one Python block of a page that has this word."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+    [code] = (block for block in blocks if word in block)
+    return code
 
 
 @contextlib.contextmanager
