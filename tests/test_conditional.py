@@ -52,6 +52,14 @@ def digits():
     return datasets.Split(digits.images[:, 2:-2:3, 2:-2:3], digits.labels)
 
 
+@functools.partial(jax.jit, static_argnames=("model", "name"))
+def apply_prior(model, params, labels, array, name):
+    def ask(model):
+        return getattr(model.prior(Batch(labels=labels)), name)(array)
+
+    return vae_jax.apply(model, params, method=ask)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["coupling_flow", "mixture"])
 def test_a_learned_prior_is_a_density_for_each_label(kind):
@@ -62,23 +70,18 @@ def test_a_learned_prior_is_a_density_for_each_label(kind):
         lambda leaf: leaf + np.float32(0.2 * rng.normal(size=leaf.shape)),
         init_params(model, jax.random.key(0)),
     )
-
-    def ask_prior(name, labels, array):
-        method = lambda model: getattr(model.prior(Batch(labels=labels)), name)(array)  # noqa: E731
-        return jax.jit(functools.partial(vae_jax.apply, model, method=method))(params)
-
     axis = np.linspace(-12.0, 12.0, 481)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)
     densities = []
     for label in (0, 2):
         labels = np.full(len(grid), label, np.int32)
-        densities.append(np.exp(ask_prior("log_density", labels, grid)))
+        densities.append(np.exp(apply_prior(model, params, labels, grid, "log_density")))
         assert densities[-1].sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=2e-3)
     assert not np.allclose(*densities)
     if kind == "coupling_flow":
         points, labels = grid[::9000], labels[::9000]
-        base = ask_prior("to_base", labels, points)
-        again = ask_prior("from_base", labels, base)
+        base = apply_prior(model, params, labels, points, "to_base")
+        again = apply_prior(model, params, labels, base, "from_base")
         np.testing.assert_allclose(again, points, atol=1e-4)
 
 

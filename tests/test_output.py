@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.common import error_of
+from tests.support.common import contents, error_of
 from tests.support.processes import latest_state, start, wait_for_line
 from vae_jax import encode, evaluate, explore, export, report, sample
 from vae_jax.datasets import image_folder
@@ -27,10 +27,6 @@ def write_pngs(folder, images, names=None):
 @pytest.fixture
 def run(tiny_run):
     return RunDirectory.open(tiny_run)
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,12 @@ def python_block(path: str, word: str) -> str:
     return code
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The content of every file below a folder, by its path there."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 @contextlib.contextmanager
 def full_disk(num_bytes: int) -> Iterator[None]:
     """Lets no file grow beyond some bytes, which fails as a full disk does."""
