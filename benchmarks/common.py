@@ -5,7 +5,7 @@ The peers' interpreter imports it too, without this project's dependencies.
 
 import argparse
 import gzip
-import itertools
+import json
 import math
 import os
 import platform
@@ -14,26 +14,33 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 IMAGE_SIZE = 28  # height and width of a digit
-# Several processes share one GPU: none may reserve its memory.
-SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-_HEADER_BYTES = 16  # of an IDX file of images: a magic number and three sizes
+# Of the whole runs that `train_run.py` compares.
+NUM_EPOCHS = 2
+VALIDATION_SIZE = 5000
+# A model whose steps take a few milliseconds.
+TINY_MODEL = (
+    "--config.latent_size=4",
+    "--config.encoder.kind=dense",
+    "--config.encoder.dense_sizes=(8,)",
+    "--config.decoder.dense_sizes=()",
+    "--config.decoder.grid_channels=1",
+    "--config.decoder.filters=(2,)",
+    "--config.decoder.strides=(4,)",
+    "--config.decoder.residual_blocks=()",
+)
 
 
 def load_comparable_config(name: str) -> Any:
-    """Loads a configuration of `configs/` without the features that the peers' models lack.
-
-    A standard normal prior, the ELBO of one latent sample, no warmup of its KL term, no labels.
-    """
+    """Loads a configuration of `configs/` without the features that the peers' models lack."""
     from vae_jax import shipped_configs
 
     config = shipped_configs.get_config(name)
@@ -58,11 +65,9 @@ def decoder_sizes(decoder: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[in
 def parse_run_arguments() -> argparse.Namespace:
     """Parses the arguments that `train_run.py` gives a peer's program."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--config", required=True, help="of the model, as JSON")
+    parser.add_argument("--config", type=json.loads, required=True, help="as JSON")
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST's files")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights and samples")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--validation_size", type=int, default=5000)
     parser.add_argument("--compiled", action="store_true", help="PyTorch: compiled, fused Adam")
     return parser.parse_args()
 
@@ -74,7 +79,7 @@ def read_images(folder: Path) -> np.ndarray:
         content = path.read_bytes()
     else:
         content = gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes())
-    return np.frombuffer(content, np.uint8, offset=_HEADER_BYTES).reshape(-1, 28, 28)
+    return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)  # after the header
 
 
 def describe_machine() -> str:
@@ -92,21 +97,27 @@ def last_error(output: str) -> str | None:
     return lines[-1] if lines else None
 
 
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yields the lines of a Markdown table, each row as soon as it is there."""
+    yield f"| {' | '.join(header)} |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a Markdown table, each row as soon as it is there."""
-    for cells in itertools.chain((header, ["---"] * len(header)), rows):
-        print(f"| {' | '.join(cells)} |", flush=True)
+    """Prints the lines of a table as they come."""
+    for line in table_lines(header, rows):
+        print(line, flush=True)
 
 
-@dataclass
-class Watched:
+class Watched(NamedTuple):
     """A program that was run."""
 
-    # Of its standard output, each with the seconds since the start.
-    lines: list[tuple[float, str]] = field(default_factory=list)
-    seconds: float = 0.0  # until it ended
-    peak_bytes: int = 0  # of the memory of the largest of its processes
-    problem: str | None = None  # its last error, if it did not finish
+    lines: list[tuple[float, str]]  # of its output, each with the seconds since the start
+    seconds: float  # until it ended
+    peak_bytes: int  # of the memory of the largest of its processes
+    problem: str | None  # its last error, if it did not finish
 
     def when(self, beginning: str) -> float:
         """Returns the seconds until the first line with this beginning."""
@@ -120,7 +131,7 @@ def watch(
 
     It is ended, with its children, at the first line with the beginning `last`.
     """
-    watched, start, was_ended = Watched(), time.perf_counter(), False
+    lines, start, problem = [], time.perf_counter(), None
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
@@ -131,14 +142,26 @@ def watch(
             start_new_session=True,  # so that it can be ended with its children
         )
         for line in process.stdout:
-            watched.lines.append((time.perf_counter() - start, line.rstrip()))
+            lines.append((time.perf_counter() - start, line.rstrip()))
             if last and line.startswith(last):
-                was_ended = True
                 os.killpg(process.pid, signal.SIGKILL)
                 break
+        else:
+            last = None  # it was not ended
         _, process.returncode, usage = os.wait4(process.pid, 0)
-        watched.seconds, watched.peak_bytes = time.perf_counter() - start, 1024 * usage.ru_maxrss
-        if process.returncode and not was_ended:
+        seconds = time.perf_counter() - start
+        if process.returncode and not last:
             errors.seek(0)
-            watched.problem = last_error(errors.read()) or f"status {process.returncode}"
-    return watched
+            problem = last_error(errors.read()) or f"status {process.returncode}"
+    return Watched(lines, seconds, 1024 * usage.ru_maxrss, problem)
+
+
+def watch_ours(caches: Path, *arguments: str, last: str | None = None) -> Watched:
+    """Runs `main.py`, which also prints when its first step begins and is done.
+
+    Prepared data and compiled programs are cached in `caches` alone.
+    """
+    program = ROOT / "benchmarks" / "contenders" / "ours_run.py"
+    command = [sys.executable, str(program), f"--config.data.data_dir={caches}/data", *arguments]
+    environment = {"XDG_CACHE_HOME": str(caches), "JAX_COMPILATION_CACHE_DIR": ""}
+    return watch(command, environment, last)

@@ -10,15 +10,15 @@ its compilation; the later ones take turns.
 
 import numpy as np
 from common import describe_machine, load_comparable_config, print_table
-from processes import Contender, compare, parse_arguments, started
+from processes import compare, parse_arguments, started
 
 from vae_jax import datasets
 
 CONTENDERS = (
-    Contender("ours", "ours", "inference"),
-    Contender("PyTorch, eager", "pytorch", "inference, eager"),
-    Contender("PyTorch, compiled", "pytorch", "inference, compiled"),
-    Contender("PyTorch, compiled, channels last", "pytorch", "inference, compiled, last"),
+    ("ours", "ours", "inference"),
+    ("PyTorch, eager", "pytorch", "inference, eager"),
+    ("PyTorch, compiled", "pytorch", "inference, compiled"),
+    ("PyTorch, compiled, channels last", "pytorch", "inference, compiled, last"),
 )
 TASKS = ("sample", "encode", "log p(x)")
 

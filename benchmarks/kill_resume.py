@@ -18,25 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import describe_machine
+from common import TINY_MODEL, describe_machine
 
 from tests.support import processes
 from vae_jax.runtime import compilation
 from vae_jax.runtime.files import PARTIAL_PREFIX
 
 _KILLS_A_RUN = 5
-# 3 epochs of 200 steps, of a model that takes a few milliseconds for one.
-_FIELDS = {
-    "latent_size": 4,
-    "encoder.kind": "dense",
-    "encoder.dense_sizes": (8,),
-    "decoder.dense_sizes": (),
-    "decoder.grid_channels": 1,
-    "decoder.filters": (2,),
-    "decoder.strides": (4,),
-    "train.batch_size": 20,
-    "train.num_epochs": 3,
-}
 
 
 def _kill(workdir: Path, arguments: list[str], while_writing: bool, seconds: float) -> bool | None:
@@ -59,8 +47,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--checkpoint_seconds", type=float, default=0.0)
     arguments = parser.parse_args()
-    often = ["--config=quickstart", "--config.train.checkpoint_seconds=0"]
-    often += [f"--config.{path}={value}" for path, value in _FIELDS.items()]
+    often = ["--config=quickstart", *TINY_MODEL, "--config.train.checkpoint_seconds=0"]
+    often += ["--config.train.batch_size=20", "--config.train.num_epochs=3"]  # of 200 steps
     seldom = [*often, f"--config.train.checkpoint_seconds={arguments.checkpoint_seconds}"]
     compilation.set_cpu_flags()
     rng, runs, identical, killed, unfinished = random.Random(0), 0, 0, 0, 0

@@ -1,10 +1,10 @@
 """Image sets larger than memory: peak memory and start of a run; streamed against on the device.
 
-  python benchmarks/large_images.py --data=FOLDER_OF_MNIST --folder=FOLDER --gigabytes=8
+  python benchmarks/large_images.py --folder=FOLDER --gigabytes=8
 
-Makes a file of color images of 64x64 from MNIST's digits in --folder, if it is not there, trains a
-small model on it for one epoch, streamed; starts a second run; encodes all of it; then compares the
-speed of training on fewer images, streamed and on the device, in turns.
+Makes a file of color images of 64x64, noise, in --folder, if it is not there, trains a small model
+on it for one epoch, streamed; starts a second run; encodes all of it; then compares the speed of
+training on fewer images, streamed and on the device, in turns.
 """
 
 import argparse
@@ -15,125 +15,87 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, Watched, describe_machine, print_table, read_images, watch
+from common import TINY_MODEL, Watched, describe_machine, print_table, watch_ours
 
 _SIZE = 64
 _BLOCK = 1_000  # images made at once
-_TRAIN = (sys.executable, str(ROOT / "benchmarks" / "contenders" / "ours_run.py"))
-_MAIN = (sys.executable, str(ROOT / "main.py"))
-_MODEL = (
-    *(
-        "--config.latent_size=8",
-        "--config.encoder.kind=dense",
-        "--config.encoder.dense_sizes=(32,)",
-    ),
-    *("--config.encoder.mlp_sizes=()", "--config.encoder.bidirectional=False"),
-    *("--config.decoder.filters=(1,)", "--config.decoder.strides=(8,)"),
-    *("--config.decoder.dense_sizes=()", "--config.decoder.residual_blocks=()"),
-    *("--config.decoder.grid_channels=4", "--config.decoder.activation=relu"),
-    "--config.train.batch_size=100",
-)
 
 
-def make_images(path: Path, digits: np.ndarray, num_images: int) -> None:
-    """Writes an `.npy` of digits of random colors at random places, and noise."""
+def make_images(path: Path, *shape: int) -> None:
+    """Writes an `.npy` of noise, `<uint8>[n, height, width, channels]`."""
     random = np.random.default_rng(0)
-    shape = (num_images, _SIZE, _SIZE, 3)
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, num_images, _BLOCK):
-            count = min(_BLOCK, num_images - start)
-            images = random.integers(0, 32, (count, *shape[1:]), np.uint8)
-            for image in images:
-                top, left = random.integers(0, _SIZE - 28, 2)
-                color = random.integers(128, 224, 3, dtype=np.uint16)
-                digit = digits[random.integers(len(digits))][..., None] * color // 255
-                image[top : top + 28, left : left + 28] += digit.astype(np.uint8)
-            file.write(images.data)
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    for block in np.split(images, range(_BLOCK, len(images), _BLOCK)):
+        block[:] = random.integers(0, 256, block.shape, np.uint8)
 
 
-def run(command: tuple[str, ...], *arguments: str, last: str | None = None) -> Watched:
-    """Runs a program to its end, or to a line with the beginning `last`."""
-    result = watch((*command, *arguments), last=last)
+def run(path: Path, workdir: Path, *arguments: str, last: str | None = None) -> Watched:
+    """Runs `main.py` on the images of a file, to its end or to a line with the beginning `last`."""
+    files = (f"--workdir={workdir}", f"--config.data.path={path}")
+    result = watch_ours(path.parent / "cache", *files, *arguments, last=last)
     if result.problem:
-        sys.exit(f"error: {' '.join(command)}: {result.problem}")
+        sys.exit(f"error: {' '.join(arguments)}: {result.problem}")
     return result
-
-
-def speed(workdir: Path, path: Path, on_device: str, *arguments: str) -> float:
-    """Trains for three epochs; returns the images a second of the last."""
-    run(_MAIN, *_arguments(workdir, path, on_device), "--config.train.num_epochs=3", *arguments)
-    with (workdir / "metrics.csv").open() as file:
-        return float([*csv.DictReader(file)][-1]["images_per_second"])
-
-
-def _arguments(workdir: Path, path: Path, on_device: str) -> tuple[str, ...]:
-    return (
-        *(f"--config={ROOT / 'configs' / 'images.py'}", f"--workdir={workdir}"),
-        *(f"--config.data.path={path}", f"--config.data.data_dir={path.parent / 'cache'}"),
-        f"--config.data.on_device={on_device}",
-    )
 
 
 def measure_large(path: Path, scratch: Path) -> None:
     """Prints time and memory of one epoch, of the start of another run, and of encoding."""
     rows = []
     for number, last in (("first", None), ("second", "first step done")):
-        workdir = scratch / f"large-{number}"
-        arguments = (*_arguments(workdir, path, "auto"), *_MODEL, "--config.train.num_epochs=1")
-        result = run(_TRAIN, *arguments, last=last)
+        epoch = ("--config=images", "--config.train.batch_size=100", "--config.train.num_epochs=1")
+        result = run(path, scratch / number, *TINY_MODEL, *epoch, last=last)
         begins, ends = result.when("first step begins"), result.when("first step done")
         cells = (f"{begins:.1f}", f"{ends:.1f}", "" if last else f"{result.seconds:.0f}")
         rows.append((f"{number} run", *cells, f"{result.peak_bytes / 2**30:.2f}"))
-    workdir = scratch / "large-first"
-    encoding = run(_MAIN, "--mode=encode", f"--workdir={workdir}", f"--input={path}")
-    rows.append(
-        ("encoding", "", "", f"{encoding.seconds:.0f}", f"{encoding.peak_bytes / 2**30:.2f}")
-    )
+    encoding = run(path, scratch / "first", "--mode=encode", f"--input={path}")
+    memory = f"{encoding.peak_bytes / 2**30:.2f}"
+    rows.append(("encoding", "", "", f"{encoding.seconds:.0f}", memory))
     header = ("", "s to the first step", "s to its end", "s in all", "peak memory, GiB")
     print_table(header, rows)
+
+
+def speed(path: Path, workdir: Path, on_device: str) -> float:
+    """Trains for three epochs; returns the images a second of the last."""
+    fields = (f"--config.data.on_device={on_device}", "--config.train.num_epochs=3")
+    run(path, workdir, "--config=images", *fields)
+    with (workdir / "metrics.csv").open() as file:
+        return float([*csv.DictReader(file)][-1]["images_per_second"])
+
+
+def compare(folder: Path, scratch: Path, rounds: int) -> None:
+    """Prints the speed of streamed training over that with all images on the device."""
+    rows = []
+    for shape in ((8_000, 28, 28, 1), (2_500, 64, 64, 3)):
+        name = "x".join(map(str, shape[1:]))
+        path = folder / f"{name}.npy"
+        make_images(path, *shape)
+        speeds = {"true": [], "false": []}
+        for number in range(rounds):
+            for on_device, values in speeds.items():
+                values.append(speed(path, scratch / f"{name}-{on_device}-{number}", on_device))
+        on_device, streamed = (statistics.median(values) for values in speeds.values())
+        rows.append((name, f"{on_device:.0f}", f"{streamed:.0f}", f"{streamed / on_device:.2f}"))
+    print()
+    print_table(("images", "images/s on the device", "streamed", "ratio"), rows)
 
 
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of MNIST's files")
     parser.add_argument("--folder", type=Path, required=True, help="where the images are made")
-    parser.add_argument("--gigabytes", type=float, default=8.0, help="0 for the speed alone")
-    parser.add_argument("--rounds", type=int, default=3, help="0 for the memory alone")
+    parser.add_argument("--gigabytes", type=float, default=8.0)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    digits = read_images(arguments.data)
     print(f"{describe_machine()}\n", flush=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
-        if arguments.gigabytes:
-            path = arguments.folder / f"images_{arguments.gigabytes:g}.npy"
-            num_images = int(arguments.gigabytes * 2**30) // (_SIZE * _SIZE * 3)
-            if not path.exists():
-                make_images(path, digits, num_images)
-            print(f"{num_images} images of {_SIZE}x{_SIZE}x3, {arguments.gigabytes:g} GiB\n")
-            measure_large(path, Path(scratch))
-        if arguments.rounds:
-            compare(arguments.folder, Path(scratch), digits, arguments.rounds)
-
-
-def compare(folder: Path, scratch: Path, digits: np.ndarray, rounds: int) -> None:
-    """Prints the speed of streamed training over that with all images on the device."""
-    small, color = folder / "gray.npy", folder / "color.npy"
-    np.save(small, digits[:8_000])
-    make_images(color, digits, 2_500)
-    print()
-    rows = []
-    for name, path in (("28x28x1", small), ("64x64x3", color)):
-        speeds = {"true": [], "false": []}
-        for number in range(rounds):
-            for on_device, values in speeds.items():
-                values.append(speed(scratch / f"{path.stem}-{on_device}-{number}", path, on_device))
-        on_device, streamed = (statistics.median(values) for values in speeds.values())
-        rows.append((name, f"{on_device:.0f}", f"{streamed:.0f}", f"{streamed / on_device:.2f}"))
-    header = ("images", "images/s on the device", "streamed", "ratio")
-    print_table(header, rows)
+        path = arguments.folder / f"images_{arguments.gigabytes:g}.npy"
+        num_images = int(arguments.gigabytes * 2**30) // (_SIZE * _SIZE * 3)
+        if not path.exists():
+            make_images(path, num_images, _SIZE, _SIZE, 3)
+        print(f"{num_images} images of {_SIZE}x{_SIZE}x3, {arguments.gigabytes:g} GiB\n")
+        measure_large(path, Path(scratch))
+        compare(arguments.folder, Path(scratch), arguments.rounds)
 
 
 if __name__ == "__main__":

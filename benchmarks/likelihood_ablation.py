@@ -54,8 +54,8 @@ def main() -> None:
     workdir, rows, before = parser.parse_args().workdir, [], None
     flagship = flatten(shipped_configs.get_config("flagship").to_dict())
     # The warmup is the same fraction of the shorter run; the last epoch is importance-weighted.
-    flagship["loss.kl_warmup_steps"] *= _NUM_EPOCHS / flagship["train.num_epochs"]
-    flagship["loss.kl_warmup_steps"] = round(flagship["loss.kl_warmup_steps"])
+    warmup = flagship["loss.kl_warmup_steps"] * _NUM_EPOCHS / flagship["train.num_epochs"]
+    flagship["loss.kl_warmup_steps"] = round(warmup)
     flagship["loss.elbo_warmup_epochs"] = _NUM_EPOCHS - 1
     # The ingredients were chosen on fewer images than the flagship is trained on.
     fields = {"train.num_epochs": _NUM_EPOCHS, "data.validation_size": 10_000}

@@ -1,7 +1,7 @@
 """Contenders in processes of their own that take turns, so that drift affects all of them equally.
 
 A contender's module in `contenders/` has `describe()` and `create(variant, config, arrays)`. It
-makes an object with `facts()`, a dictionary of its model, and `run(request)`, which does the work.
+makes an object with `run(request)`, which does the work, and perhaps `facts()`, about its model.
 """
 
 import argparse
@@ -16,20 +16,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from common import SHARED_GPU, last_error
+from common import last_error
 
+# They share one GPU: none may reserve its memory.
+_SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 _PAUSE_SECONDS = 0.5  # until the last contender's threads are asleep
-
-
-class Contender(NamedTuple):
-    """A row of the table: its name, a module of `contenders/`, and a variant for `create`."""
-
-    name: str
-    module: str
-    variant: str = ""
 
 
 class Worker:
@@ -63,19 +57,22 @@ class Worker:
 
 @contextlib.contextmanager
 def started(
-    contenders: Sequence[Contender],
+    contenders: Sequence[tuple[str, str, str]],
     peers_python: str,
     config: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> Iterator[list[Worker]]:
-    """Starts contenders, all at once, with the same arrays; yields those that start."""
+    """Starts contenders, all at once, with the same arrays; yields those that start.
+
+    Each is its name, a module of `contenders/` and a variant for its `create`.
+    """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **arrays)
         started = []
-        for index, contender in enumerate(contenders):
-            interpreter = sys.executable if contender.module == "ours" else peers_python
-            command = [interpreter, __file__, contender.module, contender.variant]
+        for index, (name, module, variant) in enumerate(contenders):
+            interpreter = sys.executable if module == "ours" else peers_python
+            command = [interpreter, __file__, module, variant]
             log = Path(folder) / f"{index}.log"
             process = subprocess.Popen(
                 [*command, json.dumps(config), str(inputs)],
@@ -83,9 +80,9 @@ def started(
                 stdout=subprocess.PIPE,
                 stderr=stack.enter_context(log.open("w")),
                 text=True,
-                env=os.environ | SHARED_GPU,
+                env=os.environ | _SHARED_GPU,
             )
-            started.append((contender.name, stack.enter_context(process), log))
+            started.append((name, stack.enter_context(process), log))
         workers = [worker for each in started if (worker := Worker(*each)).is_alive]
         if not workers:
             sys.exit("error: no contender is left")
@@ -133,7 +130,7 @@ def serve(module: str, variant: str, config: str, inputs: str) -> None:
     os.dup2(2, 1)  # the libraries' own output goes to standard error
     contenders = importlib.import_module(f"contenders.{module}")
     contender = contenders.create(variant, json.loads(config), np.load(inputs))
-    facts = {"description": contenders.describe(), **contender.facts()}
+    facts = {"description": contenders.describe(), **getattr(contender, "facts", dict)()}
     print(json.dumps(facts), file=answers, flush=True)
     for line in sys.stdin:
         start = time.perf_counter()

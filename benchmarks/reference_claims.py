@@ -4,19 +4,17 @@
   python benchmarks/reference_claims.py
 
 The report and two more sections replace the end of that page, below `MARKER`. The quotations are
-from the description of the reference project
-(github.com/sumeyye-agac/variational-autoencoder-MNIST-tensorflow), the criteria are ours. They
-compare means over seeds: the measure of a claim in `reference_claims.csv` has to be at least or at
-most the limit; with another configuration, the factor times the mean of that, plus the limit.
+from the description of the reference project, the criteria are ours. They compare means over seeds:
+the measure of a claim in `reference_claims.csv` has to be at least or at most the limit; with
+another configuration, the factor times the mean of that, plus the limit.
 """
 
 import csv
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from common import ROOT
+from common import ROOT, table_lines
 
 from vae_jax import shipped_configs
 from vae_jax.reporting.runs import Group, Model, first_epoch, read_groups
@@ -37,18 +35,15 @@ _CONVERGED = 102.7  # nats: 2 above the lowest validation loss of the baseline
 
 
 def _late_fall(model: Model) -> float:
-    """Returns the fraction of the reconstruction loss's fall that comes after epoch 20."""
     curve = model.curves["train_reconstruction"]
     return (curve[19] - curve[-1]) / (curve[0] - curve[-1])
 
 
 def _early_kl(model: Model) -> float:
-    """Returns the KL of epoch 2, relative to that of the last epoch."""
     return model.curves["train_kl"][1] / model.curves["train_kl"][-1]
 
 
 def _roughness(model: Model) -> float:
-    """Measures how much the training loss varies between late epochs about its own trend."""
     curve = model.curves["train_loss"]
     return float(np.std(np.diff(curve[len(curve) // 2 :], n=2)))
 
@@ -123,28 +118,21 @@ def rows_of_log(reference: Group) -> Iterator[list[str]]:
     yield ["difference", *(f"{ours[t] - mean:+.2f}" for t, mean in _REFERENCE_LOG.items())]
 
 
-def _table(*rows: Sequence[str]) -> str:
-    header, *rest = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([header, "|" + "---|" * len(rows[0]), *rest])
-
-
 def main() -> None:
     """Replaces the end of `docs/results.md`."""
-    report, page = RUNS / "report.md", ROOT / "docs" / "results.md"
-    if not report.exists():
-        sys.exit("error: run python main.py --mode=report --workdir=docs/runs first")
+    page = ROOT / "docs" / "results.md"
     groups, _ = read_groups(RUNS, shipped_configs.get_configs_by_name())
     by_name = {group.name: group for group in groups}
-    log = _table(["", "total", "reconstruction", "KL"], *rows_of_log(by_name["reference"]))
+    log = table_lines(["", "total", "reconstruction", "KL"], rows_of_log(by_name["reference"]))
     header = ["configuration", "claim", "reproduced", "measure", "mean", "limit", "standard error"]
-    claims = _table(header, *rows_of_claims(by_name))
+    claims = table_lines(header, rows_of_claims(by_name))
     sections = [
         page.read_text().partition(MARKER)[0] + MARKER,
-        report.read_text().removeprefix("# Results\n").strip(),
-        f"## The reference project's log\n\n{_LOG_NOTE}\n\n{log}",
-        f"## Claims of the reference project\n\n{_CLAIMS_NOTE}\n\n{claims}\n",
+        (RUNS / "report.md").read_text().removeprefix("# Results\n").strip(),
+        f"## The reference project's log\n\n{_LOG_NOTE}\n\n" + "\n".join(log),
+        f"## Claims of the reference project\n\n{_CLAIMS_NOTE}\n\n" + "\n".join(claims),
     ]
-    page.write_text("\n\n".join(sections))
+    page.write_text("\n\n".join(sections) + "\n")
 
 
 if __name__ == "__main__":

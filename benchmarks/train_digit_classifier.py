@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tqdm
+from flax.training.train_state import TrainState
 
 from vae_jax import datasets
 from vae_jax.evaluation.digit_classifier import NO_DIGIT, DigitClassifier, classify
@@ -60,15 +62,13 @@ def _no_digits(key: jax.Array, images: jax.Array) -> jax.Array:
 
 def train(images: np.ndarray, labels: np.ndarray) -> Params:
     """Trains on `<uint8>[n, 28, 28, 1]` and `<int>[n]`; returns the parameters."""
-    root_key = make_root_key(_SEED)
-    steps_per_epoch = len(images) // _BATCH_SIZE
-    num_steps = _NUM_EPOCHS * steps_per_epoch
-    optimizer = optax.adam(optax.cosine_onecycle_schedule(num_steps, _PEAK_LEARNING_RATE))
-    params: Params = dict(DigitClassifier().init(root_key, jnp.zeros((1, 28, 28, 1)))["params"])
-    opt_state, loss = optimizer.init(params), 0.0
+    root_key, steps_per_epoch = make_root_key(_SEED), len(images) // _BATCH_SIZE
+    schedule = optax.cosine_onecycle_schedule(_NUM_EPOCHS * steps_per_epoch, _PEAK_LEARNING_RATE)
+    params = DigitClassifier().init(root_key, jnp.zeros((1, 28, 28, 1)))["params"]
+    state = TrainState.create(apply_fn=None, params=params, tx=optax.adam(schedule))
 
     @jax.jit
-    def step(params, opt_state, key, images, labels):
+    def step(state, key, images, labels):
         distortion_key, dropout_key, no_digits_key = jax.random.split(key, 3)
         pixels = _distort(distortion_key, to_intensities(images))
         others = _no_digits(no_digits_key, pixels[:_NUM_NO_DIGITS])
@@ -79,19 +79,14 @@ def train(images: np.ndarray, labels: np.ndarray) -> Params:
             _, logits = apply(DigitClassifier(), params, pixels, dropout_key)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-        loss, gradients = jax.value_and_grad(mean_loss)(params)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
+        return state.apply_gradients(grads=jax.grad(mean_loss)(state.params))
 
-    for epoch in range(_NUM_EPOCHS):
+    for epoch in tqdm.trange(_NUM_EPOCHS, unit="epoch"):
         order = np.random.default_rng([_SEED, epoch]).permutation(len(images))
-        for index in range(steps_per_epoch):
-            rows = order[index * _BATCH_SIZE : (index + 1) * _BATCH_SIZE]
-            key = jax.random.fold_in(root_key, epoch * steps_per_epoch + index + 1)
-            batch = images[rows], labels[rows].astype(np.int32)
-            params, opt_state, loss = step(params, opt_state, key, *batch)
-        print(f"epoch {epoch + 1}/{_NUM_EPOCHS}: loss {float(loss):.4f}", flush=True)
-    return params
+        for rows in np.split(order[: steps_per_epoch * _BATCH_SIZE], steps_per_epoch):
+            key = jax.random.fold_in(root_key, state.step + 1)
+            state = step(state, key, images[rows], labels[rows].astype(np.int32))
+    return state.params
 
 
 def main() -> None:

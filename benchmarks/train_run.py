@@ -18,9 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, Watched, describe_machine, load_comparable_config, print_table, watch
+from common import (
+    NUM_EPOCHS,
+    ROOT,
+    Watched,
+    describe_machine,
+    load_comparable_config,
+    print_table,
+    watch,
+    watch_ours,
+)
 
-NUM_EPOCHS = 2  # of the peers' programs too
 _PROGRAMS = ROOT / "benchmarks" / "contenders"
 _REFERENCE = "ours, filled caches"
 _PEERS = {
@@ -33,14 +41,11 @@ _PEERS = {
 def contenders(python: str, mnist: Path, scratch: Path) -> Iterator[tuple[str, Watched]]:
     """Runs them one after another; yields each one's name and its run."""
     caches = scratch / "caches"
-    command = [sys.executable, str(_PROGRAMS / "ours_run.py"), "--config=baseline"]
-    command += [f"--config.data.manual_dir={mnist}", f"--config.data.data_dir={caches}/data"]
-    command += [f"--config.train.num_epochs={NUM_EPOCHS}"]
-    # The user's own caches must not be used.
-    environment = {"XDG_CACHE_HOME": str(caches), "JAX_COMPILATION_CACHE_DIR": ""}
+    ours = ["--config=baseline", f"--config.data.manual_dir={mnist}"]
+    ours.append(f"--config.train.num_epochs={NUM_EPOCHS}")
     for name in ("ours, empty caches", _REFERENCE):
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            yield name, watch([*command, f"--workdir={folder}"], environment)
+            yield name, watch_ours(caches, *ours, f"--workdir={folder}")
     config = json.dumps(load_comparable_config("baseline").to_dict())
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(caches), "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     environment["PYTHONPATH"] = str(ROOT / "benchmarks")
@@ -50,13 +55,10 @@ def contenders(python: str, mnist: Path, scratch: Path) -> Iterator[tuple[str, W
             yield name, watch([*command, f"--config={config}", *more], environment)
 
 
-def parts(run: Watched) -> list[float]:
-    """Returns the seconds to the first step, of it, of each epoch without it, to the end, in all.
-
-    All runs print the same lines.
-    """
+def parts(run: Watched, num_epochs: int) -> list[float]:
+    """Returns seconds: to the first step, of it, of each epoch without it, to the end, in all."""
     marks = [run.when("first step begins"), run.when("first step done")]
-    marks += [run.when(f"epoch {epoch}/") for epoch in range(1, NUM_EPOCHS + 1)]
+    marks += [run.when(f"epoch {epoch}/") for epoch in range(1, num_epochs + 1)]
     return [marks[0], *np.diff([*marks, run.seconds]), run.seconds]
 
 
@@ -67,19 +69,17 @@ def main() -> None:
     parser.add_argument("--peers_python", default=sys.executable, help="interpreter of the peers")
     arguments = parser.parse_args()
     print(f"{describe_machine()}; configs/baseline.py, {NUM_EPOCHS} epochs\n", flush=True)
-    runs: dict[str, Watched] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, run in contenders(arguments.peers_python, arguments.mnist, Path(scratch)):
-            print(f"{name}: {run.problem or f'{run.seconds:.1f} s'}", flush=True)
-            if not run.problem:
-                runs[name] = run
+        runs = dict(contenders(arguments.peers_python, arguments.mnist, Path(scratch)))
     rows = []
     for name, run in runs.items():
+        if run.problem:
+            print(f"left out: {name}: {run.problem}")
+            continue
         cells = (f"{run.seconds / runs[_REFERENCE].seconds:.2f}", f"{run.peak_bytes / 2**20:.0f}")
-        rows.append((name, *(f"{seconds:.1f}" for seconds in parts(run)), *cells))
+        rows.append((name, *(f"{seconds:.1f}" for seconds in parts(run, NUM_EPOCHS)), *cells))
     epochs = (f"epoch {epoch}" for epoch in range(1, NUM_EPOCHS + 1))
     header = ("seconds", "to the first step", "first step", *epochs, "end", "in all")
-    print()
     print_table((*header, "times ours", "peak MiB"), rows)
 
 

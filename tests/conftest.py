@@ -173,16 +173,16 @@ def without_report(monkeypatch):
 @pytest.fixture
 def interrupt_save_of_step(monkeypatch):
     """Makes the next save of a step be interrupted before it begins."""
-    save, pending = Checkpoints.save, []
-
-    def interrupted_save(checkpoints, step, *rest):
-        if step in pending:
-            pending.remove(step)
-            raise KeyboardInterrupt
-        save(checkpoints, step, *rest)
 
     def prepare(interrupted_step):
-        pending.append(interrupted_step)
+        save = Checkpoints.save
+
+        def interrupted_save(checkpoints, step, *rest):
+            if step == interrupted_step:
+                monkeypatch.setattr(Checkpoints, "save", save)
+                raise KeyboardInterrupt
+            save(checkpoints, step, *rest)
+
         monkeypatch.setattr(Checkpoints, "save", interrupted_save)
 
     return prepare

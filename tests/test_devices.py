@@ -7,7 +7,6 @@ import pytest
 
 from tests.support import processes
 from tests.support.common import error_of
-from tests.support.reading import rows_without_timing
 from vae_jax import train
 from vae_jax.runtime import division
 from vae_jax.runtime.files import read_json
@@ -19,7 +18,7 @@ STREAMED = "--config.data.on_device=false"
 
 
 def assert_close_rows(workdir, expected):
-    rows, expected_rows = map(rows_without_timing, (workdir, expected))
+    rows, expected_rows = map(processes.rows_without_timing, (workdir, expected))
     for row, expected_row in zip(rows, expected_rows, strict=True):
         assert row == pytest.approx(expected_row, rel=1e-3)
 
@@ -62,7 +61,7 @@ def test_a_run_goes_from_four_devices_to_two_processes_to_one_device(
     assert [status for status, _, _ in results] == [143, 143], results
     assert all("ended by SIGTERM; saved after step " in errors for _, _, errors in results), results
     assert len(list(workdir.glob("events.out.tfevents.*"))) == 2  # one process of both writes
-    rows = rows_without_timing(workdir)
+    rows = processes.rows_without_timing(workdir)
     assert rows == [row for [row] in processes.latest_state(workdir)[1]]
     config = make_tiny_config(**{"train.num_epochs": 6})
     train.train_and_evaluate(config, workdir)

@@ -18,6 +18,7 @@ from vae_jax.evaluation import generation, programs
 from vae_jax.evaluation.programs import PLATFORMS, programs_of, to_stablehlo
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.model.structs import Batch
+from vae_jax.runtime.output_record import record_names
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.weights import WEIGHTS_NAME, read_weights
 
@@ -43,6 +44,7 @@ import sys
 import numpy as np
 sys.modules |= dict.fromkeys(("flax", "vae_jax", "ml_collections", "absl"))  # not importable
 exec(open("README.md").read().split("```")[1].removeprefix("python"))
+assert mean.shape == log_var.shape == (3, 8)
 np.save("means.npy", decoder.call(np.load("latents.npy")))
 """
 
@@ -128,46 +130,32 @@ def without_onnx(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_mode_writes_programs_weights_and_a_readme_that_runs(
-    copied_run, tmp_path, monkeypatch, capsys, without_onnx
+def test_a_process_with_jax_alone_reads_the_readme_and_decodes_bit_for_bit(
+    trained_run, tmp_path, capsys, without_onnx
 ):
-    run, folder = RunDirectory.open(copied_run), tmp_path / "out" / "export"
-    export.export(run, tmp_path / "out")
+    run, folder = RunDirectory.open(trained_run), tmp_path / "export"
+    record_names(tmp_path, ["export"])
+    folder.mkdir()
+    (folder / "encoder.onnx").touch()  # of an earlier export
+    export.export(run, tmp_path)
     assert "pip install -e '.[onnx]'" in capsys.readouterr().out
     names = {"README.md", "encoder.stablehlo", "decoder.stablehlo", WEIGHTS_NAME}
     assert {path.name for path in folder.iterdir()} == names
-    assert not (copied_run / "export").exists()
-    code = (folder / "README.md").read_text().split("```")[1].removeprefix("python")
-    monkeypatch.chdir(folder)
-    exec(code, namespace := {})
-    assert namespace["mean"].shape == namespace["log_var"].shape == (3, run.config.latent_size)
+    latents = np.random.default_rng(0).normal(size=(100, run.config.latent_size))
+    latents = latents.astype(np.float32)
+    np.save(folder / "latents.npy", latents)
+    subprocess.run([sys.executable, "-c", _FRESH_PROCESS], cwd=folder, check=True, timeout=120)
     [replica] = restore_best(run).replicas
+    expected = generation.decode(*replica.model_and_params, latents)
+    np.testing.assert_array_equal(np.load(folder / "means.npy"), expected)
     params, metadata = read_weights(folder / WEIGHTS_NAME, replica.params)
     assert_trees_equal(params, replica.params)
     numbers = {name: str(getattr(replica, name)) for name in ("epoch", "step", "seed")}
     assert metadata.items() >= numbers.items()
-    latents, rebuilt = np.ones((1, 8), np.float32), create_vae(**json.loads(metadata["model"]))
     decoded = [
         jax.jit(functools.partial(model.apply, method="decode"))(
             {"params": params}, latents, Batch()
         )
-        for model in (rebuilt, replica.model)
+        for model in (create_vae(**json.loads(metadata["model"])), replica.model)
     ]
     np.testing.assert_array_equal(*decoded)
-
-
-@pytest.mark.slow
-def test_a_process_with_jax_alone_decodes_bit_for_bit(copied_run, without_onnx):
-    run, folder = RunDirectory.open(copied_run), copied_run / "export"
-    folder.mkdir()
-    (folder / "encoder.onnx").touch()
-    export.export(run)
-    assert not (folder / "encoder.onnx").exists()  # it was of an earlier export
-    [replica] = restore_best(run).replicas
-    latents = np.random.default_rng(0).normal(size=(100, run.config.latent_size))
-    latents = latents.astype(np.float32)
-    np.save(folder / "latents.npy", latents)
-    command = [sys.executable, "-c", _FRESH_PROCESS]
-    subprocess.run(command, cwd=folder, check=True, timeout=120)
-    expected = generation.decode(*replica.model_and_params, latents)
-    np.testing.assert_array_equal(np.load(folder / "means.npy"), expected)

@@ -12,7 +12,6 @@ import pytest
 
 from tests.support import processes
 from tests.support.common import error_of, full_disk
-from tests.support.reading import rows_without_timing
 from vae_jax import sample, train
 from vae_jax.evaluation import summary
 from vae_jax.runtime.errors import UserError
@@ -115,7 +114,7 @@ def test_a_step_that_is_not_finite_ends_the_run_or_is_skipped(
     expected = r"gradient is not finite at step 10, in epoch 2: lower .* is 0\.003, or set"
     with pytest.raises(UserError, match=expected):
         run(config, tmp_path / "stopped")
-    assert [row["epoch"] for row in rows_without_timing(tmp_path / "stopped")] == [1]
+    assert [row["epoch"] for row in processes.rows_without_timing(tmp_path / "stopped")] == [1]
     sample.sample(RunDirectory.open(tmp_path / "stopped"))
     config.train.skip_nonfinite = True
     run(config, tmp_path / "skipping")

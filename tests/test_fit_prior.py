@@ -23,11 +23,6 @@ def with_prior(make_tiny_config):
     return with_prior
 
 
-def with_other_prior(folder, config):
-    """A run, its configuration with another prior, as the mode takes it."""
-    return RunDirectory.open(folder).with_config(config, ("prior",))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fields"),
@@ -65,18 +60,11 @@ def test_a_run_with_a_learned_prior(tmp_path, kind, fields, with_prior, tiny_run
         assert " prior.kind=vamp " in error and " prior.pseudo_inputs=data)" in error
 
 
-def test_more_pseudo_inputs_than_images_are_refused(tmp_path, with_prior):
-    config = with_prior("vamp", pseudo_inputs="data")
-    config.prior.num_components = 10_000
-    error = error_of(train.train_and_evaluate, config, tmp_path)
-    assert "num_components is 10000, must be at most the 140" in error
-
-
 @pytest.mark.slow
 def test_a_prior_fitted_afterwards(tiny_run, tmp_path, monkeypatch, with_prior):
     monkeypatch.setattr(prior_fitting, "_NUM_EPOCHS", 60)
     config, target = with_prior("coupling_flow"), tmp_path / "new" / "fitted"
-    run = with_other_prior(tiny_run, config)
+    run = RunDirectory.open(tiny_run).with_config(config, ("prior",))
     fit_prior.fit_prior(run, target)
     record, fit = (read_json(target / name) for name in ("config.json", "prior_fit.json"))
     assert record["prior_fitted_to"] == str(tiny_run)
@@ -102,7 +90,7 @@ def test_a_prior_without_parameters_is_not_fitted(
     tiny_run, tmp_path, monkeypatch, kind, with_prior
 ):
     add_laplace_prior(monkeypatch)
-    run = with_other_prior(tiny_run, with_prior(kind))
+    run = RunDirectory.open(tiny_run).with_config(with_prior(kind), ("prior",))
     error = error_of(fit_prior.fit_prior, run, tmp_path / "new")
     assert "no parameters to learn" in error and f" prior.kind={kind} " in error
     assert not (tmp_path / "new").exists()

@@ -11,13 +11,7 @@ from tests.support import fuzzing
 def test_every_input_is_read_or_refused_in_one_line(target):
     outcomes = set()
 
-    @hypothesis.settings(
-        max_examples=200,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
+    @hypothesis.settings(fuzzing.SETTINGS, max_examples=200, derandomize=True)
     @hypothesis.given(target.inputs)
     def check(value):
         outcomes.add(target.check(value))

@@ -8,8 +8,12 @@ import sys
 import pytest
 
 from tests.support.common import ROOT, error_of
-from tests.support.processes import assert_same_run, assert_same_training, run_python
-from tests.support.reading import rows_without_timing
+from tests.support.processes import (
+    assert_same_run,
+    assert_same_training,
+    rows_without_timing,
+    run_python,
+)
 from vae_jax.runtime import interrupts
 from vae_jax.train import train_and_evaluate
 from vae_jax.training import trainer

@@ -1,8 +1,6 @@
 """The command line in processes of its own, as a user meets it."""
 
-import os
 import re
-import subprocess
 import sys
 import warnings
 
@@ -11,21 +9,11 @@ from absl import app
 from absl.testing import flagsaver
 
 from tests.support.common import ROOT
+from tests.support.processes import finish, start, train
 from vae_jax import __main__ as main
 from vae_jax import modes
 
 QUICKSTART = "--config=configs/quickstart.py"
-
-
-def run(*arguments, cwd=ROOT, interpreter=()):
-    return subprocess.run(
-        [sys.executable, *interpreter, str(ROOT / "main.py"), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": ""},
-    )
 
 
 @pytest.fixture
@@ -56,80 +44,69 @@ def error_of(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_process_answers_a_mistake_with_one_line_and_status_one(tmp_path):
-    workdir = f"--workdir={tmp_path / 'run'}"
-    result = run(QUICKSTART, workdir, "--config.train.batch_size=4001")
-    assert (result.returncode, result.stdout) == (1, "")
+    process = start(tmp_path / "run", QUICKSTART, "--config.train.batch_size=4001")
+    status, output, errors = finish(process)
+    assert (status, output) == (1, "")
     line = r"error: train\.batch_size is 4001, must be at most 4000.*\n"
-    assert re.fullmatch(line, result.stderr), result.stderr
+    assert re.fullmatch(line, errors), errors
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_help_names_the_modes_and_imports_neither_jax_nor_the_data():
-    of_sample = run("--help", "--mode=sample").stdout
+def test_help_names_the_modes_and_imports_neither_jax_nor_the_data(tmp_path):
+    _, of_sample, _ = finish(start(tmp_path, "--help", "--mode=sample"))
     assert "\n  --num: " in of_sample
     assert "--input" not in of_sample.partition("\nflags:\n")[2]  # of other modes
-    result = run("--help", interpreter=("-X", "importtime"))
+    _, output, errors = finish(start(tmp_path, "--help", PYTHONPROFILEIMPORTTIME="1"))
     for name in (*modes.MODES, "--workdir", "--config"):
-        assert name in result.stdout
-    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+        assert name in output
+    imported = {line.rpartition("|")[2].strip() for line in errors.splitlines()}
     assert "ml_collections" in imported
     slow = {"jax", "tensorflow_datasets", "tensorflow", "matplotlib", "orbax", "mlxtend"}
     assert not imported & slow
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--config.=5"], "not a field"),
-        (["--noconfig.sed"], "closest match: seed"),
-        (["--config.a\nb=5"], "a\\nb is not a field"),
-        (["--config.decoder.filters=" + "-" * 5_000 + "1"], "nested too deeply"),
-        (["--config.train.num_epochs=five"], "config.train.num_epochs=five"),
-        (["--config.decoder.filters=(1,'a')"], "decoder.filters is (1, 'a'), must be a tuple"),
-        (["--config.train.learning_rate=-0.1"], "train.learning_rate is -0.1"),
-        (["--config.train.batch_size=4001"], "must be at most 4000"),
-        (["--config.decoder.strides=(4,10)"], "must be at most 28"),
-        (["--mode=trian"], "closest match: train"),
-        (["--mdoe=train"], "mdoe"),
-        (["train"], "'train'"),
-        (["--num=3"], "'num'"),
-        (["--mode=report"], "--config has no meaning in --mode=report"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, error_of, arguments, expected):
-    message = error_of(QUICKSTART, f"--workdir={tmp_path / 'run'}", *arguments)
-    assert message.startswith("error: ")
-    assert expected in message
-    assert not (tmp_path / "run").exists()
+BUCKET, NO_USER = "gs://bucket/run", "~no_such_user/folder"
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        ([QUICKSTART, "--config.=5"], "not a field"),
+        ([QUICKSTART, "--noconfig.sed"], "closest match: seed"),
+        ([QUICKSTART, "--config.a\nb=5"], "a\\nb is not a field"),
+        ([QUICKSTART, "--config.decoder.filters=" + "-" * 5_000 + "1"], "nested too deeply"),
+        ([QUICKSTART, "--config.train.num_epochs=five"], "config.train.num_epochs=five"),
+        ([QUICKSTART, "--config.decoder.filters=(1,'a')"], "is (1, 'a'), must be a tuple"),
+        ([QUICKSTART, "--config.train.batch_size=4001"], "must be at most 4000"),
+        ([QUICKSTART, "--config.decoder.strides=(4,10)"], "must be at most 28"),
+        ([QUICKSTART, "--mode=trian"], "closest match: train"),
+        ([QUICKSTART, "--mdoe=train"], "mdoe"),
+        ([QUICKSTART, "train"], "'train'"),
+        ([QUICKSTART, "--num=3"], "'num'"),
+        ([QUICKSTART, "--mode=report"], "--config has no meaning in --mode=report"),
+        ([QUICKSTART, "--workdir="], "--workdir is missing"),
+        ([QUICKSTART, f"--workdir={BUCKET}"], BUCKET),
+        ([QUICKSTART, f"--workdir={NO_USER}"], NO_USER),
+        ([f"--config={BUCKET}"], BUCKET),
+        ([f"--config={NO_USER}"], NO_USER),
+        (["--config=baselin"], "closest match: baseline"),
+        (["--config=nowhere.py"], "No such file"),
+        (["--config.seed=3"], "--config is missing"),
         (["--mode=experiments", "--configs=baselin"], "closest match: baseline"),
         (["--mode", "experiments", "--config.seed=-1"], "seed is -1"),
         (["--mode=report"], "complete run"),
         (["--mode=report", "--config.seed=1"], "no meaning in --mode=report"),
-        (["--config.seed=3"], "--config is missing"),
         (["--mode=sample"], "holds no run"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
-def test_mistakes_without_a_configuration(tmp_path, error_of, arguments, expected):
-    assert expected in error_of(f"--workdir={tmp_path / 'runs'}", *arguments)
-    assert not (tmp_path / "runs").exists()
-    assert "--workdir is missing" in error_of(QUICKSTART)
-
-
-@pytest.mark.parametrize("name", ["--config", "--workdir"])
-@pytest.mark.parametrize("path", ["gs://bucket/run", "~no_such_user/folder"])
-def test_paths_that_no_folder_has_are_refused(tmp_path, error_of, name, path):
-    message = error_of(f"--workdir={tmp_path / 'run'}", QUICKSTART, f"{name}={path}")
-    assert name in message and path in message
-    assert not os.path.exists(ROOT / path.partition("/")[0])
+def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, error_of, arguments, expected):
+    message = error_of(f"--workdir={tmp_path / 'run'}", *arguments)
+    assert message.startswith("error: ")
+    assert expected in message
     assert not (tmp_path / "run").exists()
+    assert not (ROOT / "gs:").exists() and not (ROOT / "~no_such_user").exists()
 
 
 @pytest.mark.parametrize(
@@ -145,23 +122,19 @@ def test_paths_that_no_folder_has_are_refused(tmp_path, error_of, name, path):
     ],
 )
 def test_a_configuration_file_that_cannot_be_used(tmp_path, error_of, content, expected):
-    path, workdir = tmp_path / "config.py", f"--workdir={tmp_path / 'run'}"
-    assert "No such file" in error_of(f"--config={path}", workdir)
+    path = tmp_path / "config.py"
     path.write_text(content)
-    assert expected in error_of(f"--config={path}", workdir)
-    assert "closest match: baseline" in error_of("--config=baselin", workdir)
+    assert expected in error_of(f"--config={path}", f"--workdir={tmp_path / 'run'}")
 
 
 @pytest.mark.slow
 def test_a_run_from_start_to_samples(tmp_path, tiny_arguments, error_of):
-    train = (*tiny_arguments, f"--workdir={tmp_path / 'run'}", "--config.train.num_epochs=1")
-    result = run(*train)
-    assert result.returncode == 0, result.stderr
-    assert "epoch 1/1: train" in result.stdout and "best epoch 1 of 1: validation" in result.stdout
-    assert (tmp_path / "run" / "summary.json").exists()
-    # From another folder, and without --config: the run directory knows it.
-    result = run("--mode=sample", "--workdir=run", cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert (tmp_path / "run" / "samples.npy").exists()
-    message = error_of(*train, "--config.seed=1")
+    workdir = tmp_path / "run"
+    output = train(workdir, *tiny_arguments, "--config.train.num_epochs=1")
+    assert "epoch 1/1: train" in output and "best epoch 1 of 1: validation" in output
+    assert (workdir / "summary.json").exists()
+    # Without --config: the run directory knows it.
+    assert finish(start(workdir, "--mode=sample"))[::2] == (0, "")
+    assert (workdir / "samples.npy").exists()
+    message = error_of(*tiny_arguments, f"--workdir={workdir}", "--config.seed=1")
     assert "holds a run with another configuration: seed is 0 there, 1 here" in message

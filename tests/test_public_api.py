@@ -1,9 +1,5 @@
 """The package from a user's own program, as the README has it."""
 
-import re
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,24 +10,16 @@ from tests.support.common import (
     assert_trees_equal,
     error_of,
     make_small_config,
+    python_block,
 )
-from tests.support.reading import rows_without_timing
+from tests.support.processes import rows_without_timing
 
 
-def test_every_name_of_the_api_is_there_and_importing_it_needs_no_jax():
-    code = "import vae_jax, sys; assert 'jax' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+def test_every_name_of_the_api_is_there():
     for name in vae_jax.__all__:
         assert getattr(vae_jax, name) is not None
     with pytest.raises(AttributeError, match="module 'vae_jax' has no attribute 'lossess'"):
         _ = vae_jax.lossess
-
-
-def python_block(path, word):
-    """The one Python block of a page that has this word."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
-    [code] = (block for block in blocks if word in block)
-    return code
 
 
 @pytest.mark.slow

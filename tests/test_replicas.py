@@ -1,6 +1,5 @@
 """Several seeds in one program: each is the single run of its seed, in all modes."""
 
-import functools
 import re
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 
 import vae_jax
 from tests.support.common import assert_trees_equal, error_of
-from tests.support.processes import assert_same_training
-from tests.support.reading import rows_without_timing
+from tests.support.processes import assert_same_training, rows_without_timing
 from vae_jax import evaluate, explore, interpolate, sample, train
 from vae_jax.runtime import division
 from vae_jax.runtime.files import read_json
@@ -37,21 +35,16 @@ FIELDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def make_config(make_tiny_config):
-    return functools.partial(make_tiny_config, **FIELDS)
-
-
 @pytest.fixture
-def config(make_config):
-    return make_config()
+def config(make_tiny_config):
+    return make_tiny_config(**FIELDS)
 
 
 @pytest.fixture(scope="module")
-def together(make_config, tmp_path_factory):
+def together(make_tiny_config, tmp_path_factory):
     """A run of both seeds."""
     workdir = tmp_path_factory.mktemp("together") / "run"
-    train.train_and_evaluate(make_config(), workdir)
+    train.train_and_evaluate(make_tiny_config(**FIELDS), workdir)
     return workdir
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import vae_jax
+from tests.support.common import contents
 from vae_jax import datasets, encode, evaluate, interpolate, reconstruct, sample
 from vae_jax.runtime.errors import UserError
 from vae_jax.training.run_directory import RunDirectory
@@ -37,14 +38,6 @@ def pictures(tmp_path_factory, digits):
         image = Image.fromarray(digits[index, ..., 0])
         (image.resize((56, 56)) if index == 3 else image).save(path)
     return folder
-
-
-def files_below(folder):
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_encode_names_every_image_of_the_input(run, vae, pictures, digits, tmp_path, capsys):
@@ -104,7 +97,7 @@ def test_sample_replaces_earlier_samples(run, vae, tmp_path):
 
 def test_interpolate_takes_images_of_the_user(run, pictures, tmp_path):
     interpolate.interpolate(run, tmp_path / "out", input=pictures)
-    assert files_below(tmp_path / "out").keys() == {".vae_jax_output", "plots/interpolation.png"}
+    assert contents(tmp_path / "out").keys() == {".vae_jax_output", "plots/interpolation.png"}
     (tmp_path / "one").mkdir()
     shutil.copy(pictures / "a" / "digit 0.png", tmp_path / "one")
     for name, expected in (("one", "holds one image"), ("nowhere", "cannot be read")):
@@ -114,7 +107,7 @@ def test_interpolate_takes_images_of_the_user(run, pictures, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_directory_is_not_written_to_if_another_folder_is_given(copied_run, tmp_path):
-    before = files_below(copied_run)
+    before = contents(copied_run)
     evaluate.evaluate(RunDirectory.open(copied_run), tmp_path / "out")
-    assert files_below(copied_run) == before
-    assert {"evaluation.json", "summary.json"} <= files_below(tmp_path / "out").keys()
+    assert contents(copied_run) == before
+    assert {"evaluation.json", "summary.json"} <= contents(tmp_path / "out").keys()

@@ -3,7 +3,6 @@
 `train_run.py` starts this file as a program.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -56,45 +55,59 @@ def _decoder(latent_size: int, config: dict[str, Any]) -> keras.Model:
 
 def _optimizer(train: dict[str, Any]) -> keras.optimizers.Optimizer:
     """Makes Adam, with the kernels' decay and the moving average where there are such."""
-    decay = train["ema_decay"]
-    average = {"use_ema": True, "ema_momentum": decay} if decay else {}
-    if not train["weight_decay"]:
-        return keras.optimizers.Adam(train["learning_rate"], **average)
-    optimizer = keras.optimizers.AdamW(
-        train["learning_rate"], weight_decay=train["weight_decay"], **average
+    optimizer = keras.optimizers.Adam(
+        train["learning_rate"],
+        weight_decay=train["weight_decay"] or None,
+        use_ema=train["ema_decay"] > 0,
+        ema_momentum=train["ema_decay"],
     )
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
 
 
-class Trainer:
-    """Takes training steps: as a graph, or compiled by XLA."""
+class Sampling(layers.Layer):
+    """Draws from the posterior and adds its KL to the loss."""
 
-    def __init__(self, variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
+    def call(self, inputs):
+        """Returns latents, of mean and log-variance."""
+        mean, log_var = inputs
+        kl = -0.5 * tf.reduce_sum(1 + log_var - tf.square(mean) - tf.exp(log_var), axis=1)
+        self.add_loss(tf.reduce_mean(kl))
+        return mean + tf.exp(0.5 * log_var) * tf.random.normal(tf.shape(mean))
+
+
+def _vae(config: dict[str, Any]) -> keras.Model:
+    latent_size, images = config["latent_size"], keras.Input((28, 28))
+    encoder = _encoder(latent_size, config["encoder"])
+    decoder = _decoder(latent_size, config["decoder"])
+    return keras.Model(images, decoder(Sampling()(encoder(images))))
+
+
+def _reconstruction_loss(images: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    targets = tf.reshape(images, (-1, 28**2))
+    cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+    return tf.reduce_sum(cross_entropy, axis=1)
+
+
+class Trainer:
+    """Takes training steps, compiled by XLA."""
+
+    def __init__(self, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
         self._batch_size = config["train"]["batch_size"]
         self._binarize = config["data"]["binarization"] == "dynamic"
         self._pixels = tf.constant(arrays["images"][..., 0].astype(np.float32) / 255)
-        self._encode = _encoder(config["latent_size"], config["encoder"])
-        self._decode = _decoder(config["latent_size"], config["decoder"])
-        self._variables = self._encode.trainable_variables + self._decode.trainable_variables
+        self._model = _vae(config)
+        self._variables = self._model.trainable_variables
         self._optimizer = _optimizer(config["train"])
         self._optimizer.build(self._variables)
-        self._step = tf.function(self._eager_step, jit_compile=variant == "XLA")
-
-    def _mean_loss(self, pixels: tf.Tensor) -> tf.Tensor:
-        mean, log_var = self._encode(pixels, training=True)
-        latents = mean + tf.exp(0.5 * log_var) * tf.random.normal(tf.shape(mean))
-        logits = self._decode(latents, training=True)
-        targets = tf.reshape(pixels, (-1, 28**2))
-        cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
-        kl = -0.5 * tf.reduce_sum(1 + log_var - tf.square(mean) - tf.exp(log_var))
-        return (tf.reduce_sum(cross_entropy) + kl) / self._batch_size
+        self._step = tf.function(self._eager_step, jit_compile=True)
 
     def _eager_step(self, pixels: tf.Tensor) -> tf.Tensor:
         if self._binarize:
             pixels = tf.cast(tf.random.uniform(tf.shape(pixels)) < pixels, pixels.dtype)
         with tf.GradientTape() as tape:
-            loss = self._mean_loss(pixels)
+            losses = _reconstruction_loss(pixels, self._model(pixels, training=True))
+            loss = tf.reduce_mean(losses) + tf.add_n(self._model.losses)
         gradients = tape.gradient(loss, self._variables)
         self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
         return loss
@@ -125,67 +138,37 @@ def describe() -> str:
 def create(variant: str, config: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Trainer:
     """Makes a contender of `train_step.py`."""
     keras.utils.set_random_seed(config["seed"])
-    return Trainer(variant, config, arrays)
-
-
-class Sampling(layers.Layer):
-    """Draws from the posterior and adds its KL to the loss."""
-
-    def call(self, inputs):
-        """Returns latents, of mean and log-variance."""
-        mean, log_var = inputs
-        kl = -0.5 * tf.reduce_sum(1 + log_var - tf.square(mean) - tf.exp(log_var), axis=1)
-        self.add_loss(tf.reduce_mean(kl))
-        return mean + tf.exp(0.5 * log_var) * tf.random.normal(tf.shape(mean))
-
-
-class Report(keras.callbacks.Callback):
-    """Prints the lines by which `train_run.py` reads the time."""
-
-    def on_train_begin(self, logs=None):
-        """Before the first step."""
-        print("first step begins", flush=True)
-
-    def on_train_batch_end(self, batch, logs=None):
-        """After each step; only the first epoch's first is looked for."""
-        if batch == 0:
-            print("first step done", flush=True)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """After each epoch and its validation."""
-        losses = f"train {logs['loss']:.2f}, validation {logs['val_loss']:.2f}"
-        print(f"epoch {epoch + 1}/{self.params['epochs']}: {losses}", flush=True)
-
-
-def _reconstruction_loss(images: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    targets = tf.reshape(images, (-1, 28**2))
-    cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
-    return tf.reduce_sum(cross_entropy, axis=1)
+    return Trainer(config, arrays)
 
 
 def main() -> None:
     """Trains with `compile` and `fit`; saves the weights and samples."""
     arguments = common.parse_run_arguments()
-    config = json.loads(arguments.config)
+    config = arguments.config
     keras.utils.set_random_seed(0)
     images = common.read_images(arguments.data).astype(np.float32) / 255
-    held_out, images = np.split(images, [arguments.validation_size])
-    encoder = _encoder(config["latent_size"], config["encoder"])
-    decoder = _decoder(config["latent_size"], config["decoder"])
-    inputs = keras.Input((28, 28))
-    model = keras.Model(inputs, decoder(Sampling()(encoder(inputs))))
+    held_out, images = np.split(images, [common.VALIDATION_SIZE])
+    model = _vae(config)
     model.compile(optimizer=_optimizer(config["train"]), loss=_reconstruction_loss)
+    # The lines by which `train_run.py` reads the time; it takes the first of each.
+    report = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: print("first step begins", flush=True),
+        on_train_batch_end=lambda batch, logs: batch or print("first step done", flush=True),
+        on_epoch_end=lambda epoch, logs: print(f"epoch {epoch + 1}/: {logs}", flush=True),
+    )
     model.fit(
         images,
         images,
         batch_size=config["train"]["batch_size"],
-        epochs=arguments.epochs,
+        epochs=common.NUM_EPOCHS,
         validation_data=(held_out, held_out),
         verbose=0,
-        callbacks=[Report()],
+        callbacks=[report],
     )
     model.save_weights(arguments.output / "vae.weights.h5")
-    logits = decoder.predict(np.random.normal(size=(100, config["latent_size"])), verbose=0)
+    logits = model.layers[-1].predict(
+        np.random.normal(size=(100, config["latent_size"])), verbose=0
+    )
     np.save(arguments.output / "samples.npy", 1 / (1 + np.exp(-logits)))
 
 

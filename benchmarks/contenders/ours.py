@@ -71,15 +71,10 @@ class Inference:
     def __init__(self, config: dict[str, Any], arrays: Mapping[str, np.ndarray]):
         checked = configuration.from_dict(config)
         settings = train_settings(checked, DataSpec((28, 28, 1)), steps_per_epoch=1)
-        self._params = steps.initial_state(settings, checked.seed).params
-        model = settings.evaluation.model
-        self._vae = vae_jax.TrainedVAE(model, self._params, checked, checked.seed)
+        params = steps.initial_state(settings, checked.seed).params
+        self._vae = vae_jax.TrainedVAE(settings.evaluation.model, params, checked, checked.seed)
         self._images, self._binarized = arrays["images"], arrays["binarized"]
         self._num_samples = int(arrays["num_samples"])
-
-    def facts(self) -> dict[str, Any]:
-        """Returns the model's size."""
-        return {"num_parameters": num_parameters(self._params)}
 
     def run(self, task: str) -> float:
         """Does a task; returns the mean of its results."""

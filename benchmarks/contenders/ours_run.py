@@ -2,7 +2,7 @@
 
   python benchmarks/contenders/ours_run.py --config=configs/baseline.py --workdir=DIR
 
-Started by `train_run.py` and `large_images.py`, with the arguments of `main.py`.
+Started by `common.watch_ours`, with the arguments of `main.py`.
 """
 
 import sys
@@ -14,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from vae_jax import modes
 from vae_jax.__main__ import main
 
-_original_get_mode = modes.get_mode
+get_mode = modes.get_mode
 
 
-def _say_first_step() -> None:
-    """Has the first chunk of steps, which is one step, say that it begins and is done."""
+def _get_mode(name: str) -> modes.Mode:
+    """Imports a mode and has its first chunk, of one step, say that it begins and is done."""
+    mode = get_mode(name)
     import jax
 
     from vae_jax.training import steps
@@ -33,11 +34,6 @@ def _say_first_step() -> None:
         return result
 
     steps.train_chunk = first_chunk
-
-
-def _get_mode(name: str) -> modes.Mode:
-    mode = _original_get_mode(name)
-    _say_first_step()
     return mode
 
 

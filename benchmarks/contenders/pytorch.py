@@ -5,7 +5,6 @@ the decoder is compiled and Adam is fused.
 """
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -134,15 +133,9 @@ class VAE(nn.Module):
         return (reconstruction + kl) / len(pixels)
 
 
-def _num_parameters(model: nn.Module) -> int:
-    return sum(math.prod(parameter.shape) for parameter in model.parameters())
-
-
 def _optimizer(model: VAE, train: dict[str, Any], fused: bool) -> torch.optim.Optimizer:
-    """Makes Adam, with decay of the kernels if the configuration has any."""
+    """Makes Adam, with the configuration's decay of the kernels."""
     rate, decay = train["learning_rate"], train["weight_decay"]
-    if not decay:
-        return torch.optim.Adam(model.parameters(), rate, fused=fused)
     kernels = [p for name, p in model.named_parameters() if "bias" not in name]
     biases = [p for name, p in model.named_parameters() if "bias" in name]
     groups = [{"params": kernels}, {"params": biases, "weight_decay": 0.0}]
@@ -161,8 +154,7 @@ class Trainer:
         self._loss = torch.compile(self._model) if "compiled" in variant else self._model
         self._optimizer = _optimizer(self._model, train, fused="fused" in variant)
         average = get_ema_multi_avg_fn(train["ema_decay"])
-        self._average = AveragedModel(self._model, multi_avg_fn=average)
-        self._has_average = bool(train["ema_decay"])
+        self._average = train["ema_decay"] and AveragedModel(self._model, multi_avg_fn=average)
 
     def _step(self, batch: int) -> torch.Tensor:
         pixels = self._pixels[batch * self._batch_size : (batch + 1) * self._batch_size]
@@ -170,14 +162,14 @@ class Trainer:
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        if self._has_average:
+        if self._average:
             self._average.update_parameters(self._model)
         return loss
 
     def facts(self) -> dict[str, Any]:
         """Takes the first step; returns its loss, in nats per image, and the model's size."""
-        loss = self._step(0).item()
-        return {"first_loss": loss, "num_parameters": _num_parameters(self._model)}
+        size = sum(parameter.numel() for parameter in self._model.parameters())
+        return {"first_loss": self._step(0).item(), "num_parameters": size}
 
     def run(self, num_steps: int) -> None:
         """Takes steps over the first batches; returns when the last is done."""
@@ -199,10 +191,6 @@ class Inference:
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(self._model.decoder(latents))
-
-    def facts(self) -> dict[str, Any]:
-        """Returns the model's size."""
-        return {"num_parameters": _num_parameters(self._model)}
 
     @torch.inference_mode()
     def run(self, task: str) -> float:
@@ -244,35 +232,32 @@ def create(
 def main() -> None:
     """Trains with a DataLoader and a loop; saves the weights and samples."""
     arguments = common.parse_run_arguments()
-    config = json.loads(arguments.config)
-    batch_size = config["train"]["batch_size"]
+    config, batch_size = arguments.config, arguments.config["train"]["batch_size"]
     torch.manual_seed(0)
     images = torch.tensor(common.read_images(arguments.data)).float() / 255
-    held_out = DataLoader(TensorDataset(images[: arguments.validation_size]), batch_size)
+    held_out = DataLoader(TensorDataset(images[: common.VALIDATION_SIZE]), batch_size)
     loader = DataLoader(
-        TensorDataset(images[arguments.validation_size :]), batch_size, shuffle=True, drop_last=True
+        TensorDataset(images[common.VALIDATION_SIZE :]), batch_size, shuffle=True, drop_last=True
     )
     model = VAE(config).to(_DEVICE)
     if arguments.compiled:
         model.decoder.compile()
     optimizer = _optimizer(model, config["train"], fused=arguments.compiled)
     print("first step begins", flush=True)
-    for epoch in range(1, arguments.epochs + 1):
-        losses = {"train": 0.0, "validation": 0.0}
-        for index, (pixels,) in enumerate(loader):
+    for epoch in range(1, common.NUM_EPOCHS + 1):
+        losses = []
+        for (pixels,) in loader:
             loss = model(pixels.to(_DEVICE))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses["train"] += loss.item() / len(loader)
-            if (epoch, index) == (1, 0):
+            losses.append(loss.item())
+            if len(losses) == 1:  # `train_run.py` takes the first such line
                 print("first step done", flush=True)
         with torch.no_grad():
-            for (pixels,) in held_out:
-                share = len(pixels) / arguments.validation_size
-                losses["validation"] += model(pixels.to(_DEVICE)).item() * share
-        row = ", ".join(f"{split} {loss:.2f}" for split, loss in losses.items())
-        print(f"epoch {epoch}/{arguments.epochs}: {row}", flush=True)
+            held_out_losses = [model(pixels.to(_DEVICE)).item() for (pixels,) in held_out]
+        means = f"train {np.mean(losses):.2f}, validation {np.mean(held_out_losses):.2f}"
+        print(f"epoch {epoch}/{common.NUM_EPOCHS}: {means}", flush=True)
     torch.save(model.state_dict(), arguments.output / "vae.pt")
     with torch.no_grad():
         logits = model.decoder(torch.randn(100, config["latent_size"], device=_DEVICE))

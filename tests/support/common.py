@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,19 @@ ROOT = Path(__file__).parents[2]
 # A folder with the four official MNIST files, where there is one.
 MNIST_DIR = os.environ.get("MNIST_DIR", "")
 needs_mnist = pytest.mark.skipif(not MNIST_DIR, reason="MNIST_DIR names no folder with MNIST")
+
+
+def python_block(path: str, word: str) -> str:
+    """The one Python block of a page that has this word."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+    [code] = (block for block in blocks if word in block)
+    return code
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The content of every file below a folder, by its path there."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @contextlib.contextmanager

@@ -2,24 +2,17 @@
 
 import dataclasses
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 
-from tests.support.common import ROOT
+from tests.support.common import python_block
 from vae_jax import shipped_configs
 from vae_jax.model import priors
 
 
 def documented_prior() -> type:
     """Returns the class that docs/extending.md shows."""
-    text = (ROOT / "docs" / "extending.md").read_text()
-    [code] = (
-        block
-        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-        if "class Laplace" in block
-    )
     names = {
         "Prior": priors.Prior,
         "dataclasses": dataclasses,
@@ -28,7 +21,7 @@ def documented_prior() -> type:
         "math": math,
         "__name__": __name__,
     }
-    exec(code, names)
+    exec(python_block("docs/extending.md", "class Laplace"), names)
     return names["Laplace"]
 
 

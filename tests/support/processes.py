@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from tests.support.common import ROOT
-from tests.support.reading import rows_without_timing
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime.files import read_json
 from vae_jax.training import steps
 from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.metrics import read_rows
 from vae_jax.training.run_directory import RunDirectory
 from vae_jax.training.settings import train_settings
 
@@ -66,6 +66,12 @@ def train(workdir: Path, *arguments: str, **environment: str) -> str:
     status, output, errors = finish(start(workdir, *arguments, **environment))
     assert status == 0, errors
     return output
+
+
+def rows_without_timing(workdir: Path) -> list[dict[str, float]]:
+    """The columns of a `metrics.csv` that the same seed repeats."""
+    rows = read_rows(workdir / "metrics.csv")
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
 
 
 def latest_state(workdir: Path) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.common import assert_trees_equal, error_of, make_small_config
-from tests.support.reading import rows_without_timing
+from tests.support.processes import rows_without_timing
 from vae_jax import train
 from vae_jax.datasets import image_arrays
 from vae_jax.model.structs import Batch

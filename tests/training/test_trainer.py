@@ -8,8 +8,7 @@ import scipy.special
 
 from tests.support import older_versions
 from tests.support.common import assert_trees_equal, error_of, settings_of
-from tests.support.processes import assert_same_training, latest_state
-from tests.support.reading import rows_without_timing
+from tests.support.processes import assert_same_training, latest_state, rows_without_timing
 from vae_jax import datasets, train
 from vae_jax.evaluation.trained_run import restore_best
 from vae_jax.runtime.interrupts import Interrupted
