@@ -97,7 +97,7 @@ def epoch_order(
     return settings.evaluation.for_each_replica(order, in_axes=(0, None))(root_key, epoch)
 
 
-def _norm(gradients: Params) -> jax.Array:
+def gradient_norm(gradients: Params) -> jax.Array:
     """Computes the Euclidean norm of all gradients together, `<float>[]`."""
 
     def sum_of_squares(leaf: jax.Array) -> jax.Array:
@@ -142,7 +142,7 @@ def _train_step(
         updates, opt_state = settings.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average and state.average.update(params, settings.ema_decay)
-    norm = _norm(gradients)
+    norm = gradient_norm(gradients)
     finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(norm)
     if settings.skip_nonfinite:
         params, average, opt_state = jax.tree.map(
