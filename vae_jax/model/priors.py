@@ -184,6 +184,11 @@ class VampPrior(_Mixture):
         """Whether training changes the pseudo-inputs; the encoder is trained either way."""
         return self.pseudo_inputs == "learned"
 
+    @property
+    def num_training_images(self) -> int:
+        """Number of training images that it begins with, set by `with_pseudo_inputs`."""
+        return 0 if self.is_learned else self.num_components
+
     def _components(self, labels: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         learned = self.is_learned
         images = jax.nn.sigmoid(self.images) if learned else jax.lax.stop_gradient(self.images)

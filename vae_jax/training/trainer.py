@@ -130,8 +130,8 @@ def _initial_state(
     begins_at_mean, images = config.output_bias_init == "data_mean", dataset.train.images
     mean_image = dataset.train_mean / MAX_PIXEL if begins_at_mean else None
     pseudo_inputs = None
-    if config.prior.kind == "vamp" and config.prior.pseudo_inputs == "data":
-        if (number := config.prior.num_components) > len(images):
+    if number := getattr(settings.evaluation.model.prior, "num_training_images", 0):
+        if number > len(images):
             raise UserError(
                 f"prior.num_components is {number}, must be at most the {len(images)} training "
                 "images, which prior.pseudo_inputs=data takes"
