@@ -19,7 +19,8 @@ from vae_jax.model.vae import VAE, Params, apply
 from vae_jax.runtime import devices, division
 from vae_jax.runtime.batching import iterate_batches, map_batches, pad_rows
 
-# Images at once: for few images, so that few programs are compiled, and for many.
+# Images at once, which limits the memory of feature maps. Two sizes, so few programs are compiled.
+_BATCH_SIZE = 500
 _SMALL_BATCH_SIZE = 100
 NOTHING = Batch()  # for images without labels
 
@@ -75,10 +76,7 @@ def encode_batch(model: VAE, params: Params, batch: Batch) -> Posterior:
 
 
 def _batch_size(rows: Any) -> int:
-    if len(rows) <= _SMALL_BATCH_SIZE:
-        return _SMALL_BATCH_SIZE
-    # On CPU maps of more leave the caches.
-    return 200 if jax.default_backend() == "cpu" else 500
+    return _SMALL_BATCH_SIZE if len(rows) <= _SMALL_BATCH_SIZE else _BATCH_SIZE
 
 
 def encode(model: VAE, params: Params, data: Batch) -> Posterior:
