@@ -125,7 +125,8 @@ def test_a_step_that_is_not_finite_ends_the_run_or_is_skipped(
 
 
 def test_a_gradient_that_is_not_finite_is_seen_wherever_it_is():
-    gradients = {"kernel": np.full((3, 4), 1e18, np.float32), "bias": np.full(5, 1e-45, np.float32)}
+    shapes_and_values = {"kernel": ((3, 4), 1e18), "bias": (5, 1e-45), "scale": ((), 0.0)}
+    gradients = {name: np.full(*each, np.float32) for name, each in shapes_and_values.items()}
     norm = jax.jit(steps.gradient_norm)
     np.testing.assert_allclose(norm(gradients), np.sqrt(12) * 1e18, rtol=1e-6)
     for value in (np.inf, -np.inf, np.nan):

@@ -101,7 +101,7 @@ def gradient_norm(gradients: Params) -> jax.Array:
     """Computes the Euclidean norm of all gradients together, `<float>[]`."""
 
     def sum_of_squares(leaf: jax.Array) -> jax.Array:
-        rows = leaf.reshape(-1, leaf.shape[-1])
+        rows = leaf.reshape(-1, leaf.shape[-1] if leaf.ndim else 1)
         # A matrix product adds faster on CPU than a sum. The barrier: with squares of their own the
         # updates stay fused, and round, as without a norm.
         squares = rows * jax.lax.optimization_barrier(rows)
