@@ -158,6 +158,16 @@ def _train_step(
     return state, StepMetrics(sums, numbers)
 
 
+def _batch_of(batch_size: int, index: jax.Array, data: Any, order: jax.Array | None) -> Any:
+    """Takes this device's part of a batch, out of all images or out of a block of steps."""
+    if order is not None:
+        rows = jax.lax.dynamic_slice_in_dim(order, index * batch_size, batch_size)
+        return data[batch_axis.own_rows(rows)]
+    return jax.tree.map(
+        lambda block: jax.lax.dynamic_index_in_dim(block, index % len(block), keepdims=False), data
+    )
+
+
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 def train_chunk(
     settings: TrainSettings,
@@ -184,16 +194,6 @@ def train_chunk(
       The new state, and the metrics of each step, `<float>[MAX_CHUNK_STEPS, ...]`; the first
       `num_steps` are filled. The loss of a step is NaN if it or its gradient is not finite.
     """
-    evaluation, batch_size = settings.evaluation, settings.batch_size
-
-    def rows_of(batch: jax.Array, data: Any, order: jax.Array | None) -> Any:
-        if order is not None:
-            rows = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
-            return data[batch_axis.own_rows(rows)]
-        return jax.tree.map(
-            lambda block: jax.lax.dynamic_index_in_dim(block, batch % len(block), keepdims=False),
-            data,
-        )
 
     def train(
         state: TrainState,
@@ -205,7 +205,7 @@ def train_chunk(
         # Traced once, though its shapes are asked for too; inlined, so that it is no call.
         @functools.partial(jax.jit, inline=True)
         def take_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, StepMetrics]:
-            return _train_step(settings, state, rows_of(batch, data, order))
+            return _train_step(settings, state, _batch_of(settings.batch_size, batch, data, order))
 
         def body(index: jax.Array, carry: tuple[TrainState, StepMetrics]):
             state, filled = carry
@@ -218,7 +218,7 @@ def train_chunk(
 
     # A block of steps has its own images for each replica, and a device has only its part.
     data_axes = (0, 1) if order is None else (None, None)
-    train_all = evaluation.for_each_replica(
+    train_all = settings.evaluation.for_each_replica(
         train,
         in_axes=(0, data_axes[0], 0, None, None),
         out_axes=(0, 1),
