@@ -90,10 +90,15 @@ def test_splits_without_classes(load, tmp_path):
     dataset = load(tmp_path / "splits", validation_size=1)
     assert dataset.class_names == () and dataset.train.labels is None
     assert values(dataset.test) == [10, 11]
-    for path in (tmp_path / "splits" / "train").iterdir():
-        path.write_bytes(b"")
-    message = error_of(load, tmp_path / "splits", skip_damaged=True)
-    assert "all training images are damaged" in message
+    for split in ("train", "test"):
+        paths = [*(tmp_path / "splits" / split).iterdir()]
+        contents = [path.read_bytes() for path in paths]
+        for path in paths:
+            path.write_bytes(b"")
+        message = error_of(load, tmp_path / "splits", validation_size=1, skip_damaged=True)
+        assert f"all {split} images are damaged" in message
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
 
 
 def test_subfolders_are_classes(load, tmp_path, capfd):

@@ -48,10 +48,10 @@ def _read_files(path: str, options: DataOptions) -> tuple[dict[str, Split], tupl
     folder = image_folder.list_images(path)
     split_of, labels, class_names = image_folder.arrange(folder)
     images, rows = image_cache.load(folder, options)
-    names, split_of = np.array(folder.files)[rows], split_of[rows]
+    names, given, split_of = np.array(folder.files)[rows], {*split_of}, split_of[rows]
     all_images = Split(images, None if labels is None else labels[rows], names)
-    if "all" not in split_of and "train" not in split_of:
-        raise UserError(f"{path}: all training images are damaged")
+    if lost := sorted(given - {*split_of}):
+        raise UserError(f"{path}: all {lost[0]} images are damaged")
     order = [name for name in ("all", "train", "validation", "test") if name in split_of]
     return {name: all_images[split_of == name] for name in order}, class_names
 
