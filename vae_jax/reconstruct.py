@@ -8,7 +8,6 @@ from vae_jax.evaluation import generation
 from vae_jax.evaluation.image_output import npy_file, png_writer, write_npy
 from vae_jax.evaluation.input_images import join, read_splits
 from vae_jax.evaluation.trained_run import TrainedRun
-from vae_jax.model.likelihoods import MAX_PIXEL
 from vae_jax.model.structs import Batch
 from vae_jax.modes import Mode, run_flags, run_mode
 from vae_jax.training.batches import to_batch
@@ -37,7 +36,7 @@ def reconstruct(run: TrainedRun, input: str | os.PathLike[str]) -> None:
                 batch = data[start : start + _BLOCK]
                 latents = generation.encode(*trained, batch).mean
                 images = generation.decode(*trained, latents, batch)
-                columns = [batch.images / np.float32(MAX_PIXEL), images]
+                columns = [batch.to_intensities().images, images]
                 for label in range(replica.model.num_classes):
                     labels = np.full(len(batch), label, np.int32)
                     columns.append(generation.decode(*trained, latents, Batch(labels=labels)))

@@ -26,7 +26,8 @@ def check_names(folder: Path, names: Sequence[str]) -> None:
       folder: the output folder.
       names: the files and folders that a mode will write, relative to `folder`.
     """
-    for path in (folder / name for name in names if name not in written_names(folder)):
+    ours = written_names(folder)
+    for path in (folder / name for name in names if name not in ours):
         is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
         if os.path.lexists(path) and not is_empty:
             raise UserError(
