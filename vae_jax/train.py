@@ -177,7 +177,8 @@ def train_and_evaluate(
         batch_size = config.train.batch_size
         settings = train_settings(config, dataset.spec, len(dataset.train) // batch_size)
         size = num_parameters(steps.abstract_state(settings).params)
-        mesh = division.make_mesh(config.train.num_replicas, batch_size, size)
+        divisible = settings.evaluation.divisible_shape
+        mesh = division.make_mesh(config.train.num_replicas, batch_size, size, divisible)
         if is_first and not has_record:  # only now: a mistake leaves no folder
             stack.enter_context(run_directory.locked(workdir, lock_workdir))
         run = _begin_run(config, workdir, dataset, existing, mesh.size)
@@ -197,7 +198,7 @@ def _report(run: RunDirectory, dataset: datasets.Dataset, summary: Summary | Non
         print(f"{run.path}: the run is complete; {format_summary(summary)}")
         return
     trained = restore_best(run)
-    print(format_summary(summarize(trained, dataset)))
+    print(format_summary(summarize(trained, dataset, was_validated=True)))
     folders = [run.path / "plots", *(replica.plots for replica in trained.replicas)]
     print(f"plots: {', '.join(map(str, dict.fromkeys(folders)))}")
 

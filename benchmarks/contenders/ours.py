@@ -41,7 +41,8 @@ class Trainer:
         self._chunk = 1 if variant == "plain Flax" else steps.MAX_CHUNK_STEPS
         settings = train_settings(checked, DataSpec((28, 28, 1)), num_steps)
         size = num_parameters(steps.abstract_state(settings).params)
-        mesh = division.make_mesh(train.num_replicas, train.batch_size, size)
+        divisible = settings.evaluation.divisible_shape
+        mesh = division.make_mesh(train.num_replicas, train.batch_size, size, divisible)
         self._settings = settings.on_mesh(mesh)
         self._data = devices.replicate(Batch(images), mesh)
         self._state = steps.initial_state(self._settings, checked.seed)

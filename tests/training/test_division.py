@@ -59,9 +59,17 @@ def train(name, num_devices, on_device="true"):
     placed = streaming.place(data, on_device, 10, config.train.num_replicas, mesh)
     state = steps.initial_state(settings, 0)
     state, metrics = trainer.train_one_epoch(settings, state, placed, 1, tqdm(disable=True))
-    for leaf in jax.tree.leaves(state):
-        assert leaf.sharding.is_fully_replicated and len(leaf.addressable_shards) == num_devices
-        assert_trees_equal(*[leaf.addressable_shards[i].data for i in (0, -1)])
+    num_divided = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        assert len(leaf.addressable_shards) == num_devices
+        if settings.evaluation.is_divided(path):
+            num_divided += 1
+            assert leaf.addressable_shards[0].data.nbytes * num_devices == leaf.nbytes
+        else:
+            assert leaf.sharding.is_fully_replicated
+            assert_trees_equal(*[leaf.addressable_shards[i].data for i in (0, -1)])
+    # The head's kernel and its moments, unless gradients are clipped.
+    assert num_divided == (0 if num_devices == 1 or config.train.max_gradient_norm else 3)
     params, key = state.evaluation_params, state.root_key
     return devices.to_host(params), metrics, evaluate_split(settings.evaluation, params, key, data)
 

@@ -83,13 +83,23 @@ def _finish(folder: Path, rows: Sequence[dict[str, float]], summary: Summary) ->
 
 
 def _summarize_replica(
-    replica: Replica, dataset: datasets.Dataset, rows: Sequence[dict[str, float]]
+    replica: Replica,
+    dataset: datasets.Dataset,
+    rows: Sequence[dict[str, float]],
+    was_validated: bool,
 ) -> Summary:
     """Writes a replica's `summary.json` and its plots; returns the summary."""
-    validation, test = (
-        evaluate_split(replica.settings, replica.params, replica.root_key, to_batch(split))[0]
-        for split in (dataset.validation, dataset.test)
-    )
+
+    def evaluate(split: datasets.Split) -> MeanTerms:
+        trained = replica.settings, replica.params, replica.root_key
+        return evaluate_split(*trained, to_batch(split))[0]
+
+    test, prefix = evaluate(dataset.test), "validation_"
+    if was_validated:
+        [row] = (row for row in rows if row["epoch"] == replica.epoch)
+        validation = {n.removeprefix(prefix): row[n] for n in row if n.startswith(prefix)}
+    else:
+        validation = evaluate(dataset.validation)
     seconds = sum(len(dataset.train.images) / row["images_per_second"] for row in rows)
     skipped = metrics.SKIPPED_COLUMN
     summary = Summary(
@@ -119,14 +129,16 @@ def _bits(replica: Replica, terms: MeanTerms) -> float | None:
     return to_bits_per_dimension(terms["loss"], math.prod(model.image_shape))
 
 
-def summarize(run: TrainedRun, dataset: datasets.Dataset) -> Summary:
+def summarize(run: TrainedRun, dataset: datasets.Dataset, was_validated: bool = False) -> Summary:
     """Writes the summaries and plots of the best epoch; returns the run's summary.
+
+    The validation losses are measured, or those of the run's rows if it `was_validated` just now.
 
     With several replicas each has its own, and the run's summary holds the means of their
     losses, the standard deviations and the seeds.
     """
     summaries = [
-        _summarize_replica(replica, dataset, rows)
+        _summarize_replica(replica, dataset, rows, was_validated)
         for replica, rows in zip(run.replicas, zip(*run.rows, strict=True), strict=True)
     ]
     if len(summaries) == 1:

@@ -4,7 +4,7 @@ Where `jax.shard_map` divides no batch, these functions draw and return their ar
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.flatten_util import ravel_pytree
@@ -47,20 +47,46 @@ def draw(
     return own_rows(sampler(key, complete), axis)
 
 
+def own_columns(x: jax.Array) -> jax.Array:
+    """Exchanges rows of a complete batch, of which each device has some, for columns.
+
+    Takes `<float>[rows / devices, columns]`, returns `<float>[rows, columns / devices]`.
+    """
+    return jax.lax.all_to_all(x, DATA_AXIS, split_axis=1, concat_axis=0, tiled=True)
+
+
+def add_to_own_rows(x: jax.Array) -> jax.Array:
+    """Adds arrays `<float>[rows, columns]` over devices; each gets its `[rows / devices, columns]`.
+
+    The rows are those of `own_columns`.
+    """
+    return jax.lax.psum_scatter(x, DATA_AXIS, tiled=True)
+
+
+def part_of_mean(mean: jax.Array) -> jax.Array:
+    """Scales the mean over this device's images; the devices' add up to that over the batch."""
+    return mean / _num_parts()
+
+
 def mean(tree: Tree) -> Tree:
     """Averages each device's arrays over the devices that divide the batch."""
+    return jax.lax.pmean(tree, DATA_AXIS) if _num_parts() > 1 else tree
+
+
+def total(tree: Tree, where: Callable[[Any], bool] = lambda path: True) -> Tree:
+    """Adds each device's arrays, whose path in the tree fulfills a condition, over the devices."""
     if _num_parts() == 1:
         return tree
-    # Devices wait for each other at each array: the small ones are averaged as one.
-    leaves, structure = jax.tree.flatten(tree)
-    small, unravel = ravel_pytree([leaf for leaf in leaves if leaf.size <= _MAX_SMALL])
-    averages = iter(unravel(jax.lax.pmean(small, DATA_AXIS)))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    # Devices wait for each other at each array: the small ones are added as one.
+    added = [leaf for path, leaf in leaves if where(path)]
+    small, unravel = ravel_pytree([leaf for leaf in added if leaf.size <= _MAX_SMALL])
+    sums = iter(unravel(jax.lax.psum(small, DATA_AXIS)))
     return structure.unflatten(
-        next(averages) if leaf.size <= _MAX_SMALL else jax.lax.pmean(leaf, DATA_AXIS)
-        for leaf in leaves
+        leaf
+        if not where(path)
+        else next(sums)
+        if leaf.size <= _MAX_SMALL
+        else jax.lax.psum(leaf, DATA_AXIS)
+        for path, leaf in leaves
     )
-
-
-def total(tree: Tree) -> Tree:
-    """Adds each device's arrays over the devices that divide the batch."""
-    return jax.lax.psum(tree, DATA_AXIS) if _num_parts() > 1 else tree

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from vae_jax.model import batch_axis
 from vae_jax.model.conv_transpose import ConvTranspose
-from vae_jax.model.dense import ACTIVATIONS, Activation, Dense
+from vae_jax.model.dense import ACTIVATIONS, Activation, Dense, DivisibleDense
 from vae_jax.model.structs import Batch
 
 _KERNEL_SIZE = (3, 3)
@@ -70,6 +70,14 @@ class ConvTransposeDecoder(nn.Module):
     # (arXiv:1406.5298); 0 for none.
     num_classes: int = 0
 
+    @property
+    def divisible_shape(self) -> tuple[int, int]:
+        """The shape of the last layer's kernel if devices can divide its rows, else (0, 0)."""
+        height, width, _ = self.output_shape
+        if self.head != "dense":
+            return 0, 0
+        return height * width * self.filters[-1], math.prod(self.output_shape)
+
     @nn.compact
     def __call__(
         self, latents: jax.Array, batch: Batch, dropout_key: jax.Array | None = None
@@ -98,7 +106,7 @@ class ConvTransposeDecoder(nn.Module):
         x = x[:, :height, :width]
         if self.head == "dense":
             flat = x.reshape(x.shape[0], -1)
-            x = Dense(math.prod(self.output_shape), name=self.output_layer)(flat)
+            x = DivisibleDense(math.prod(self.output_shape), name=self.output_layer)(flat)
         else:
             # At stride 1 a transposed convolution is a convolution.
             x = ConvTranspose(channels, _KERNEL_SIZE, name=self.output_layer)(x)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from vae_jax.model import batch_axis
+
 Activation = Callable[[jax.Array], jax.Array]
 
 # swish is x sigmoid(x): Ramachandran et al. 2017 (arXiv:1710.05941).
@@ -54,3 +56,20 @@ matmul.defvjp(lambda x, kernel: (matmul(x, kernel), (x, kernel)), _backward)
 
 # A constructor rather than a class: Flax derives initial parameters from the class's name.
 Dense = functools.partial(nn.Dense, dot_general=lambda x, kernel, *_, **__: matmul(x, kernel))
+
+
+class DivisibleDense(nn.Module):
+    """A dense layer; each device may have some rows of its kernel instead of a copy."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `<float>[batch, inputs]` to `<float>[batch, features]`."""
+        given = self.get_variable("params", "kernel")
+        shape = (x.shape[-1] if given is None else len(given), self.features)
+        kernel = self.param("kernel", nn.linear.default_kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:])
+        if len(kernel) == x.shape[-1]:
+            return matmul(x, kernel) + bias
+        return batch_axis.add_to_own_rows(matmul(batch_axis.own_columns(x), kernel)) + bias

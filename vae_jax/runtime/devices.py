@@ -107,15 +107,16 @@ def barrier(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def shard_state(state: Any, mesh: Mesh) -> Any:
-    """Places a train state, the same in every process: replicas divided, or on every device."""
-    axes = P(REPLICA_AXIS) if mesh.shape[REPLICA_AXIS] > 1 else P()
-    return jax.tree.map(lambda leaf: _place(leaf, NamedSharding(mesh, axes)), state)
+def place(tree: Any, mesh: Mesh | None, specs: Any) -> Any:
+    """Places a tree's arrays, the same in every process, by a tree of specs; None: one device."""
+    if mesh is None or mesh.size == 1:
+        return jax.device_put(tree)
+    return jax.tree.map(lambda array, spec: _place(array, NamedSharding(mesh, spec)), tree, specs)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Places a tree's arrays, the same in every process, on every device."""
-    return jax.tree.map(lambda array: _place(array, NamedSharding(mesh, P())), tree)
+    return place(tree, mesh, jax.tree.map(lambda _: P(), tree))
 
 
 def _place(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:

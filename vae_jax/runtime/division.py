@@ -41,7 +41,12 @@ def offer_cores() -> None:
         jax.config.update("jax_num_cpu_devices", min(available_cores(), _MAX_CORES))
 
 
-def make_mesh(num_replicas: int, batch_size: int, num_parameters: int = 0) -> Mesh:
+def make_mesh(
+    num_replicas: int,
+    batch_size: int,
+    num_parameters: int = 0,
+    divisible_shape: tuple[int, int] = (0, 0),
+) -> Mesh:
     """Makes the mesh of the run's devices, with the axes `REPLICA_AXIS` and `DATA_AXIS`.
 
     It has all devices, except on a CPU whose number of devices the environment does not set.
@@ -50,13 +55,14 @@ def make_mesh(num_replicas: int, batch_size: int, num_parameters: int = 0) -> Me
       num_replicas: seeds trained side by side.
       batch_size: images in a step.
       num_parameters: of all replicas together.
+      divisible_shape: of a kernel of each replica whose rows devices can divide.
 
     Raises:
       UserError: the devices divide neither the replicas nor the batch.
     """
     count = jax.device_count()
     if _is_one_cpu_process() and not _cores_are_chosen():
-        shape = divide_cores(count, num_replicas, batch_size, num_parameters)
+        shape = divide_cores(count, num_replicas, batch_size, num_parameters, divisible_shape)
     elif num_replicas % count == 0:
         shape = (count, 1)
     elif batch_size % count == 0:
@@ -75,20 +81,26 @@ def make_mesh(num_replicas: int, batch_size: int, num_parameters: int = 0) -> Me
 
 
 def divide_cores(
-    num_cores: int, num_replicas: int, batch_size: int, num_parameters: int
+    num_cores: int,
+    num_replicas: int,
+    batch_size: int,
+    num_parameters: int,
+    divisible_shape: tuple[int, int] = (0, 0),
 ) -> tuple[int, int]:
     """Returns how many parts of the replicas, and how many of a batch, make steps fastest.
 
-    One of them is 1; their product is at most the number of cores.
+    One of them is 1; their product is at most the number of cores. The arguments are those of
+    `make_mesh`.
     """
-    replica_parts = _largest_divisor(num_replicas, num_cores)
-    if replica_parts > 1 or num_parameters > _MAX_DIVIDED_PARAMETERS:
-        return replica_parts, 1
-    return 1, _largest_divisor(batch_size, min(num_cores, batch_size // _MIN_IMAGES_EACH))
-
-
-def _largest_divisor(number: int, most: int) -> int:
-    return next((d for d in range(most, 1, -1) if number % d == 0), 1)
+    for parts in range(num_cores, 1, -1):
+        if num_replicas % parts == 0:
+            return parts, 1
+    rows, columns = divisible_shape
+    for parts in range(min(num_cores, batch_size // _MIN_IMAGES_EACH), 1, -1):
+        divided = num_replicas * rows * columns if rows % parts == 0 else 0
+        if batch_size % parts == 0 and num_parameters - divided <= _MAX_DIVIDED_PARAMETERS:
+            return 1, parts
+    return 1, 1
 
 
 def divide_rows(function: Callable[..., Any], params: Any, *rows: Any) -> Any:

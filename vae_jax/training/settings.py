@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from vae_jax.datasets import DataSpec
 from vae_jax.model.objective import Objective
 from vae_jax.model.vae import VAE, create_vae
+from vae_jax.runtime import devices
 from vae_jax.runtime.devices import DATA_AXIS, REPLICA_AXIS
 from vae_jax.training.optimizer import create_optimizer, learning_rate_schedule
 
@@ -30,6 +31,7 @@ class EvaluationSettings:
     num_replicas: int = 1  # seeds computed side by side
     # The devices, from `division.make_mesh`; None for the one where the arrays lie.
     mesh: jax.sharding.Mesh | None = None
+    divisible_shape: tuple[int, int] = (0, 0)  # the decoder's; (0, 0) if none may be divided
 
     def in_epoch(self, epoch: int) -> "EvaluationSettings":
         """Returns the settings of an epoch, counted from 1: the objective can change."""
@@ -42,26 +44,58 @@ class EvaluationSettings:
         out_axes: Any = 0,
         in_batch: Sequence[int | None] | None = None,
         out_batch: int | None = None,
+        returns_first: bool = False,
     ) -> Callable:
         """Maps a function of one replica over all of them, as `jax.vmap`; to be used in `jax.jit`.
 
         Each device computes some replicas, or some images of each batch: see `batch_axis`. The
         replicas' axis of an argument is 0, or None if all share it; `in_batch` and `out_batch` are
         the images' axes of arguments and results before that axis is added, None where every
-        device has the same.
+        device has the same. `returns_first` is whether the first of several results is divided as
+        the first argument is.
         """
         mapped = function
         if self.num_replicas > 1:
             mapped = jax.vmap(function, in_axes=tuple(in_axes), out_axes=out_axes)
         if self.mesh is None or self.mesh.size == 1:
             return mapped
+
         # Not left to the compiler, which divides loops over pieces of a batch badly.
-        return jax.shard_map(
-            mapped,
-            mesh=self.mesh,
-            in_specs=tuple(map(self._spec, in_axes, in_batch or [None] * len(in_axes))),
-            out_specs=jax.tree.map(lambda axis: self._spec(axis, out_batch), out_axes),
-            check_vma=False,
+        def divided(*arguments: Any) -> Any:
+            in_specs = [*map(self._specs, arguments, in_axes, in_batch or [None] * len(in_axes))]
+            out_specs = jax.tree.map(lambda axis: self._spec(axis, out_batch), out_axes)
+            if returns_first:
+                out_specs = (in_specs[0], *out_specs[1:])
+            return jax.shard_map(
+                mapped,
+                mesh=self.mesh,
+                in_specs=tuple(in_specs),
+                out_specs=out_specs,
+                check_vma=False,
+            )(*arguments)
+
+        return divided
+
+    def place(self, state: Any) -> Any:
+        """Places a train state, the same in every process, on the devices."""
+        return devices.place(state, self.mesh, self._specs(state, 0, None))
+
+    def is_divided(self, path: Any) -> bool:
+        """Whether each device has some rows of a parameter, or of its moments or gradient."""
+        if self.mesh is None or not self.divisible_shape[0]:
+            return False
+        parts, platform = self.mesh.shape[DATA_AXIS], self.mesh.devices.flat[0].platform
+        # On other platforms not measured.
+        if parts == 1 or self.divisible_shape[0] % parts or platform != "cpu":
+            return False
+        names = [getattr(key, "key", None) for key in path[-2:]]
+        return names == [self.model.decoder.output_layer, "kernel"]
+
+    def _specs(self, tree: Any, replica_axis: int | None, batch_axis: int | None) -> Any:
+        """Returns how each array of a tree is divided."""
+        spec = self._spec(replica_axis, batch_axis)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: P(*spec, DATA_AXIS) if self.is_divided(path) else spec, tree
         )
 
     def _spec(self, replica_axis: int | None, batch_axis: int | None) -> P:
@@ -102,19 +136,23 @@ def evaluation_settings(
     config: ml_collections.ConfigDict, spec: DataSpec, mesh: jax.sharding.Mesh | None = None
 ) -> EvaluationSettings:
     """Builds the settings of evaluating the model of a valid configuration."""
+    model = create_vae(
+        config.latent_size,
+        config.encoder,
+        config.decoder,
+        spec.image_shape,
+        config.likelihood.kind,
+        config.prior.to_dict(),
+        num_classes=len(spec.class_names) if config.condition.kind == "label" else 0,
+    )
+    # Optax clips by the norm of a device's own gradients; decoders of users may lack the shape.
+    shape = getattr(model.decoder, "divisible_shape", (0, 0))
     return EvaluationSettings(
-        model=create_vae(
-            config.latent_size,
-            config.encoder,
-            config.decoder,
-            spec.image_shape,
-            config.likelihood.kind,
-            config.prior.to_dict(),
-            num_classes=len(spec.class_names) if config.condition.kind == "label" else 0,
-        ),
+        model=model,
         objective=Objective(**config.loss),
         num_replicas=config.train.num_replicas,
-        mesh=mesh,
+        mesh=mesh if mesh and mesh.size > 1 else None,
+        divisible_shape=shape if not config.train.max_gradient_norm else (0, 0),
     )
 
 

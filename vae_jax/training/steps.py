@@ -5,6 +5,7 @@ Where a docstring says `[...]`, that axis has one entry for each replica if ther
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -74,8 +75,7 @@ def initial_state(
     # On one device, then sent to the others: see `_initial_state` for what could hang.
     given = devices.to_device((_seeds(settings, seed), mean_image, pseudo_inputs))
     state = _initial_state(settings.on_mesh(None), *given)
-    mesh = settings.evaluation.mesh
-    return state if mesh is None else devices.shard_state(state, mesh)
+    return settings.evaluation.place(state)
 
 
 def abstract_state(settings: TrainSettings) -> TrainState:
@@ -97,8 +97,13 @@ def epoch_order(
     return settings.evaluation.for_each_replica(order, in_axes=(0, None))(root_key, epoch)
 
 
-def gradient_norm(gradients: Params) -> jax.Array:
-    """Computes the Euclidean norm of all gradients together, `<float>[]`."""
+def gradient_norm(
+    gradients: Params, is_divided: Callable[[Any], bool] = lambda path: False
+) -> jax.Array:
+    """Computes the Euclidean norm of all gradients together, `<float>[]`.
+
+    `is_divided` is whether the devices have different rows of the array at a path.
+    """
 
     def sum_of_squares(leaf: jax.Array) -> jax.Array:
         rows = leaf.reshape(-1, leaf.shape[-1] if leaf.ndim else 1)
@@ -108,7 +113,8 @@ def gradient_norm(gradients: Params) -> jax.Array:
         ones = jnp.ones(rows.shape[-1], rows.dtype)
         return jnp.matmul(squares, ones, precision=jax.lax.Precision.HIGHEST).sum()
 
-    return jnp.sqrt(sum(map(sum_of_squares, jax.tree.leaves(gradients))))
+    squares = batch_axis.total(jax.tree.map(sum_of_squares, gradients), is_divided)
+    return jnp.sqrt(sum(jax.tree.leaves(squares)))
 
 
 def _objective_loss(
@@ -130,19 +136,22 @@ def _train_step(
     settings: TrainSettings, state: TrainState, batch: Any
 ) -> tuple[TrainState, StepMetrics]:
     """Takes one replica's step; the loss is NaN if it or the gradient's norm is not finite."""
-    loss = settings.loss or _objective_loss
+    loss, is_divided = settings.loss or _objective_loss, settings.evaluation.is_divided
 
-    def mean_loss(params: Params) -> tuple[jax.Array, tuple[Terms, StepNumbers]]:
-        return loss(settings, params, batch, state.root_key, state.step)
+    def loss_of_part(params: Params) -> tuple[jax.Array, tuple[Terms, StepNumbers]]:
+        mean, measured = loss(settings, params, batch, state.root_key, state.step)
+        return batch_axis.part_of_mean(mean), measured
 
-    gradients, (terms, numbers) = jax.grad(mean_loss, has_aux=True)(state.params)
-    gradients, numbers = batch_axis.mean((gradients, numbers))
+    gradients, (terms, numbers) = jax.grad(loss_of_part, has_aux=True)(state.params)
+    # The gradient of divided rows is of all images already.
+    gradients = batch_axis.total(gradients, lambda path: not is_divided(path))
+    numbers = batch_axis.mean(numbers)
     sums = batch_axis.total(jax.tree.map(jnp.sum, terms))
     with jax.numpy_dtype_promotion("standard"):  # Optax relies on it
         updates, opt_state = settings.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average and state.average.update(params, settings.ema_decay)
-    norm = gradient_norm(gradients)
+    norm = gradient_norm(gradients, is_divided)
     finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(norm)
     if settings.skip_nonfinite:
         params, average, opt_state = jax.tree.map(
@@ -223,5 +232,6 @@ def train_chunk(
         in_axes=(0, data_axes[0], 0, None, None),
         out_axes=(0, 1),
         in_batch=(None, data_axes[1], None, None, None),
+        returns_first=True,
     )
     return train_all(state, data, order, first_batch, num_steps)

@@ -165,7 +165,7 @@ class Trainer:
         if restored := self._checkpoints.restore_latest(steps.abstract_state(self._settings)):
             state, self._progress = restored
             self._saved = self._progress
-            self._state = devices.shard_state(state, mesh)
+            self._state = self._settings.evaluation.place(state)
         else:
             self._state = _initial_state(self._settings, run.config, dataset)
             self._progress = Progress()
