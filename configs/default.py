@@ -51,6 +51,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.num_layers = 1  # lstm
     config.encoder.bidirectional = False  # lstm: rows from both ends
     config.encoder.mlp_sizes = ()  # lstm: dense layers before the two heads
+    config.encoder.map_channels = 0  # lstm: of maps of half the size that it reads; 0 for none
+    config.encoder.residual_blocks = 0  # lstm: on these maps
     config.encoder.dense_sizes = (512, 256)  # dense
     config.encoder.activation = "relu"  # relu or swish, of the dense layers
     config.encoder.mean_activation = "none"  # none or relu
@@ -119,6 +121,8 @@ ALLOWED = {
     "condition.kind": ("none", "label"),
     "encoder.kind": ("lstm", "dense"),
     "encoder.num_layers": range(1, 101),
+    "encoder.map_channels": range(2**16),
+    "encoder.residual_blocks": _SMALL_COUNT,
     "encoder.activation": _ACTIVATIONS,
     "encoder.mean_activation": ("none", "relu"),
     "decoder.kind": ("conv_transpose",),

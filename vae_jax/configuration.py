@@ -92,6 +92,8 @@ def _rules(f: _Fields) -> Iterator[tuple[str, bool, str]]:
     yield "data.levels", f["data.levels"] != 1, "0 or at least 2"
     is_possible = f["likelihood.kind"] in BINARY_LIKELIHOODS or f["data.binarization"] == "none"
     yield "likelihood.kind", is_possible, "bernoulli unless data.binarization is 'none'"
+    is_possible = f["encoder.map_channels"] > 0 or not f["encoder.residual_blocks"]
+    yield "encoder.residual_blocks", is_possible, "0 unless encoder.map_channels is set"
     count = len(f["decoder.filters"])
     is_possible = len(f["decoder.strides"]) == count
     yield "decoder.strides", is_possible, f"{count} numbers, one for each of decoder.filters"

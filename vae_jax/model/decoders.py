@@ -10,28 +10,9 @@ import jax.numpy as jnp
 
 from vae_jax.model import batch_axis
 from vae_jax.model.conv_transpose import ConvTranspose
-from vae_jax.model.dense import ACTIVATIONS, Activation, Dense, DivisibleDense
+from vae_jax.model.dense import ACTIVATIONS, Dense, DivisibleDense
+from vae_jax.model.residual_block import KERNEL_SIZE, ResidualBlock
 from vae_jax.model.structs import Batch
-
-_KERNEL_SIZE = (3, 3)
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions, each after the activation, added to their input.
-
-    He et al. 2016 (arXiv:1603.05027). With Flax's initialization it begins as the identity: the
-    second kernel is zero (Goyal et al. 2017, of its last scale). TensorFlow's draws both.
-    """
-
-    activation: Activation
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `<float>[batch, height, width, channels]` to the same shape."""
-        features = x.shape[-1]
-        y = ConvTranspose(features, _KERNEL_SIZE)(self.activation(x))
-        zeros = nn.initializers.zeros
-        return x + ConvTranspose(features, _KERNEL_SIZE, kernel_init=zeros)(self.activation(y))
 
 
 def _dropout(x: jax.Array, rate: float, key: jax.Array, num_copies: int) -> jax.Array:
@@ -96,7 +77,7 @@ class ConvTransposeDecoder(nn.Module):
         blocks = self.residual_blocks or (0,) * len(self.filters)
         layers = zip(self.filters, self.strides, blocks, strict=True)
         for index, (features, stride, num_blocks) in enumerate(layers):
-            x = ConvTranspose(features, _KERNEL_SIZE, (stride, stride))(x)
+            x = ConvTranspose(features, KERNEL_SIZE, (stride, stride))(x)
             for _ in range(num_blocks):
                 x = ResidualBlock(activation)(x)
             x = activation(x)
@@ -109,7 +90,7 @@ class ConvTransposeDecoder(nn.Module):
             x = DivisibleDense(math.prod(self.output_shape), name=self.output_layer)(flat)
         else:
             # At stride 1 a transposed convolution is a convolution.
-            x = ConvTranspose(channels, _KERNEL_SIZE, name=self.output_layer)(x)
+            x = ConvTranspose(channels, KERNEL_SIZE, name=self.output_layer)(x)
         return x.reshape(-1, *self.output_shape)
 
 

@@ -8,8 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vae_jax.model.conv_transpose import ConvTranspose
 from vae_jax.model.dense import ACTIVATIONS, Activation, Dense
 from vae_jax.model.posterior import Posterior
+from vae_jax.model.residual_block import KERNEL_SIZE, ResidualBlock
 from vae_jax.model.structs import Batch
 
 # Means of "relu" are never negative.
@@ -71,6 +73,7 @@ def _lstm(hidden_size: int, rows: jax.Array, name: str, reverse: bool = False) -
 class LSTMEncoder(_Encoder):
     """An LSTM that reads an image as a sequence of its rows, top to bottom, all channels of each.
 
+    Convolutions may come first: it then reads the rows of their maps, half as many.
     The outputs after every row are flattened; dense layers, if any, and two dense heads follow.
     """
 
@@ -80,12 +83,17 @@ class LSTMEncoder(_Encoder):
     # both stand side by side (Schuster and Paliwal 1997).
     bidirectional: bool = False
     mlp_sizes: Sequence[int] = ()  # widths of the dense layers before the two heads
+    # Channels of maps of half the height and width, whose rows are read in place of the image's; 0
+    # for none.
+    map_channels: int = 0
+    residual_blocks: int = 0  # number on these maps
 
     @nn.compact
     def __call__(self, batch: Batch) -> Posterior:
         """Encodes images, intensities in [0, 1]."""
         images = batch.images
-        rows = images.reshape(*images.shape[:2], -1)
+        maps = self._maps(images) if self.map_channels else images
+        rows = maps.reshape(*maps.shape[:2], -1)
         if self.num_classes:  # at the end of each row
             label = batch.one_hot(self.num_classes)[:, None]
             repeated = jnp.broadcast_to(label, (*rows.shape[:2], self.num_classes))
@@ -98,6 +106,18 @@ class LSTMEncoder(_Encoder):
                 outputs = jnp.concatenate([outputs, backward], axis=-1)
             rows = outputs
         return self._posterior(rows.reshape(images.shape[0], -1), self.mlp_sizes)
+
+    def _maps(self, images: jax.Array) -> jax.Array:
+        """Maps images to `<float>[batch, height / 2, width / 2, map_channels]`, rounded up."""
+        batch, height, width, channels = images.shape
+        x = jnp.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+        # Each square of four pixels becomes the channels of one.
+        x = x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels).swapaxes(2, 3)
+        x = ConvTranspose(self.map_channels, KERNEL_SIZE)(x.reshape(*x.shape[:3], -1))
+        activation = ACTIVATIONS[self.activation]
+        for _ in range(self.residual_blocks):
+            x = ResidualBlock(activation)(x)
+        return activation(x)
 
 
 class DenseEncoder(_Encoder):
