@@ -63,6 +63,7 @@ SEVERAL = {"loss.num_importance_samples": 5}
         ({"decoder.strides": (10**4_000, 2, 2)}, "from 1 to"),
         ({"decoder.strides": (1, 2)}, "3 numbers"),
         ({"decoder.residual_blocks": (1,)}, "3 numbers"),
+        ({"encoder.residual_blocks": 1}, "0 unless encoder.map_channels"),
         ({"decoder.dropout_after": (3,)}, "below 3"),
         ({"decoder.dropout_after": (0,)}, "decoder.dropout_rate is 0.0"),
         ({"decoder.dropout_rate": 0.5}, "dropout_after"),

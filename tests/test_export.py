@@ -29,7 +29,13 @@ FLAGSHIP = {
     **{"dense_sizes": (9,), "grid_channels": 6, "filters": (12, 9, 5), "strides": (1, 2, 2)},
     **{"residual_blocks": (1, 1, 0), "activation": "swish", "head": "conv"},
 }
-BIDIRECTIONAL = LSTM | {"bidirectional": True, "mlp_sizes": (9,), "activation": "swish"}
+BIDIRECTIONAL = LSTM | {
+    "bidirectional": True,
+    "map_channels": 3,
+    "residual_blocks": 1,
+    "mlp_sizes": (9,),
+    "activation": "swish",
+}
 FLOW = {"kind": "coupling_flow", "num_layers": 2, "hidden_size": 4}
 # Encoder, decoder, shape of an image, likelihood, prior.
 KINDS = {

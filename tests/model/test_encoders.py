@@ -1,5 +1,6 @@
 """The encoders against hand-written NumPy."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ IMAGES = np.random.RandomState(0).uniform(size=(3, 10, 6, 2)).astype(np.float32)
 BATCH = Batch(IMAGES)
 
 
-def init(encoder):
+def init(encoder, batch=BATCH):
     """Parameters with random biases, which begin at zero, where an error would not show."""
     generator = np.random.RandomState(1)
-    params = jax.jit(encoder.init)(jax.random.key(0), BATCH)["params"]
+    params = jax.jit(encoder.init)(jax.random.key(0), batch)["params"]
     return jax.tree.map(lambda leaf: leaf + 0.1 * generator.normal(size=leaf.shape), params)
 
 
@@ -74,6 +75,24 @@ def test_lstm_layers_in_both_directions_equal_unrolled_ones(num_layers, bidirect
             outputs.append(unrolled_lstm(params[f"{name}_backward"], rows[:, ::-1])[:, ::-1])
         rows = np.concatenate(outputs, axis=-1)
     assert_heads(encode(encoder, params), params, rows.reshape(3, -1))
+
+
+@pytest.mark.slow
+def test_the_lstm_reads_the_rows_of_maps():
+    encoder = LSTMEncoder(5, "swish", hidden_size=7, map_channels=4, residual_blocks=1)
+    batch = Batch(IMAGES[:, :9, :5])  # an odd height and width
+    params, swish = init(encoder, batch), ACTIVATIONS["swish"]
+
+    def convolve(params, x):
+        return nn.Conv(4, (3, 3)).apply({"params": params}, x)
+
+    x = np.pad(batch.images, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    x = np.concatenate([x[:, down::2, across::2] for down in (0, 1) for across in (0, 1)], -1)
+    x, block = convolve(params["ConvTranspose_0"], x), params["ResidualBlock_0"]
+    y = swish(convolve(block["ConvTranspose_0"], swish(x)))
+    rows = np.asarray(swish(x + convolve(block["ConvTranspose_1"], y))).reshape(3, 5, -1)
+    features = unrolled_lstm(params["lstm"], rows).reshape(3, -1)
+    assert_heads(encode(encoder, params, batch), params, features)
 
 
 @pytest.mark.slow
