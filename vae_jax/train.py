@@ -189,16 +189,20 @@ def train_and_evaluate(
                 Trainer(run, dataset, mesh, request).run()
         devices.barrier("trained")
         if is_first:
-            _report(run, dataset, summary)
+            _report(run, dataset, mesh, summary)
 
 
-def _report(run: RunDirectory, dataset: datasets.Dataset, summary: Summary | None) -> None:
+def _report(
+    run: RunDirectory, dataset: datasets.Dataset, mesh: jax.sharding.Mesh, summary: Summary | None
+) -> None:
     """Summarizes a run that has just been trained, and prints the losses."""
     if summary:
         print(f"{run.path}: the run is complete; {format_summary(summary)}")
         return
     trained = restore_best(run)
-    print(format_summary(summarize(trained, dataset, was_validated=True)))
+    # The programs of several replicas, or processes, are others.
+    is_single = len(trained.replicas) == jax.process_count() == 1
+    print(format_summary(summarize(trained, dataset, mesh if is_single else None)))
     folders = [run.path / "plots", *(replica.plots for replica in trained.replicas)]
     print(f"plots: {', '.join(map(str, dict.fromkeys(folders)))}")
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from vae_jax import datasets
@@ -86,16 +87,17 @@ def _summarize_replica(
     replica: Replica,
     dataset: datasets.Dataset,
     rows: Sequence[dict[str, float]],
-    was_validated: bool,
+    trained_on: jax.sharding.Mesh | None,
 ) -> Summary:
     """Writes a replica's `summary.json` and its plots; returns the summary."""
+    settings = replica.settings.on_mesh(trained_on)
+    params, root_key = settings.place((replica.params, replica.root_key))
 
     def evaluate(split: datasets.Split) -> MeanTerms:
-        trained = replica.settings, replica.params, replica.root_key
-        return evaluate_split(*trained, to_batch(split))[0]
+        return evaluate_split(settings, params, root_key, to_batch(split))[0]
 
     test, prefix = evaluate(dataset.test), "validation_"
-    if was_validated:
+    if trained_on:
         [row] = (row for row in rows if row["epoch"] == replica.epoch)
         validation = {n.removeprefix(prefix): row[n] for n in row if n.startswith(prefix)}
     else:
@@ -129,16 +131,19 @@ def _bits(replica: Replica, terms: MeanTerms) -> float | None:
     return to_bits_per_dimension(terms["loss"], math.prod(model.image_shape))
 
 
-def summarize(run: TrainedRun, dataset: datasets.Dataset, was_validated: bool = False) -> Summary:
+def summarize(
+    run: TrainedRun, dataset: datasets.Dataset, trained_on: jax.sharding.Mesh | None = None
+) -> Summary:
     """Writes the summaries and plots of the best epoch; returns the run's summary.
 
-    The validation losses are measured, or those of the run's rows if it `was_validated` just now.
+    The validation losses are measured; or, after training, those of the run's rows, and the devices
+    of training measure the test losses.
 
     With several replicas each has its own, and the run's summary holds the means of their
     losses, the standard deviations and the seeds.
     """
     summaries = [
-        _summarize_replica(replica, dataset, rows, was_validated)
+        _summarize_replica(replica, dataset, rows, trained_on)
         for replica, rows in zip(run.replicas, zip(*run.rows, strict=True), strict=True)
     ]
     if len(summaries) == 1:

@@ -57,7 +57,7 @@ class EvaluationSettings:
         mapped = function
         if self.num_replicas > 1:
             mapped = jax.vmap(function, in_axes=tuple(in_axes), out_axes=out_axes)
-        if self.mesh is None or self.mesh.size == 1:
+        if self.mesh is None:
             return mapped
 
         # Not left to the compiler, which divides loops over pieces of a batch badly.
@@ -75,6 +75,10 @@ class EvaluationSettings:
             )(*arguments)
 
         return divided
+
+    def on_mesh(self, mesh: jax.sharding.Mesh | None) -> "EvaluationSettings":
+        """Returns the settings of the same computation on other devices."""
+        return dataclasses.replace(self, mesh=mesh if mesh and mesh.size > 1 else None)
 
     def place(self, state: Any) -> Any:
         """Places a train state, the same in every process, on the devices."""
@@ -129,7 +133,7 @@ class TrainSettings:
 
     def on_mesh(self, mesh: jax.sharding.Mesh | None) -> "TrainSettings":
         """Returns the settings of the same steps on other devices."""
-        return dataclasses.replace(self, evaluation=dataclasses.replace(self.evaluation, mesh=mesh))
+        return dataclasses.replace(self, evaluation=self.evaluation.on_mesh(mesh))
 
 
 def evaluation_settings(
@@ -147,13 +151,13 @@ def evaluation_settings(
     )
     # Optax clips by the norm of a device's own gradients; decoders of users may lack the shape.
     shape = getattr(model.decoder, "divisible_shape", (0, 0))
-    return EvaluationSettings(
+    settings = EvaluationSettings(
         model=model,
         objective=Objective(**config.loss),
         num_replicas=config.train.num_replicas,
-        mesh=mesh if mesh and mesh.size > 1 else None,
         divisible_shape=shape if not config.train.max_gradient_norm else (0, 0),
     )
+    return settings.on_mesh(mesh)
 
 
 def train_settings(
