@@ -11,7 +11,7 @@ from vae_jax import train
 from vae_jax.runtime import division
 from vae_jax.runtime.files import read_json
 
-FOUR_DEVICES = {"JAX_NUM_CPU_DEVICES": "4"}
+FOUR_DEVICES = {"JAX_NUM_CPU_DEVICES": "4", "JAX_TRANSFER_GUARD": "disallow"}
 # At most 42 steps: more would let the last digits of a float grow into visible differences.
 NUM_EPOCHS = "--config.train.num_epochs"
 STREAMED = "--config.data.on_device=false"

@@ -69,7 +69,7 @@ class DivisibleDense(nn.Module):
         given = self.get_variable("params", "kernel")
         shape = (x.shape[-1] if given is None else len(given), self.features)
         kernel = self.param("kernel", nn.linear.default_kernel_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape[1:])
+        bias = self.param("bias", nn.initializers.zeros, shape[1:])[None]
         if len(kernel) == x.shape[-1]:
             return matmul(x, kernel) + bias
         return batch_axis.add_to_own_rows(matmul(batch_axis.own_columns(x), kernel)) + bias

@@ -35,6 +35,8 @@ _FIXED_OPTIONS = {
     "jax_threefry_partitionable": True,
     "jax_default_prng_impl": "threefry2x32",
     "jax_random_seed_offset": 0,
+    # The cores of a CPU take their parts of arrays that lie on the first.
+    "jax_transfer_guard_device_to_device": "allow",
 }
 # Programs compiled with these flags that run side by side in two threads disturb each other's
 # numbers on CPU (JAX 0.10.2: `--xla_cpu_experimental_ynn_fusion_type=` does it).
@@ -64,6 +66,7 @@ def fixed_options() -> Iterator[None]:
         _one_at_a_time,
         jax.enable_x64(_FIXED_OPTIONS["jax_enable_x64"]),
         jax.threefry_partitionable(_FIXED_OPTIONS["jax_threefry_partitionable"]),
+        jax.transfer_guard_device_to_device("allow"),
     ):
         yield
 
