@@ -77,16 +77,15 @@ def total(tree: Tree, where: Callable[[Any], bool] = lambda path: True) -> Tree:
     """Adds each device's arrays, whose path in the tree fulfills a condition, over the devices."""
     if _num_parts() == 1:
         return tree
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     # Devices wait for each other at each array: the small ones are added as one.
-    added = [leaf for path, leaf in leaves if where(path)]
-    small, unravel = ravel_pytree([leaf for leaf in added if leaf.size <= _MAX_SMALL])
-    sums = iter(unravel(jax.lax.psum(small, DATA_AXIS)))
-    return structure.unflatten(
-        leaf
-        if not where(path)
-        else next(sums)
-        if leaf.size <= _MAX_SMALL
-        else jax.lax.psum(leaf, DATA_AXIS)
-        for path, leaf in leaves
-    )
+    small = [leaf for path, leaf in leaves if where(path) and leaf.size <= _MAX_SMALL]
+    flat, unravel = ravel_pytree(small)
+    sums = iter(unravel(jax.lax.psum(flat, DATA_AXIS)))
+
+    def add(path: Any, leaf: jax.Array) -> jax.Array:
+        if not where(path):
+            return leaf
+        return next(sums) if leaf.size <= _MAX_SMALL else jax.lax.psum(leaf, DATA_AXIS)
+
+    return jax.tree_util.tree_map_with_path(add, tree)
