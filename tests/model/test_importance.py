@@ -13,23 +13,24 @@ import scipy.stats
 from tests.support.common import apply, make_settings, small_vae
 from vae_jax.evaluation import log_likelihood
 from vae_jax.model import losses
+from vae_jax.model.encoders import LSTMEncoder
 from vae_jax.model.priors import CouplingFlow
 from vae_jax.model.rng_streams import Stream, stream_key
 from vae_jax.model.structs import Batch
 from vae_jax.training import steps
 
 RANDOM = np.random.default_rng(0)
+CONVOLUTIONAL = LSTMEncoder(2, "swish", hidden_size=4, map_channels=3, residual_blocks=1)
 DATA = Batch((RANDOM.uniform(size=(7, 8, 8, 1)) < 0.2).astype(np.uint8) * np.uint8(255))
 
 
 @functools.cache
-def make_model(latent_size, prior=None):
-    model = small_vae(latent_size, 4, (8, 8, 1))
-    model = dataclasses.replace(model, prior=prior) if prior else model
+def make_model(latent_size, **parts):
+    model = dataclasses.replace(small_vae(latent_size, 4, (8, 8, 1)), **parts)
     state = steps.initial_state(make_settings(model), seed=0)
     # Untrained, p(x | z) hardly depends on z: larger kernels make it do so.
     params = jax.tree.map(lambda leaf: 1.75 * leaf, state.params)
-    if prior:  # untrained, a flow is the standard normal
+    if "prior" in parts:  # untrained, a flow is the standard normal
         params["prior"] = jax.tree.map(
             lambda leaf: (
                 leaf + np.float32(0.15) * RANDOM.normal(size=leaf.shape).astype(np.float32)
@@ -70,12 +71,12 @@ def quadrature(trained, latent_size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("latent_size", "prior"),
-    [(1, None), pytest.param(2, CouplingFlow(2, 4, 8), marks=pytest.mark.slow)],
+    ("latent_size", "parts"),
+    [(1, {}), (2, {"prior": CouplingFlow(2, 4, 8), "encoder": CONVOLUTIONAL})],
     ids=["line", "flow"],
 )
-def test_the_estimate_is_the_integral(latent_size, prior):
-    trained = make_model(latent_size, prior)
+def test_the_estimate_is_the_integral(latent_size, parts):
+    trained = make_model(latent_size, **parts)
     expected = quadrature(trained, latent_size)
     estimates = estimate(trained, 500)
     # The relative error of the mean weight is 1 / sqrt(effective sample size), about.
