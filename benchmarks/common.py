@@ -50,8 +50,9 @@ def load_comparable_config(name: str) -> Any:
     config.loss.num_importance_samples = 1
     config.loss.elbo_warmup_epochs = 0
     config.loss.kl_warmup_steps = 0
-    if config.encoder.kind != "lstm" or config.decoder.dropout_after or config.loss.free_bits:
-        sys.exit(f"error: {name}: the peers have LSTM encoders, no dropout and no free bits")
+    has_other_encoder = config.encoder.kind != "lstm" or config.encoder.map_channels
+    if has_other_encoder or config.decoder.dropout_after or config.loss.free_bits:
+        sys.exit(f"error: {name}: the peers have LSTM encoders of pixels, no dropout, no free bits")
     return config
 
 
