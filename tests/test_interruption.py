@@ -53,7 +53,7 @@ def test_ended_by_a_signal_and_killed_a_run_ends_as_if_it_had_not_been(
 ):
     place = "step 8, epoch 1 of 2 and a part"
     result = run_python(_ENDED, f"--workdir={tmp_path}", *tiny_arguments)
-    line = f"ended by SIGINT; saved after {place}; the same command goes on\n"
+    line = f"ended by SIGINT; saved after {place}; the same command resumes it\n"
     assert (result.returncode, result.stderr) == (130, line)
     assert [row["epoch"] for row in rows_without_timing(tmp_path)] == [1]
     result = run_python(_KILLED, f"--workdir={tmp_path}", *tiny_arguments)

@@ -29,7 +29,7 @@ class Request:
 def last_line(signal_number: int, message: str = "") -> str:
     """Returns the message that a signal ended the process."""
     name = signal.Signals(signal_number).name
-    return "; ".join(filter(None, (f"ended by {name}", message, "the same command goes on")))
+    return "; ".join(filter(None, (f"ended by {name}", message, "the same command resumes it")))
 
 
 def status(signal_number: int) -> int:
