@@ -85,6 +85,9 @@ def test_every_run_that_ships_opens(newer, folder):
     run_directory.check_resumes(run, run.with_overrides({"sample.pixels": True}).config)
 
 
+FLAGSHIPS = [
+    pytest.param(name, marks=pytest.mark.nightly) for name in ("flagship", "convolutional_flagship")
+]
 # The files of each mode that needs no data but the images that it is given.
 FILES = {
     "sample": ("samples.npy", "samples", "plots/samples.png"),
@@ -97,9 +100,7 @@ FILES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["small", "conditional", pytest.param("flagship", marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("name", ["small", "conditional", *FLAGSHIPS])
 def test_every_model_that_ships_is_used(newer, name, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "has_onnx", lambda: False)  # which takes a minute
     digits = datasets.load("mnist_5k").test[np.arange(0, 480, 40)]
@@ -116,7 +117,9 @@ def test_every_model_that_ships_is_used(newer, name, tmp_path, monkeypatch):
     assert np.square(reconstructions - images / 255.0).mean() < 0.05
 
 
-@pytest.mark.parametrize(("name", "max_bytes"), [("flagship", 12e6), ("small", 5e6)])
+@pytest.mark.parametrize(
+    ("name", "max_bytes"), [("flagship", 12e6), ("convolutional_flagship", 12e6), ("small", 5e6)]
+)
 def test_a_model_that_ships_is_of_its_configuration(name, max_bytes):
     run = RunDirectory.open(ROOT / "models" / name)
     run.with_config(shipped_configs.get_config(name))
@@ -125,7 +128,7 @@ def test_a_model_that_ships_is_of_its_configuration(name, max_bytes):
 
 @needs_mnist
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param("flagship", marks=pytest.mark.nightly), "small"])
+@pytest.mark.parametrize("name", ["small", *FLAGSHIPS])
 def test_the_test_loss_is_that_of_the_record(prepared_mnist, name):
     run = RunDirectory.open(ROOT / "models" / name)
     run = run.with_overrides({"data.data_dir": prepared_mnist})
@@ -151,7 +154,7 @@ def test_threads_of_a_program_get_the_numbers_of_one():
 
 @pytest.mark.nightly
 @needs_mnist
-@pytest.mark.parametrize("name", ["small", "conditional", "flagship"])
+@pytest.mark.parametrize("name", ["small", "conditional", *FLAGSHIPS])
 def test_every_model_that_ships_is_evaluated(newer, name, prepared_mnist, tmp_path, monkeypatch):
     fields = {"data.data_dir": prepared_mnist, "evaluate.num_importance_samples": 2}
     run = RunDirectory.open(ROOT / "models" / name).with_overrides(fields)
