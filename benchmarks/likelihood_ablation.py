@@ -62,7 +62,10 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 
 
 def shortened(name: str, num_epochs: int) -> dict[str, Any]:
-    """Returns the fields that a configuration changes for fewer epochs on 50,000 images."""
+    """Returns the fields that a configuration changes for fewer epochs on 50,000 images.
+
+    The KL warmup is the same fraction of the steps; the last epoch is importance-weighted.
+    """
     config = shipped_configs.get_config(name)
     warmup = config.loss.kl_warmup_steps * num_epochs / config.train.num_epochs
     return {

@@ -66,7 +66,7 @@ def fixed_options() -> Iterator[None]:
         _one_at_a_time,
         jax.enable_x64(_FIXED_OPTIONS["jax_enable_x64"]),
         jax.threefry_partitionable(_FIXED_OPTIONS["jax_threefry_partitionable"]),
-        jax.transfer_guard_device_to_device("allow"),
+        jax.transfer_guard_device_to_device(_FIXED_OPTIONS["jax_transfer_guard_device_to_device"]),
     ):
         yield
 
